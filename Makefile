@@ -1,0 +1,37 @@
+# One rule a job. `make demo` and `make test` need nothing but Python 3.11, git and make.
+PYTHON ?= python3.11
+BIN := .venv/bin
+SHELL := /bin/bash
+
+.PHONY: help demo test venv lint types format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/ready  ## train, sample and score a DDPM on real digits (about three minutes on two cores)
+	$(BIN)/python scripts/train.py experiment=digits_ddpm name=demo
+
+test: .venv/ready lint types  ## lint, types and the whole test suite
+	$(BIN)/python -m pytest
+
+venv: .venv/ready  ## create .venv from the pinned constraints
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, found {v[0]}.{v[1]}; set PYTHON=<interpreter>")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+lint: .venv/ready  ## ruff: errors and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/ready  ## mypy
+	$(BIN)/mypy
+
+format: .venv/ready  ## ruff: fix and format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove .venv and caches (run folders stay)
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

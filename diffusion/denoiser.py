@@ -1,0 +1,87 @@
+"""Denoisers: a network told its noise level, and the exact answer for a Gaussian, which tests and docs lean on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.network.base import Network
+from diffusion.parameterization.base import Coefficient, Parameterization
+from diffusion.schedule.base import Schedule
+from diffusion.types import Cond, Prediction, combine, expand, scale
+
+
+class NetworkDenoiser(nn.Module):
+    """A network, the schedule that it was trained on and the target that it was asked for.
+
+    Raises:
+        ValueError: the target is undefined at the schedule's noisy end (epsilon where alpha is 0).
+    """
+
+    def __init__(self, network: Network, schedule: Schedule, parameterization: Parameterization) -> None:
+        super().__init__()
+        end = schedule.level(1.0)
+        if float(parameterization.determinant(end.alpha, end.sigma)) == 0.0:
+            raise ValueError(
+                f"{type(parameterization).__name__} is undefined at this schedule's noisy end, where alpha is "
+                f"{end.alpha} (zero terminal SNR): the noise there says nothing about the data; "
+                "use parameterization=velocity or parameterization=x0, or a schedule that keeps alpha(1) above 0"
+            )
+        self.network = network
+        self.schedule = schedule
+        self.parameterization = parameterization
+
+    def coefficients(self, x: Tensor, t: Tensor | float) -> tuple[Coefficient, Coefficient]:
+        """(alpha, sigma) at t: floats for a float, (B,) or () float64 tensors on x's device for a tensor."""
+        if isinstance(t, Tensor):
+            t = t.to(x.device)
+            return self.schedule.alpha(t), self.schedule.sigma(t)
+        level = self.schedule.level(t)
+        return level.alpha, level.sigma
+
+    def output(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        """The network's raw answer to x (B, ...) at t: the trained target, (B, C or 2C, ...), in x's dtype."""
+        alpha, sigma = self.coefficients(x, t)
+        return self._output(x, t, cond, alpha, sigma)
+
+    def forward(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
+        """x (B, ...), t a float, () or (B,) -> E[x_0 | x_t] and E[eps | x_t]."""
+        alpha, sigma = self.coefficients(x, t)
+        return self.parameterization.decode(self._output(x, t, cond, alpha, sigma), x, alpha, sigma)
+
+    def _output(self, x: Tensor, t: Tensor | float, cond: Cond, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        dtype = x.dtype if x.dtype.itemsize >= 4 else torch.float32
+        if isinstance(t, Tensor):
+            label = self.schedule.label(t.double().to(x.device)).to(dtype).expand(len(x))
+        else:
+            label = x.new_full((len(x),), float(self.schedule.label(torch.tensor(t, dtype=torch.float64))), dtype=dtype)
+        return self.network(scale(self.parameterization.input_scale(alpha, sigma), x), label, cond).to(x.dtype)
+
+
+class GaussianDenoiser:
+    """The exact denoiser of x_0 ~ N(mean, diag(std^2)), elementwise: the truth that samplers are held to.
+
+    With s^2 = alpha^2 std^2 + sigma^2:  E[x_0 | x] = mean + alpha std^2 / s^2 (x - alpha mean) and
+    E[eps | x] = sigma / s^2 (x - alpha mean). The probability-flow ODE carries x_t = alpha mean + s z with z constant,
+    which :meth:`transport` gives exactly.
+
+    mean, std: anything that broadcasts against x.
+    """
+
+    def __init__(self, schedule: Schedule, mean: Tensor | float = 0.0, std: Tensor | float = 1.0) -> None:
+        self.schedule = schedule
+        self.mean = torch.as_tensor(mean, dtype=torch.float64)
+        self.std = torch.as_tensor(std, dtype=torch.float64)
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
+        at = torch.as_tensor(t, dtype=torch.float64, device=x.device)
+        alpha, sigma = expand(self.schedule.alpha(at), x), expand(self.schedule.sigma(at), x)
+        mean, variance = self.mean.to(x.device), self.std.to(x.device) ** 2
+        centred = (x.double() - alpha * mean) / (alpha**2 * variance + sigma**2)
+        return Prediction(x0=(mean + alpha * variance * centred).to(x.dtype), eps=(sigma * centred).to(x.dtype))
+
+    def transport(self, x: Tensor, start: float, end: float) -> Tensor:
+        """Where the probability-flow ODE carries x from time ``start`` to time ``end``, exactly."""
+        a, b = self.schedule.level(start), self.schedule.level(end)
+        spread = [(level.alpha**2 * self.std**2 + level.sigma**2).sqrt() for level in (a, b)]
+        return combine(1.0, b.alpha * self.mean.expand(x.shape), 1.0, (x - a.alpha * self.mean) / spread[0] * spread[1])

@@ -1,0 +1,60 @@
+r"""Objectives: (denoiser, x_0, condition) -> one loss for each sample.
+
+Every squared error can be stated on x_0: an error D of the target a x_0 + b eps is an error -(sigma / d) D of x_0,
+d = alpha b - sigma a. A weighting is a function of the log-SNR on that x_0 error, and so works with any target.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.types import Cond, Randomness
+
+
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """total: (B,), what is averaged and minimised. logs: named (B,) parts of it. t: (B,), the times that were drawn."""
+
+    total: Tensor
+    logs: dict[str, Tensor]
+    t: Tensor
+
+
+class Objective(ABC):
+    """What training minimises."""
+
+    @abstractmethod
+    def __call__(
+        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+    ) -> Loss:
+        """x0 (B, ...), the data or its latents -> the loss of each sample.
+
+        randomness: where times and noise are drawn from; torch's global generator where ``None``.
+        """
+
+
+class Times(ABC):
+    """A distribution of training times."""
+
+    @abstractmethod
+    def __call__(self, denoiser: NetworkDenoiser, randomness: Randomness) -> tuple[Tensor, Tensor | None]:
+        """((B,) float64 times in (0, 1], (B,) importance weights 1 / (density) or ``None`` where all are 1)."""
+
+    def update(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 - most distributions do not learn
+        """Told of the losses (B,) that the times (B,) gave; for distributions that adapt to them."""
+
+
+class Weighting(ABC):
+    """A weight on the squared x_0 error, as a function of the log-SNR."""
+
+    @abstractmethod
+    def on_x0(self, log_snr: Tensor) -> Tensor:
+        """(B,) log-SNR -> (B,) weights, float64."""
+
+    def on_target(self, log_snr: Tensor, gain: Tensor) -> Tensor:
+        """The same weight on the target's squared error; ``gain`` (B,) is (sigma / d)^2."""
+        return self.on_x0(log_snr) * gain

@@ -1,0 +1,94 @@
+r"""Samplers: from noise to data along decreasing times, one loop for all of them.
+
+With n = sigma / alpha and y = x / alpha, the probability-flow ODE of any schedule is dy/dn = E[eps | x_t]
+(Song et al. 2021, eq. 13; Karras et al. 2022, eq. 4), and with lam = -log n it is semi-linear in E[x_0 | x_t]
+(Lu et al. 2022). Steps are written with x_0 and eps rather than x / alpha, so that alpha = 0 and sigma = 0 are
+ordinary ends. Coefficients are Python floats; the state keeps the tensor's dtype and never leaves its device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from diffusion.schedule.base import Level, Schedule
+from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing
+
+Denoise = Callable[[Tensor, float], Prediction]
+"""The denoiser with its condition bound: denoise(x, t)."""
+
+
+class Sampler(ABC):
+    """A way from noise to data.
+
+    order: declared order of convergence on the probability-flow ODE (weak order for stochastic samplers).
+
+    Args:
+        steps: number of steps, at least 1.
+        spacing: which times are visited; evenly spaced ones ending at 0 where ``None``.
+    """
+
+    order: ClassVar[int]
+
+    def __init__(self, steps: int = 50, spacing: Spacing | None = None) -> None:
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"a sampler takes a whole number of steps, at least 1, got {steps!r}; set sampler.steps")
+        self.steps = steps
+        self.spacing = spacing
+
+    def levels(self, schedule: Schedule) -> list[Level]:
+        """The levels that are visited, from the noisiest to clean data.
+
+        Raises:
+            ValueError: more steps than the schedule's table has, or a spacing that does not decrease to 0.
+        """
+        if schedule.steps is not None and self.steps > schedule.steps:
+            raise ValueError(
+                f"{self.steps} sampling steps asked of a schedule with a table of {schedule.steps}; "
+                f"set sampler.steps to at most {schedule.steps}"
+            )
+        times = _even(schedule, self.steps) if self.spacing is None else self.spacing(schedule, self.steps)
+        if len(times) < 2 or times[-1] != 0.0 or not all(later < earlier for earlier, later in pairwise(times)):
+            raise ValueError(f"a spacing gives strictly decreasing times that end at 0, got {times}")
+        return [schedule.level(t) for t in times]
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        denoiser: Denoiser,
+        noise: Tensor,
+        cond: Cond = Cond(),  # noqa: B008 - frozen and empty
+        *,
+        randn_like: RandnLike = torch.randn_like,
+        on_step: Callable[[int, Level, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Samples (B, ...) from standard normal ``noise`` (B, ...).
+
+        randn_like: source of the noise that stochastic samplers add.
+        on_step: called after each step with its number, the level reached and the state there.
+        """
+        levels = self.levels(denoiser.schedule)
+        start = denoiser.schedule.prior_std(levels[0])
+        x = noise if start == 1.0 else noise * start
+        state: Any = None
+        for i, (cur, nxt) in enumerate(pairwise(levels)):
+            x, state = self.step(lambda x, t: denoiser(x, t, cond), x, cur, nxt, state, randn_like)
+            if on_step is not None:
+                on_step(i, nxt, x)
+        return x
+
+    @abstractmethod
+    def step(
+        self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
+    ) -> tuple[Tensor, Any]:
+        """x at ``cur`` -> x at ``nxt`` and what the next step should remember (``None`` at the first step)."""
+
+
+def _even(schedule: Schedule, steps: int) -> list[float]:
+    grid = schedule.steps or steps
+    return [round(grid * (steps - i) / steps) / grid for i in range(steps + 1)]

@@ -1,0 +1,193 @@
+r"""Schedules: the forward process x_t = alpha(t) x_0 + sigma(t) eps, t in [0, 1], 0 = data, 1 = noise.
+
+Derived quantities, with the names used everywhere:
+
+    noise(t)   = sigma / alpha               the schedule-free coordinate (EDM's sigma)
+    lam(t)     = log(alpha / sigma)          half the log-SNR
+    log_snr(t) = 2 lam(t) = log(alpha^2 / sigma^2)
+
+A DDPM table of T betas is a schedule whose knots are exact: knot i at t = i / T has
+log alpha = 1/2 sum_{j <= i} log(1 - beta_j), knot 0 is clean data, and log alpha is linear between knots. Then
+label(t) = t T - 1 is DDPM's 0-based index, and any respacing equals the original discrete code.
+
+Coefficients are computed in float64: tensors in, float64 tensors out; scalars are Python floats.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from bisect import bisect_left
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """One point of a schedule, in float64 Python numbers."""
+
+    t: float
+    alpha: float
+    sigma: float
+
+    @property
+    def noise(self) -> float:
+        """sigma / alpha: 0 at clean data, inf where nothing of the data is left."""
+        return self.sigma / self.alpha if self.alpha > 0 else math.inf
+
+    @property
+    def lam(self) -> float:
+        """log(alpha / sigma), half the log-SNR: inf at clean data, -inf where nothing of the data is left."""
+        if self.alpha <= 0:
+            return -math.inf
+        return math.log(self.alpha / self.sigma) if self.sigma > 0 else math.inf
+
+
+class Schedule(ABC):
+    """x_t = alpha(t) x_0 + sigma(t) eps. ``sigma / alpha`` grows strictly with t.
+
+    steps: T of a discrete training table, ``None`` if continuous.
+    """
+
+    steps: int | None = None
+
+    @abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Signal scale at t (any shape), float64."""
+
+    @abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Noise scale at t (any shape), float64."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """log(alpha^2 / sigma^2) at t."""
+        return 2 * (self.alpha(t).log() - self.sigma(t).log())
+
+    def label(self, t: Tensor) -> Tensor:
+        """What the network is told of t: t itself, unless a schedule says otherwise."""
+        return t
+
+    def level(self, t: float) -> Level:
+        """The coefficients at one time.
+
+        Raises:
+            ValueError: t is outside [0, 1].
+        """
+        if not 0.0 <= t <= 1.0:
+            raise ValueError(f"a time lies in [0, 1] (0 = data, 1 = noise), got {t}")
+        at = torch.tensor(t, dtype=torch.float64)
+        return Level(t, float(self.alpha(at)), float(self.sigma(at)))
+
+    def time(self, noise: float) -> float:
+        """The t at which sigma / alpha equals ``noise``, clamped to [0, 1]; found by bisection unless in closed form."""
+        lo, hi = 0.0, 1.0
+        if noise <= self.level(lo).noise:
+            return lo
+        if noise >= self.level(hi).noise:
+            return hi
+        while True:
+            mid = 0.5 * (lo + hi)
+            if mid in (lo, hi):
+                return mid
+            if self.level(mid).noise < noise:
+                lo = mid
+            else:
+                hi = mid
+
+    def prior_std(self, start: Level) -> float:
+        """Standard deviation of the noise that sampling starts from at ``start``."""
+        return start.sigma
+
+
+class VariancePreserving(Schedule):
+    """alpha^2 + sigma^2 = 1, given log alpha(t). Sampling starts from N(0, 1), as in DDPM."""
+
+    @abstractmethod
+    def log_alpha(self, t: Tensor) -> Tensor:
+        """log alpha(t), float64, 0 at t = 0 and never above it."""
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self.log_alpha(t).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        log_alpha = self.log_alpha(t)
+        return 2 * log_alpha - torch.log(-torch.expm1(2 * log_alpha))
+
+    def prior_std(self, start: Level) -> float:
+        return 1.0
+
+
+class DiscreteSchedule(VariancePreserving):
+    """A table of T betas (Ho et al. 2020, section 2), exact at its knots t = i / T.
+
+    betas: (T,) in (0, 1]; a last beta of exactly 1 is zero terminal SNR.
+
+    Raises:
+        ValueError: the table is empty, not 1-d, or has an entry outside (0, 1] (1 is allowed at the end only).
+    """
+
+    def __init__(self, betas: Tensor) -> None:
+        betas = torch.as_tensor(betas, dtype=torch.float64)
+        if betas.ndim != 1 or len(betas) == 0:
+            raise ValueError(f"a beta table is one non-empty row of numbers, got shape {tuple(betas.shape)}")
+        bad = (betas <= 0) | (betas > 1) | ((betas == 1) & (torch.arange(len(betas)) < len(betas) - 1))
+        if not torch.isfinite(betas).all() or bad.any():
+            at = int(torch.nonzero(bad | ~torch.isfinite(betas))[0])
+            raise ValueError(f"betas lie in (0, 1), and only the last may be 1; entry {at} is {float(betas[at])}")
+        self.betas = betas
+        self.steps = len(betas)
+        log_alpha = 0.5 * torch.log1p(-betas).cumsum(0)
+        self._log_alpha = torch.cat((torch.zeros(1, dtype=torch.float64), log_alpha))
+
+    @cached_property
+    def _knots(self) -> list[float]:
+        return self._log_alpha.tolist()
+
+    def log_alpha(self, t: Tensor) -> Tensor:
+        table = self._log_alpha.to(t.device)
+        position = (t.double() * self.steps).clamp(0, self.steps)
+        nearest = position.round()
+        position = torch.where((position - nearest).abs() < _KNOT_TOLERANCE, nearest, position)
+        below = position.floor().clamp(max=self.steps - 1)  # type: ignore[operator]
+        weight = position - below
+        i = below.long()
+        left, right = table[i], table[i + 1]
+        between = left + weight * (right - left)
+        return torch.where(weight == 0, left, torch.where(weight == 1, right, between))
+
+    def level(self, t: float) -> Level:
+        if not 0.0 <= t <= 1.0:
+            raise ValueError(f"a time lies in [0, 1] (0 = data, 1 = noise), got {t}")
+        knots, T = self._knots, len(self._knots) - 1
+        position = t * T
+        if abs(position - round(position)) < _KNOT_TOLERANCE:
+            log_alpha = knots[round(position)]
+        else:
+            i = math.floor(position)
+            log_alpha = knots[i] + (position - i) * (knots[i + 1] - knots[i])
+        return Level(t, math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)))
+
+    def time(self, noise: float) -> float:
+        if noise <= 0:
+            return 0.0
+        log_alpha = -0.5 * math.log1p(noise * noise)
+        knots, T = self._knots, len(self._knots) - 1
+        if log_alpha <= knots[T]:
+            return 1.0
+        i = bisect_left(knots, -log_alpha, key=lambda value: -value)
+        left, right = knots[i - 1], knots[i]
+        weight = 1.0 if right == -math.inf else (log_alpha - left) / (right - left)
+        return (i - 1 + weight) / T
+
+    def label(self, t: Tensor) -> Tensor:
+        return t * self.steps - 1
+
+
+_KNOT_TOLERANCE = 1e-9
+"""Times such as 901 / 1000 * 1000 are not integers in float64; a position this close to a knot is the knot."""

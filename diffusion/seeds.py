@@ -1,0 +1,69 @@
+"""Keyed randomness: every draw is a function of (seed, stream, step, sample index) and of nothing else.
+
+Sample i is then the same for any batch size, any number of ranks and any order of work, and a resumed run draws what
+an undisturbed one would have drawn. One generator a sample; its key is a splitmix64 chain (Steele, Lea & Flood 2014)
+over the four numbers, so that near seeds do not overlap. Draws are made on the CPU and copied: the device does not
+change them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.types import Randomness
+
+TRAINING, SAMPLING, LABELS, DATA, DROPOUT = range(5)
+"""Streams: draws of one never meet those of another."""
+
+
+def mix(*words: int) -> int:
+    """One 63-bit key from whole numbers of any size and sign; order counts."""
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = _splitmix(state ^ np.uint64(word % (1 << 64)))
+    return int(state[0] >> np.uint64(1))
+
+
+class KeyedRandomness(Randomness):
+    """The draws of a batch: sample ``index[i]`` at ``step`` of ``stream``, whatever stands beside it.
+
+    index: (B,) whole numbers, one a sample.
+    """
+
+    def __init__(self, index: Tensor | Sequence[int], *, seed: int, stream: int, step: int = 0) -> None:
+        numbers = np.asarray(index, dtype=np.int64).astype(np.uint64)
+        base = np.uint64(mix(seed, stream, step))
+        keys = _splitmix(_splitmix(numbers ^ base)) >> np.uint64(1)
+        self._generators = [torch.Generator() for _ in keys]
+        for generator, key in zip(self._generators, keys.tolist(), strict=True):
+            generator.manual_seed(key)
+
+    def rand(self) -> Tensor:
+        out = torch.empty(len(self._generators), dtype=torch.float64)
+        for generator, slot in zip(self._generators, out.unbind(), strict=True):
+            slot.uniform_(generator=generator)
+        return out
+
+    def randint(self, high: int) -> Tensor:
+        """(B,) int64 in [0, high)."""
+        return (self.rand() * high).long().clamp_(max=high - 1)
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        if len(x) != len(self._generators):
+            raise ValueError(f"keyed for {len(self._generators)} samples, asked for noise of {len(x)}")
+        on_cpu = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
+        for generator, slot in zip(self._generators, on_cpu.unbind(), strict=True):
+            slot.normal_(generator=generator)
+        return on_cpu.to(x.device, non_blocking=True)
+
+
+def _splitmix(state: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        z = state + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
