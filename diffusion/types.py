@@ -73,7 +73,7 @@ class Cond:
 
     @staticmethod
     def cat(first: Cond, second: Cond) -> Cond:
-        """Two conditions as one of B1 + B2 samples; ``null`` is left out. A slot must be filled in both or in neither."""
+        """Two conditions as one of B1 + B2 samples, without ``null``; a slot must be filled in both or in neither."""
         slots = {}
         for name in _SLOTS:
             a, b = getattr(first, name), getattr(second, name)

@@ -82,7 +82,7 @@ class Schedule(ABC):
         return Level(t, float(self.alpha(at)), float(self.sigma(at)))
 
     def time(self, noise: float) -> float:
-        """The t at which sigma / alpha equals ``noise``, clamped to [0, 1]; found by bisection unless in closed form."""
+        """The t at which sigma / alpha equals ``noise``, clamped to [0, 1]; by bisection unless a closed form is known."""
         lo, hi = 0.0, 1.0
         if noise <= self.level(lo).noise:
             return lo
@@ -113,7 +113,7 @@ class VariancePreserving(Schedule):
         return self.log_alpha(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return (-torch.expm1(2 * self.log_alpha(t))).sqrt()
+        return torch.expm1(2 * self.log_alpha(t)).abs().sqrt()
 
     def log_snr(self, t: Tensor) -> Tensor:
         log_alpha = self.log_alpha(t)
@@ -171,7 +171,7 @@ class DiscreteSchedule(VariancePreserving):
         else:
             i = math.floor(position)
             log_alpha = knots[i] + (position - i) * (knots[i + 1] - knots[i])
-        return Level(t, math.exp(log_alpha), math.sqrt(-math.expm1(2 * log_alpha)))
+        return Level(t, math.exp(log_alpha), math.sqrt(abs(math.expm1(2 * log_alpha))))
 
     def time(self, noise: float) -> float:
         if noise <= 0:
