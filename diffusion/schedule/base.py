@@ -82,7 +82,7 @@ class Schedule(ABC):
         return Level(t, float(self.alpha(at)), float(self.sigma(at)))
 
     def time(self, noise: float) -> float:
-        """The t at which sigma / alpha equals ``noise``, clamped to [0, 1]; by bisection unless a closed form is known."""
+        """The t at which sigma / alpha equals ``noise``, clamped to [0, 1]; by bisection unless a form is known."""
         lo, hi = 0.0, 1.0
         if noise <= self.level(lo).noise:
             return lo
