@@ -1,0 +1,155 @@
+"""The frame of every script: compose the config, refuse mistakes in one sentence, then hand over to Hydra.
+
+    @app("train")
+    def main(cfg: DictConfig) -> object:
+        from diffusion.experiment.train import train
+        return train(cfg)
+
+Imports stay inside ``main``, so that ``--help``, ``--cfg job`` and every mistake are answered without torch.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from diffusion.experiment import check, mistakes, resolvers
+from diffusion.experiment.mistakes import ConfigError
+
+Main = Callable[[DictConfig], Any]
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def app(config_name: str, conf: Path = CONF) -> Callable[[Main], Callable[[], None]]:
+    """Makes a script's ``main(cfg)`` its command line: exit code 2 and one sentence for a mistake.
+
+    Args:
+        config_name: the entry point in ``conf``, without ``.yaml``.
+        conf: the folder of configs; the repository's own, or ``./conf`` where the package was installed elsewhere.
+    """
+
+    def decorate(main: Main) -> Callable[[], None]:
+        @functools.wraps(main)
+        def command() -> None:
+            resolvers.register()
+            folder = conf if conf.is_dir() else Path.cwd() / "conf"
+            parser = get_args_parser()
+            args = parser.parse_args()
+            try:
+                if not (args.hydra_help or args.shell_completion or args.info is not None):
+                    composer = Composer(folder, args.config_name or config_name, args)
+                    if args.help:
+                        print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or "", parser))
+                        return
+                    composer.check()
+            except ConfigError as mistake:
+                print(f"error: {mistake}", file=sys.stderr)
+                sys.exit(2)
+            hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(main)()
+
+        return command
+
+    return decorate
+
+
+class Composer:
+    """Composes an entry point's config without running anything, and says what is wrong with it."""
+
+    def __init__(self, folder: Path, config_name: str, args: Namespace) -> None:
+        if args.config_path:
+            folder = Path(args.config_path).resolve()
+        if not (folder / f"{config_name.removesuffix('.yaml')}.yaml").is_file():
+            raise ConfigError(
+                f"expected a config '{config_name}.yaml' in {folder}, found none; check --config-name/-path"
+            )
+        self.folder, self.config_name, self.sweep = folder, config_name, bool(args.multirun)
+        self.search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
+        try:
+            self.overrides: list[Override] = OverridesParser.create().parse_overrides(list(args.overrides))
+        except (OverrideParseException, HydraException) as error:
+            raise ConfigError(f"expected overrides as key=value, {_one_line(error)}") from None
+
+    def check(self) -> None:
+        """Every mistake that can be found without loading torch.
+
+        Raises:
+            ConfigError: the first one found.
+        """
+        with self._session():
+            groups = self._groups()
+            mistakes.check_groups(self.overrides, groups, sweep=self.sweep)
+            fixed = [o for o in self.overrides if not o.is_sweep_override()]
+            cfg = self._compose(fixed, groups)
+            check.check(cfg, fixed, functools.partial(self._base, groups=groups))
+
+    def help(self, doc: str, parser: ArgumentParser) -> str:
+        """The text of ``--help``: what the script does, its examples, the groups with their options, the keys."""
+        with self._session():
+            groups = self._groups()
+            cfg = self._compose([o for o in self.overrides if not o.is_sweep_override()], groups)
+        chosen = cfg.hydra.runtime.choices
+        used = {group: names for group, names in groups.items() if group in chosen and not group.startswith("hydra")}
+        width = max(map(len, used), default=0)
+        lines = [doc.strip(), "", "Groups (group=option, the one in use marked *; several with -m: group=a,b)"]
+        for group, names in sorted(used.items()):
+            mine = [chosen[group]] if isinstance(chosen[group], str) else list(chosen[group] or [])
+            lines.append(f"  {group:<{width}}  {' '.join('*' * (name in mine) + name for name in names)}")
+        plain = OmegaConf.to_container(cfg, resolve=False)
+        keys = {k: v for k, v in plain.items() if k != "hydra" and k not in used and not isinstance(v, dict)}  # type: ignore[union-attr]
+        lines += ["", "Keys (key=value)", *(f"  {key!s}={value}" for key, value in keys.items())]
+        lines += [
+            "",
+            "Any key below a part can be set too (sampler.steps=20); --cfg job prints all of them.",
+            "-m runs one job for each combination; --hydra-help lists Hydra's own flags.",
+        ]
+        return "\n".join(lines)
+
+    def _session(self) -> Any:
+        GlobalHydra.instance().clear()
+        return hydra.initialize_config_dir(str(self.folder), version_base="1.3", job_name=Path(sys.argv[0]).stem)
+
+    def _groups(self) -> dict[str, list[str]]:
+        loader = GlobalHydra.instance().config_loader()
+        found: dict[str, list[str]] = {}
+        pending = list(loader.list_groups(""))
+        while pending:
+            group = pending.pop()
+            pending += [f"{group}/{child}" for child in loader.list_groups(group)]
+            options = loader.get_group_options(group)
+            if options:
+                found[group] = sorted(options)
+        return found
+
+    def _compose(self, overrides: list[Override], groups: dict[str, list[str]]) -> DictConfig:
+        try:
+            lines = self.search + [o.input_line for o in overrides if o.input_line is not None]
+            return hydra.compose(self.config_name, lines, return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
+            raise mistakes.explain(error, overrides, self._base(overrides, groups), sorted(groups)) from None
+
+    def _base(self, overrides: list[Override], groups: dict[str, list[str]]) -> DictConfig | None:
+        """The config with the groups that were chosen and none of the values."""
+        chosen = [o.input_line for o in overrides if o.key_or_group in groups and o.input_line is not None]
+        for lines in (chosen, []):
+            try:
+                return hydra.compose(self.config_name, self.search + lines, return_hydra_config=True)
+            except (HydraException, OmegaConfBaseException, ValueError):
+                continue
+        return None
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
