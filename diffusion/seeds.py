@@ -28,6 +28,13 @@ def mix(*words: int) -> int:
     return int(state[0] >> np.uint64(1))
 
 
+def keys_of(index: Tensor | Sequence[int] | np.ndarray, *, seed: int, stream: int, step: int = 0) -> np.ndarray:
+    """One 63-bit key a sample, (B,) uint64: the draws of whoever needs a single number or an order, not a generator."""
+    numbers = np.asarray(index, dtype=np.int64).astype(np.uint64)
+    base = np.uint64(mix(seed, stream, step))
+    return _splitmix(_splitmix(numbers ^ base)) >> np.uint64(1)
+
+
 class KeyedRandomness(Randomness):
     """The draws of a batch: sample ``index[i]`` at ``step`` of ``stream``, whatever stands beside it.
 
@@ -35,9 +42,7 @@ class KeyedRandomness(Randomness):
     """
 
     def __init__(self, index: Tensor | Sequence[int], *, seed: int, stream: int, step: int = 0) -> None:
-        numbers = np.asarray(index, dtype=np.int64).astype(np.uint64)
-        base = np.uint64(mix(seed, stream, step))
-        keys = _splitmix(_splitmix(numbers ^ base)) >> np.uint64(1)
+        keys = keys_of(index, seed=seed, stream=stream, step=step)
         self._generators = [torch.Generator() for _ in keys]
         for generator, key in zip(self._generators, keys.tolist(), strict=True):
             generator.manual_seed(key)

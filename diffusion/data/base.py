@@ -1,0 +1,162 @@
+"""What every data set is: two splits of pictures, their facts, and the loaders over them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import torch.distributed as dist
+from pytorch_lightning import LightningDataModule
+
+from diffusion.data.loader import StatefulLoader
+from diffusion.data.ordered import OrderedLoader
+from diffusion.data.split import Split
+
+SplitName = Literal["train", "test"]
+SPLITS: tuple[SplitName, SplitName] = ("train", "test")
+
+
+class DataError(ValueError):
+    """Data that are missing, unreadable or not what the config says, in one sentence that says what to change."""
+
+
+class ImageData(LightningDataModule, ABC):
+    """A data set of pictures. A subclass says in :meth:`read` where a split comes from.
+
+    channels, resolution (H = W), num_classes (0 = no labels) are facts of the config, known without reading a file and
+    held against the data in :meth:`setup`.
+
+    Args:
+        batch_size: of the global batch, over all ranks (the papers' number).
+        flip: mirror each training picture with probability 1/2.
+        num_workers: threads that prepare training batches ahead.
+        pin_memory: page-locked batches where there is a GPU.
+        seed: of order and flips; never of the split.
+    """
+
+    mapped: bool = False
+    """True where the pictures lie in a file rather than in memory."""
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        channels: int,
+        resolution: int,
+        num_classes: int,
+        batch_size: int,
+        flip: bool,
+        num_workers: int,
+        pin_memory: bool,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for key, value, least in (("batch_size", batch_size, 1), ("resolution", resolution, 1)):
+            if value < least:
+                raise DataError(f"data.{key} is at least {least}, got {value}")
+        for key, value in (("num_workers", num_workers), ("num_classes", num_classes)):
+            if value < 0:
+                raise DataError(f"data.{key} is 0 or more, got {value}")
+        self.name = name
+        self.channels, self.resolution, self.num_classes = channels, resolution, num_classes
+        self.batch_size, self.flip, self.num_workers, self.pin_memory = batch_size, flip, num_workers, pin_memory
+        self.seed = seed
+        self.allow_zero_length_dataloader_with_multiple_devices = True  # a test split smaller than the ranks
+        self._splits: dict[str, Split] = {}
+
+    @abstractmethod
+    def read(self, name: SplitName) -> Split:
+        """The pictures of a split.
+
+        Raises:
+            DataError: they are missing, unreadable or not what the config says.
+        """
+
+    def preprocessing(self) -> dict[str, Any]:
+        """What was done to a stored picture, for the run record."""
+        return {}
+
+    def prepare_data(self) -> None:
+        """Downloads and decodes; Lightning calls it on one process before :meth:`setup` on all."""
+        self.setup()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Reads both splits, once.
+
+        Raises:
+            DataError: what they hold is not what the config says.
+        """
+        if not self._splits:
+            self._splits = {name: self._checked(name, self.read(name)) for name in SPLITS}
+
+    def split(self, name: str) -> Split:
+        """ "train" or "test".
+
+        Raises:
+            DataError: another name.
+        """
+        if name not in SPLITS:
+            raise DataError(f"a data set has the splits {' and '.join(SPLITS)}, got {name!r}")
+        self.setup()
+        return self._splits[name]
+
+    def train_dataloader(self) -> StatefulLoader:
+        split = self.split("train")
+        rank, world_size = self._place()
+        fixed = self.trainer is not None and bool(self.trainer.overfit_batches)
+        return StatefulLoader(
+            split,
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            flip=self.flip,
+            mirror_in_memory=not self.mapped,
+            shuffle=not fixed,
+            limit=self._limit(len(split) // self.batch_size),
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+        )
+
+    def val_dataloader(self) -> OrderedLoader:
+        """The test split, in order, every sample once."""
+        rank, world_size = self._place()
+        return OrderedLoader(
+            self.split("test"), self.batch_size, rank=rank, world_size=world_size, pin_memory=self.pin_memory
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """For the run record: name, sizes and content hashes of the splits, preprocessing."""
+        splits = {name: {"size": len(self.split(name)), "sha256": self.split(name).sha256} for name in SPLITS}
+        facts = {"channels": self.channels, "resolution": self.resolution, "num_classes": self.num_classes}
+        done = {**self.preprocessing(), "flip": self.flip, "range": [-1, 1]}
+        return {"name": self.name, **facts, "splits": splits, "preprocessing": done}
+
+    def _checked(self, name: str, split: Split) -> Split:
+        if len(split) == 0:
+            raise DataError(
+                f"the {name} split of {self.name} is empty; choose other data or another data.test_fraction"
+            )
+        expected, got = (self.channels, self.resolution, self.resolution), tuple(split.images.shape[1:])
+        if got != expected:
+            raise DataError(
+                f"the config says that {self.name} has pictures of shape {expected} (channels, height, width), the data "
+                f"have {got}; set data.channels={got[0]} data.resolution={got[1]}"
+            )
+        if self.num_classes and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < self.num_classes:
+            raise DataError(
+                f"labels of {self.name} lie in 0..{self.num_classes - 1}, the {name} split has "
+                f"{int(split.labels.min())}..{int(split.labels.max())}; set data.num_classes={int(split.labels.max()) + 1}"
+            )
+        return split
+
+    def _limit(self, batches: int) -> int | None:
+        limit = None if self.trainer is None else self.trainer.limit_train_batches
+        return max(1, int(limit * batches)) if isinstance(limit, float) else limit
+
+    def _place(self) -> tuple[int, int]:
+        if self.trainer is not None:
+            return self.trainer.global_rank, self.trainer.world_size
+        if dist.is_available() and dist.is_initialized():
+            return dist.get_rank(), dist.get_world_size()
+        return 0, 1

@@ -1,0 +1,139 @@
+"""The training loader: batches as a pure function of (epoch, position), so that stopping and going on is exact."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.data.split import Split, pinned, share
+from diffusion.seeds import DATA, keys_of
+
+
+class StatefulLoader:
+    """Endless epochs of full batches; ``iter`` goes on where the last batch was delivered, to the end of that epoch.
+
+    The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
+    is the same on every rank: a state saved on 2 ranks is good on 1. Sample i's key in epoch e is a hash of (seed, e, i);
+    sorting the keys gives the epoch's order, and a key's last bit says whether the picture is mirrored.
+
+    Args:
+        split: the samples.
+        batch_size: of the global batch, over all ranks.
+        flip: mirror each picture left to right with probability 1/2.
+        mirror_in_memory: keep a mirrored copy of all pictures; four times faster than mirroring each batch.
+        shuffle: off gives the split's own order in every epoch.
+        limit: batches of an epoch, where fewer are wanted than there are.
+        num_workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        pin_memory: give batches in page-locked memory where there is a GPU.
+
+    Raises:
+        ValueError: a batch larger than the split, or one that the ranks cannot share equally.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        flip: bool = False,
+        mirror_in_memory: bool = True,
+        shuffle: bool = True,
+        limit: int | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(
+                f"a global batch of {batch_size} cannot be shared equally by {world_size} ranks; "
+                "set data.batch_size to a multiple of the number of devices"
+            )
+        if batch_size > len(split):
+            raise ValueError(
+                f"a batch of {batch_size} is larger than the {len(split)} training pictures; "
+                f"set data.batch_size to at most {len(split)}"
+            )
+        self.split = split
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.flip, self.shuffle, self.num_workers, self.pin_memory = flip, shuffle, num_workers, pin_memory
+        self.delivered = 0
+        self._batches = len(split) // batch_size if limit is None else min(limit, len(split) // batch_size)
+        self._both = torch.cat((split.images, split.images.flip(-1))) if flip and mirror_in_memory else None
+        self._epoch: tuple[int, Tensor, Tensor] | None = None
+
+    def __len__(self) -> int:
+        """Batches of an epoch; the remainder that fills none is left out, another one each epoch."""
+        return self._batches
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, start = divmod(self.delivered, len(self))
+        order, mirrored = self._draw(epoch)
+        batches = _ahead(lambda k: self._batch(k, order, mirrored), range(start, len(self)), self.num_workers)
+        for position, batch in enumerate(batches, start + 1):
+            self.delivered = epoch * len(self) + position
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"delivered": self.delivered, **self._dealing()}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Raises:
+        ValueError: the state was saved with other data, another batch size or another seed.
+        """
+        then = {name: state.get(name) for name in self._dealing()}
+        if then != self._dealing():
+            raise ValueError(
+                f"the checkpoint's loader dealt {then}, this run's deals {self._dealing()}; "
+                "resume with the data settings that the run was started with"
+            )
+        self.delivered = state["delivered"]
+
+    def _dealing(self) -> dict[str, int]:
+        return {"samples": len(self.split), "batch_size": self.batch_size, "batches": len(self), "seed": self.seed}
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
+        """The epoch's order (N,) int64, and which samples are mirrored in it (N,) bool."""
+        if self._epoch is None or self._epoch[0] != epoch:
+            keys = keys_of(np.arange(len(self.split)), seed=self.seed, stream=DATA, step=epoch)
+            order = np.argsort(keys, kind="stable") if self.shuffle else np.arange(len(keys))
+            self._epoch = epoch, torch.from_numpy(order), torch.from_numpy((keys & np.uint64(1)).astype(bool))
+        return self._epoch[1:]
+
+    def _batch(self, position: int, order: Tensor, mirrored: Tensor) -> dict[str, Any]:
+        rows = order[position * self.batch_size : (position + 1) * self.batch_size]
+        rows = share(rows, self.rank, self.world_size).clone()
+        images = self._mirror(rows, mirrored.index_select(0, rows)) if self.flip else None
+        batch = self.split.batch(rows, images)
+        return pinned(batch) if self.pin_memory else batch
+
+    def _mirror(self, rows: Tensor, mirrored: Tensor) -> Tensor:
+        if self._both is not None:
+            return self._both.index_select(0, rows + len(self.split) * mirrored)
+        images, where = self.split.images.index_select(0, rows), mirrored.nonzero().squeeze(1)
+        return images.index_copy_(0, where, images.index_select(0, where).flip(-1))
+
+
+def _ahead(make: Callable[[int], dict[str, Any]], positions: Iterable[int], threads: int) -> Iterator[dict[str, Any]]:
+    """make(position) in order, ``threads`` of them working up to two batches each ahead of the consumer."""
+    if threads == 0:
+        yield from map(make, positions)
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="loader")
+    waiting: deque[Future[dict[str, Any]]] = deque()
+    try:
+        for position in positions:
+            waiting.append(pool.submit(make, position))
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)

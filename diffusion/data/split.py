@@ -1,0 +1,67 @@
+"""A split: the pictures of one half of a data set as they are stored, before flips and scaling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """Pictures with their labels and texts, in a fixed order; row i is the sample with number i.
+
+    images: (N, C, H, W) uint8, in memory or mapped from a file.
+    labels: (N,) int64, zeros where the data have none.
+    texts: N captions, or ``None``.
+    """
+
+    images: Tensor
+    labels: Tensor
+    texts: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of shape, pictures, labels and texts: two splits with the same one give the same statistics."""
+        digest = hashlib.sha256(json.dumps([*self.images.shape]).encode())
+        for start in range(0, len(self), _ROWS_HASHED_AT_ONCE):
+            digest.update(self.images[start : start + _ROWS_HASHED_AT_ONCE].contiguous().numpy().data)
+        digest.update(self.labels.numpy().data)
+        digest.update(json.dumps(self.texts).encode())
+        return digest.hexdigest()
+
+    def batch(self, rows: Tensor, images: Tensor | None = None) -> dict[str, Any]:
+        """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) uint8 in their place where they were changed."""
+        if images is None:
+            images = self.images.index_select(0, rows)
+        batch: dict[str, Any] = {
+            "image": images.float().mul_(1 / 127.5).sub_(1),
+            "label": self.labels.index_select(0, rows),
+            "index": rows,
+        }
+        if self.texts is not None:
+            batch["text"] = [self.texts[i] for i in rows.tolist()]
+        return batch
+
+
+_ROWS_HASHED_AT_ONCE = 4096
+
+
+def share(rows: Tensor, rank: int, world_size: int) -> Tensor:
+    """The part of a global batch's ``rows`` that falls to ``rank``: by position, sizes differing by one at most."""
+    return rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
+
+
+def pinned(batch: dict[str, Any]) -> dict[str, Any]:
+    """The batch in page-locked memory, from which a copy to a GPU does not wait; unchanged where there is no GPU."""
+    if not torch.cuda.is_available():
+        return batch
+    return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}
