@@ -1,0 +1,118 @@
+"""A finished or interrupted run, from its folder: what it was told, and its weights.
+
+``sample`` and ``evaluate`` take data, schedule, parameterization, network, conditioner and autoencoder from the run
+and cannot disagree with the training; sampler, spacing, guidance and evaluation start as the run had them and are
+theirs to change.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from diffusion.experiment.mistakes import ConfigError
+
+if TYPE_CHECKING:
+    from diffusion.training.module import DiffusionModule
+
+FREE = ("sampler", "spacing", "guidance", "evaluation")
+"""Rooms that sampling and evaluation may change."""
+RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
+
+
+def free_overrides(overrides: list[str]) -> list[str]:
+    """``sampler.steps=10`` changes the run's own sampler, a node that this config does not hold: it is added."""
+    return [f"++{line}" if line.split(".", 1)[0] in FREE and "=" in line else line for line in overrides]
+
+
+def resume_overrides(overrides: list[str]) -> list[str]:
+    """With ``resume=<run folder>``, the overrides that the run was started with come first; new ones win."""
+    folder = _value(overrides, "resume")
+    if folder in (None, "", "null"):
+        return overrides
+    run = Path(str(folder))
+    _expect_run(run, "resume")
+    if not (run / "checkpoints" / "last.ckpt").is_file():
+        raise ConfigError(
+            f"resume={run}: the run has no checkpoints/last.ckpt to continue from; it stopped before its first save, "
+            "so start it again without resume"
+        )
+    stored = [str(line) for line in OmegaConf.load(run / OVERRIDES)]
+    new = {_key(line) for line in overrides}
+    return [line for line in stored if _key(line) not in new and _key(line) != "resume"] + overrides
+
+
+def with_run(cfg: DictConfig) -> DictConfig:
+    """The run's resolved config with the free rooms as this invocation wants them.
+
+    ``cfg.choices`` names the options that the command line chose for them, ``null`` where the run's own is kept.
+
+    Raises:
+        ConfigError: ``run`` is not a run folder.
+    """
+    run = Path(cfg.run)
+    _expect_run(run, "run")
+    merged = OmegaConf.load(run / RESOLVED)
+    composed = OmegaConf.load(run / COMPOSED)
+    assert isinstance(merged, DictConfig)  # a run writes a mapping
+    for room in FREE:
+        mine = cfg.get(room) or OmegaConf.create({})
+        if cfg.choices.get(room) is None:
+            merged[room] = OmegaConf.merge(composed[room], mine)
+        else:
+            merged[room] = mine
+    for key in cfg:
+        if key not in (*FREE, "paths"):
+            merged[key] = cfg._get_node(key)
+    merged.paths.run = str(run)
+    with open_dict(merged):
+        OmegaConf.set_struct(merged, True)
+    return merged
+
+
+def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> DiffusionModule:
+    """The module of a run with its trained weights, raw and averaged.
+
+    checkpoint: ``last``, the name of a file in ``checkpoints/``, or a path.
+
+    Raises:
+        ConfigError: no such checkpoint, or one of another network.
+    """
+    import torch
+
+    from diffusion.experiment.build import build_module
+
+    path = Path(checkpoint)
+    if not path.is_file():
+        path = run / "checkpoints" / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
+    if not path.is_file():
+        there = sorted(p.stem for p in (run / "checkpoints").glob("*.ckpt"))
+        raise ConfigError(f"no checkpoint '{checkpoint}' in {run}; there are: {', '.join(there) or 'none'}")
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    module = build_module(cfg)
+    mine = module.state_dict()
+    wrong = [k for k in {**mine, **state} if k not in mine or k not in state or mine[k].shape != state[k].shape]
+    if wrong:
+        raise ConfigError(
+            f"{path} is a checkpoint of another network: {len(wrong)} of its tensors do not fit this run's config, "
+            f"the first is {wrong[0]}; give the run folder that it belongs to"
+        )
+    module.load_state_dict(state)
+    return module.eval()
+
+
+def _expect_run(run: Path, key: str) -> None:
+    if not (run / RESOLVED).is_file():
+        what = "is not a run folder (it has no config.yaml)" if run.is_dir() else "does not exist"
+        raise ConfigError(f"{key}={run} {what}; name a folder that scripts/train.py made, outputs/<name>/<run id>")
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def _value(overrides: list[str], key: str) -> str | None:
+    values = [line.split("=", 1)[1] for line in overrides if line.startswith(f"{key}=")]
+    return values[-1] if values else None

@@ -1,0 +1,42 @@
+"""Learning-rate schedules, stepped once an optimizer step, as factors of the optimizer's own rate."""
+
+from __future__ import annotations
+
+import math
+
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.optimizer import Optimizer
+
+
+class Constant(LambdaLR):
+    """Linear warm-up from 0 over ``warmup`` steps, then constant (Ho et al. 2020, appendix B: 5,000 steps)."""
+
+    def __init__(self, optimizer: Optimizer, warmup: int = 0) -> None:
+        _check(warmup)
+        super().__init__(optimizer, lambda step: _ramp(step, warmup))
+
+
+class Cosine(LambdaLR):
+    """Linear warm-up, then half a cosine from 1 to ``floor`` at ``total`` steps (Loshchilov & Hutter 2017, eq. 5)."""
+
+    def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0) -> None:
+        _check(warmup)
+        if total <= warmup:
+            raise ValueError(f"a cosine needs more steps than its warm-up: total {total}, warmup {warmup}")
+        if not 0.0 <= floor <= 1.0:
+            raise ValueError(f"the floor is a share of the learning rate in [0, 1], got {floor}")
+
+        def factor(step: int) -> float:
+            done = min(max(step - warmup, 0) / (total - warmup), 1.0)
+            return _ramp(step, warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+
+        super().__init__(optimizer, factor)
+
+
+def _ramp(step: int, warmup: int) -> float:
+    return min((step + 1) / warmup, 1.0) if warmup > 0 else 1.0
+
+
+def _check(warmup: int) -> None:
+    if warmup < 0:
+        raise ValueError(f"warm-up is a number of steps, at least 0, got {warmup}; set lr_scheduler.warmup")

@@ -1,0 +1,160 @@
+"""The training of one diffusion model: data -> latents -> noise -> loss, with an average of the weights beside it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import Optimizer
+
+from diffusion.autoencoder.base import Autoencoder
+from diffusion.conditioner.base import Conditioner
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.guidance.base import Wrapper, guide
+from diffusion.network.base import Network
+from diffusion.objective.base import Loss, Objective
+from diffusion.parameterization.base import Parameterization
+from diffusion.sampler.base import Sampler
+from diffusion.schedule.base import Schedule
+from diffusion.seeds import DROPOUT, TRAINING, KeyedRandomness, mix
+from diffusion.training.ema import EMA, average, copy_buffers
+from diffusion.types import Cond, Denoiser
+
+
+class DiffusionModule(pl.LightningModule):
+    """Every part is a built object; every draw of training is a function of (seed, step, sample index).
+
+    The averaged weights live in ``ema_denoiser`` and ``ema_conditioner``, a second copy under its own keys of the
+    checkpoint; nothing ever swaps the two. Sampling and validation use the average.
+
+    Args:
+        optimizer: parameters -> optimizer (a partial).
+        lr_scheduler: optimizer -> schedule, stepped once an optimizer step (a partial), or ``None``.
+        guidance: wrappers for sampling, innermost first.
+        seed: of all training draws, 0 included.
+        compile: compile the network with clean checkpoint keys.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        objective: Objective,
+        conditioner: Conditioner,
+        autoencoder: Autoencoder,
+        sampler: Sampler,
+        ema: EMA,
+        optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
+        guidance: Mapping[str, Wrapper] | None = None,
+        seed: int = 0,
+        compile: bool = False,  # noqa: A002 - the config key
+    ) -> None:
+        super().__init__()
+        self.denoiser = NetworkDenoiser(network, schedule, parameterization)
+        self.conditioner = conditioner
+        self.autoencoder = autoencoder.requires_grad_(False)
+        self.ema_denoiser = NetworkDenoiser(copy.deepcopy(network), schedule, parameterization).requires_grad_(False)
+        self.ema_conditioner = copy.deepcopy(conditioner).requires_grad_(False)
+        self.objective = objective
+        self.sampler = sampler
+        self.guidance = guidance or {}
+        self.seed = seed
+        self.batches = 0
+        """Batches seen in training, over all resumptions: the step of the keyed draws."""
+        self._ema = ema
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        self._compile = compile
+
+    def configure_model(self) -> None:
+        if self._compile:
+            self.denoiser.network.compile()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._optimizer([p for p in self._trained() if p.requires_grad])
+        if self._lr_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
+        }
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        step, self.batches = self.batches, self.batches + 1
+        self._seed_dropout(step)
+        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=step)
+        loss = self.loss(batch, randomness)
+        return {
+            "loss": loss.total.mean(),
+            "per_sample": loss.total.detach(),
+            "t": loss.t,
+            "logs": {name: value.detach() for name, value in loss.logs.items()},
+        }
+
+    def loss(self, batch: dict[str, Any], randomness: KeyedRandomness, *, ema: bool = False) -> Loss:
+        """The objective on one batch, its condition dropped with the conditioner's probability."""
+        x0 = self.encode(batch["image"])
+        denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
+        cond: Cond = conditioner(batch)
+        if conditioner.drop > 0:
+            cond = cond.drop(randomness.rand().to(x0.device) < conditioner.drop)
+        return self.objective(denoiser, x0, cond, randomness=randomness)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=-1)
+        loss = self.loss(batch, randomness, ema=True)
+        return {"per_sample": loss.total, "t": loss.t}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        beta = self._ema.beta(self.trainer.global_step + 1)
+        average(self._averaged(), self._trained(), beta)
+        copy_buffers(self.ema_denoiser, self.denoiser)
+
+    @torch.no_grad()
+    def encode(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on."""
+        return self.autoencoder.encode(image)
+
+    def sampling_denoiser(self, *, ema: bool = True) -> Denoiser:
+        """The denoiser inside its guidance, on the averaged weights unless told otherwise."""
+        return guide(self.ema_denoiser if ema else self.denoiser, self.guidance)
+
+    def train(self, mode: bool = True) -> DiffusionModule:
+        """The average is never trained: no dropout in it, whatever the mode."""
+        super().train(mode)
+        self.ema_denoiser.eval()
+        self.ema_conditioner.eval()
+        return self
+
+    def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
+        """Sample numbers stay on the host: they key the draws, and reading them back would stall the device."""
+        index = batch.pop("index")
+        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return {**moved, "index": index}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches"] = self.batches
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches = int(checkpoint["batches"])
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [*self.denoiser.parameters(), *self.conditioner.parameters()]
+
+    def _averaged(self) -> list[nn.Parameter]:
+        return [*self.ema_denoiser.parameters(), *self.ema_conditioner.parameters()]
+
+    def _seed_dropout(self, step: int) -> None:
+        """Whatever else draws from the global generators (dropout) is a function of (seed, step, rank) too."""
+        key = mix(self.seed, DROPOUT, step, self.global_rank)
+        torch.default_generator.manual_seed(key)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(key)

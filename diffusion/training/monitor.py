@@ -1,0 +1,124 @@
+"""What training tells: loss, loss per noise level, learning rate, pictures a second; every k steps, never each step."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks.callback import Callback
+from torch import Tensor
+from torchmetrics.metric import Metric
+
+
+class Diverged(RuntimeError):
+    """The loss is no longer a number."""
+
+
+class LossByLevel(Metric):
+    """Mean loss, over all times and over ``bins`` equal parts of t in (0, 1]; exact over ranks (sums are reduced)."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, bins: int = 10) -> None:
+        super().__init__()
+        self.bins = bins
+        self.add_state("total", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, t: Tensor) -> None:
+        """loss (B,) at times t (B,)."""
+        bin_ = (t.double() * self.bins).ceil().long().clamp(1, self.bins) - 1
+        self.total.index_add_(0, bin_, loss.double())
+        self.count.index_add_(0, bin_, torch.ones_like(bin_, dtype=torch.float64))
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` and ``loss_t/<from>-<to>`` for each part of t that was drawn from."""
+        out = {"loss": self.total.sum() / self.count.sum()}
+        for i, (total, count) in enumerate(zip(self.total, self.count, strict=True)):
+            if count > 0:
+                out[f"loss_t/{i / self.bins:g}-{(i + 1) / self.bins:g}"] = total / count
+        return out
+
+
+class Monitor(Callback):
+    """Logs training every ``trainer.log_every_n_steps`` steps and validation at its end.
+
+    Between two logs a step costs two list appends: nothing is read back from the device.
+
+    Args:
+        bins: parts of t for the loss per noise level.
+
+    Raises:
+        Diverged: the mean loss since the last log is not finite.
+    """
+
+    def __init__(self, bins: int = 10) -> None:
+        self.latest: dict[str, float] = {}
+        self._train, self._val = LossByLevel(bins), LossByLevel(bins)
+        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._logged = -1
+        self._clock = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._train.to(pl_module.device)
+        self._val.to(pl_module.device)
+        self._logged, self._clock = trainer.global_step, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._pending.append((outputs["per_sample"], outputs["t"]))
+        step = trainer.global_step
+        if step != self._logged and step % trainer.log_every_n_steps == 0:
+            self._log_training(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self._pending:
+            self._log_training(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._val.update(outputs["per_sample"], outputs["t"].to(outputs["per_sample"].device))
+
+    def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._val.to(pl_module.device)
+        self._val.reset()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._publish(trainer, {f"val/{name}": float(value) for name, value in self._val.compute().items()})
+
+    def _log_training(self, trainer: pl.Trainer) -> None:
+        losses = torch.cat([loss for loss, _ in self._pending])
+        times = torch.cat([t for _, t in self._pending]).to(losses.device)
+        self._pending.clear()
+        self._train.update(losses, times)
+        values = {f"train/{name}": float(value) for name, value in self._train.compute().items()}
+        self._train.reset()
+        now = time.perf_counter()
+        values["train/images_per_s"] = len(losses) * trainer.world_size / (now - self._clock)
+        values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
+        self._clock, self._logged = now, trainer.global_step
+        self._publish(trainer, values)
+        if not math.isfinite(values["train/loss"]):
+            raise Diverged(
+                f"the loss is {values['train/loss']} at step {trainer.global_step}: training has diverged; the last "
+                "checkpoint is from before. Lower optimizer.lr, lengthen lr_scheduler.warmup, or look for the first "
+                "bad value with debug=anomaly"
+            )
+
+    def _publish(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
+        self.latest.update(values)
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=trainer.global_step)

@@ -1,0 +1,64 @@
+"""W&B: offline unless a key is present, one stable id a run folder, so that a resumed run stays one run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pytorch_lightning.loggers.wandb import WandbLogger
+
+
+class Wandb(WandbLogger):
+    """Lightning's logger with the id kept in ``<save_dir>/wandb/run_id.txt``.
+
+    Args:
+        mode: ``auto`` is online where an API key is at hand (WANDB_API_KEY or ~/.netrc) and offline elsewhere;
+            WANDB_MODE in the environment wins over ``auto``.
+        config: what W&B shows as the run's configuration: plain containers.
+    """
+
+    def __init__(
+        self,
+        save_dir: str,
+        project: str = "alphabar",
+        entity: str | None = None,
+        group: str | None = None,
+        name: str | None = None,
+        job_type: str = "train",
+        tags: Sequence[str] = (),
+        mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        folder = Path(save_dir)
+        (folder / "wandb").mkdir(parents=True, exist_ok=True)  # without it W&B writes to the temporary folder
+        super().__init__(
+            name=name,
+            save_dir=str(folder),
+            id=_stable_id(folder / "wandb" / "run_id.txt"),
+            project=project,
+            entity=entity,
+            group=group,
+            job_type=job_type,
+            tags=list(tags),
+            mode=_mode(mode),
+            config=config,
+            resume="allow",
+        )
+
+
+def _mode(mode: str) -> Any:
+    if mode != "auto":
+        return mode
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"]
+    netrc = Path.home() / ".netrc"
+    has_key = "WANDB_API_KEY" in os.environ or (netrc.exists() and "wandb" in netrc.read_text())
+    return "online" if has_key else "offline"
+
+
+def _stable_id(path: Path) -> str:
+    if not path.exists():
+        path.write_text(os.urandom(4).hex())
+    return path.read_text().strip()
