@@ -103,7 +103,7 @@ class ImageData(LightningDataModule, ABC):
     def train_dataloader(self) -> StatefulLoader:
         split = self.split("train")
         rank, world_size = self._place()
-        fixed = self.trainer is not None and bool(self.trainer.overfit_batches)
+        fixed = self.trainer is not None and bool(getattr(self.trainer, "overfit_batches", 0))
         return StatefulLoader(
             split,
             self.batch_size,
@@ -134,19 +134,18 @@ class ImageData(LightningDataModule, ABC):
 
     def _checked(self, name: str, split: Split) -> Split:
         if len(split) == 0:
-            raise DataError(
-                f"the {name} split of {self.name} is empty; choose other data or another data.test_fraction"
-            )
+            raise DataError(f"the {name} split of {self.name} is empty; choose other data")
         expected, got = (self.channels, self.resolution, self.resolution), tuple(split.images.shape[1:])
         if got != expected:
             raise DataError(
-                f"the config says that {self.name} has pictures of shape {expected} (channels, height, width), the data "
-                f"have {got}; set data.channels={got[0]} data.resolution={got[1]}"
+                f"the config says that {self.name} has pictures of shape {expected} (channels, height, width), "
+                f"the data have {got}; set data.channels={got[0]} data.resolution={got[1]}"
             )
-        if self.num_classes and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < self.num_classes:
+        low, high = int(split.labels.min()), int(split.labels.max())
+        if self.num_classes and not 0 <= low <= high < self.num_classes:
             raise DataError(
-                f"labels of {self.name} lie in 0..{self.num_classes - 1}, the {name} split has "
-                f"{int(split.labels.min())}..{int(split.labels.max())}; set data.num_classes={int(split.labels.max()) + 1}"
+                f"labels of {self.name} lie in 0..{self.num_classes - 1}, the {name} split has {low}..{high}; "
+                f"number the labels from 0 and set data.num_classes={high + 1}"
             )
         return split
 

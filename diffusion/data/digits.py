@@ -13,10 +13,10 @@ from diffusion.seeds import DATA, keys_of
 
 
 class Digits(ImageData):
-    """Scikit-learn's digits: the test part of UCI's Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998).
+    """Scikit-learn's digits: the test half of UCI's Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998).
 
-    Counts v in 0..16 become round(255 v / 16). 900 pictures train and 897 test: one stratified split, the same for every
-    seed, class counts in proportion to within one picture.
+    Counts v in 0..16 become round(255 v / 16). 900 pictures train and 897 test: one stratified split, the same for
+    every seed, class counts in proportion to within one picture.
     """
 
     def __init__(

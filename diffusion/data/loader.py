@@ -19,8 +19,8 @@ class StatefulLoader:
     """Endless epochs of full batches; ``iter`` goes on where the last batch was delivered, to the end of that epoch.
 
     The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
-    is the same on every rank: a state saved on 2 ranks is good on 1. Sample i's key in epoch e is a hash of (seed, e, i);
-    sorting the keys gives the epoch's order, and a key's last bit says whether the picture is mirrored.
+    is the same on every rank: a state saved on 2 ranks is good on 1. Sample i's key in epoch e is a hash of
+    (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit says whether the picture is mirrored.
 
     Args:
         split: the samples.

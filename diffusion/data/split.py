@@ -39,7 +39,7 @@ class Split:
         return digest.hexdigest()
 
     def batch(self, rows: Tensor, images: Tensor | None = None) -> dict[str, Any]:
-        """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) uint8 in their place where they were changed."""
+        """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) uint8 stand in for theirs if given."""
         if images is None:
             images = self.images.index_select(0, rows)
         batch: dict[str, Any] = {
