@@ -93,7 +93,8 @@ class Composer:
             mistakes.check_groups(self.overrides, groups, sweep=self.sweep)
             fixed = [o for o in self.overrides if not o.is_sweep_override()]
             cfg = self._compose(fixed, groups)
-            check.check(cfg, fixed, functools.partial(self._base, groups=groups))
+            added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
+            check.check(cfg, added, self._compose([o for o in fixed if o not in added], groups) if added else None)
 
     def help(self, doc: str, parser: ArgumentParser) -> str:
         """The text of ``--help``: what the script does, its examples, the groups with their options, the keys."""

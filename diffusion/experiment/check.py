@@ -2,15 +2,128 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from diffusion.experiment.mistakes import ConfigError, nearest, paths, ranked, unknown_key
+from diffusion.experiment.signature import NoSuchPartError, signature
+
+_HYDRAS_OWN = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
 
-def check(
-    cfg: DictConfig, overrides: Sequence[Override], base: Callable[[Sequence[Override]], DictConfig | None]
-) -> None:
-    """Raises:
-    ConfigError: the first mistake found.
+def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | None = None) -> None:
+    """Names, types, references and sizes of a composed config.
+
+    Args:
+        cfg: with its ``hydra`` node, or without.
+        added: overrides that add a key (``+key=value``).
+        base: the config without them.
+
+    Raises:
+        ConfigError: the first mistake found.
     """
+    if base is not None:
+        _check_added(cfg, added, base)
+    plain = resolved(cfg)
+    for path, node in targets(cfg):
+        _check_target(path, node, plain)
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain containers without the ``hydra`` node, every reference followed.
+
+    Raises:
+        ConfigError: a value that must be given and was not, or a reference to nothing.
+    """
+    whole = cfg.copy()
+    if "hydra" in whole:
+        OmegaConf.set_struct(whole, False)
+        if OmegaConf.is_missing(whole.hydra.runtime, "output_dir"):
+            whole.hydra.runtime.output_dir = "."
+        if HydraConfig.instance().cfg is None:
+            HydraConfig.instance().set_config(whole)
+        whole = OmegaConf.masked_copy(whole, [key for key in map(str, whole) if key != "hydra"])
+    try:
+        plain = OmegaConf.to_container(whole, resolve=True, throw_on_missing=True)
+    except MissingMandatoryValue as error:
+        key = error.full_key or "a value"
+        raise ConfigError(f"{key} must be given and was not; set {key}=<value>") from None
+    except OmegaConfBaseException as error:
+        text = " ".join(str(error.msg or error).split()).partition(" full_key:")[0]
+        raise ConfigError(f"{error.full_key}: {text}") from None
+    return dict(plain)  # type: ignore[arg-type]
+
+
+def targets(cfg: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every node that names a class, with its dotted path; references to it elsewhere do not count."""
+    if isinstance(cfg, DictConfig | ListConfig) and not (
+        cfg._is_none() or cfg._is_missing() or cfg._is_interpolation()
+    ):
+        if isinstance(cfg, DictConfig) and "_target_" in cfg:
+            yield prefix, cfg
+        names: Any = cfg.keys() if isinstance(cfg, DictConfig) else range(len(cfg))
+        for name in names:
+            if prefix or name != "hydra":
+                yield from targets(cfg._get_node(name), f"{prefix}.{name}" if prefix else str(name))
+
+
+def at(plain: Mapping[str, Any], path: str) -> Any:
+    """The value at a dotted path, ``None`` where there is none."""
+    value: Any = plain
+    for name in path.split("."):
+        if isinstance(value, list):
+            value = value[int(name)] if name.isdigit() and int(name) < len(value) else None
+        else:
+            value = value.get(name) if isinstance(value, Mapping) else None
+    return value
+
+
+def _check_added(cfg: DictConfig, added: Sequence[Override], base: DictConfig) -> None:
+    parts = dict(targets(cfg))
+    for override in added:
+        key = override.key_or_group.partition("@")[0]
+        known = [path for path in paths(base) if path.partition(".")[0] != "hydra"]
+        heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
+        if key in known or any(head in parts for head in heads):
+            continue  # arguments of a part are held to its signature
+        raise unknown_key(key, known)
+
+
+def _check_target(path: str, node: DictConfig, plain: Mapping[str, Any]) -> None:
+    values = at(plain, path)
+    target = values["_target_"]
+    try:
+        takes = signature(target)
+    except NoSuchPartError as error:
+        raise ConfigError(f"{path}._target_ is '{target}', but {error}") from None
+    if takes is None:
+        return
+    name = target.rpartition(".")[2]
+    for key, value in values.items():
+        if key in _HYDRAS_OWN:
+            continue
+        if key not in takes.arguments:
+            if takes.open:
+                continue
+            near = nearest(key, takes.arguments)
+            hint = (
+                f"did you mean '{path}.{near}'?"
+                if near
+                else f"it takes {', '.join(ranked(key, takes.arguments)) or 'none'}"
+            )
+            raise ConfigError(f"'{path}.{key}' is no argument of {name}; {hint}")
+        argument = takes.arguments[key]
+        if not argument.accepts(value):
+            raise ConfigError(
+                f"{path}.{key} of {name} is {argument.expects()}, got {_shown(value)}; set {path}.{key} to such a value"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else text[:57] + "..."
