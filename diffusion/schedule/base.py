@@ -132,6 +132,8 @@ class DiscreteSchedule(VariancePreserving):
         ValueError: the table is empty, not 1-d, or has an entry outside (0, 1] (1 is allowed at the end only).
     """
 
+    steps: int
+
     def __init__(self, betas: Tensor) -> None:
         betas = torch.as_tensor(betas, dtype=torch.float64)
         if betas.ndim != 1 or len(betas) == 0:
@@ -154,7 +156,7 @@ class DiscreteSchedule(VariancePreserving):
         position = (t.double() * self.steps).clamp(0, self.steps)
         nearest = position.round()
         position = torch.where((position - nearest).abs() < _KNOT_TOLERANCE, nearest, position)
-        below = position.floor().clamp(max=self.steps - 1)  # type: ignore[operator]
+        below = position.floor().clamp(max=self.steps - 1)
         weight = position - below
         i = below.long()
         left, right = table[i], table[i + 1]
@@ -187,6 +189,19 @@ class DiscreteSchedule(VariancePreserving):
 
     def label(self, t: Tensor) -> Tensor:
         return t * self.steps - 1
+
+
+def check_range(T: int, beta_start: float = 0.5, beta_end: float = 0.5) -> None:
+    """Raises:
+    ValueError: T is not a whole number from 1, or the betas do not satisfy 0 < beta_start <= beta_end < 1.
+    """
+    if isinstance(T, bool) or not isinstance(T, int) or T < 1:
+        raise ValueError(f"a table has a whole number of betas, at least 1, got T={T!r}; set schedule.T")
+    if not 0 < beta_start <= beta_end < 1:
+        raise ValueError(
+            f"a table takes 0 < beta_start <= beta_end < 1, got beta_start={beta_start}, beta_end={beta_end}; "
+            "set schedule.beta_start and schedule.beta_end"
+        )
 
 
 _KNOT_TOLERANCE = 1e-9

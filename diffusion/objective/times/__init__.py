@@ -1,0 +1,1 @@
+"""Times: the distribution of noise levels that training visits."""
