@@ -74,7 +74,7 @@ class Cond:
     @staticmethod
     def cat(first: Cond, second: Cond) -> Cond:
         """Two conditions as one of B1 + B2 samples, without ``null``; a slot must be filled in both or in neither."""
-        slots = {}
+        slots: dict[str, Any] = {}
         for name in _SLOTS:
             a, b = getattr(first, name), getattr(second, name)
             if (a is None) != (b is None):
