@@ -65,8 +65,8 @@ class ImageData(LightningDataModule, ABC):
         self._splits: dict[str, Split] = {}
 
     @abstractmethod
-    def read(self, name: SplitName) -> Split:
-        """The pictures of a split.
+    def read(self) -> dict[SplitName, Split]:
+        """Both splits.
 
         Raises:
             DataError: they are missing, unreadable or not what the config says.
@@ -87,7 +87,7 @@ class ImageData(LightningDataModule, ABC):
             DataError: what they hold is not what the config says.
         """
         if not self._splits:
-            self._splits = {name: self._checked(name, self.read(name)) for name in SPLITS}
+            self._splits = {name: self._checked(name, split) for name, split in self.read().items()}
 
     def split(self, name: str) -> Split:
         """ "train" or "test".

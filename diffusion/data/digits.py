@@ -47,11 +47,13 @@ class Digits(ImageData):
             seed=seed,
         )
 
-    def read(self, name: SplitName) -> Split:
+    def read(self) -> dict[SplitName, Split]:
         images, labels = _load()
         train = _stratified(labels, 900)
-        rows = np.flatnonzero(train if name == "train" else ~train)
-        return Split(torch.from_numpy(images[rows]), torch.from_numpy(labels[rows]))
+        return {
+            "train": Split(torch.from_numpy(images[train]), torch.from_numpy(labels[train])),
+            "test": Split(torch.from_numpy(images[~train]), torch.from_numpy(labels[~train])),
+        }
 
     def preprocessing(self) -> dict[str, str]:
         return {"scale": "round(255 v / 16)"}

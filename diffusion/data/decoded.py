@@ -1,0 +1,100 @@
+"""Many picture files as one uint8 tensor: in memory, or mapped from a file that is made once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+
+from diffusion.data.base import DataError
+from diffusion.data.picture import Decoder
+
+MEMORY = ("auto", "ram", "mmap")
+
+
+def decode_all(
+    files: Sequence[Path], decoder: Decoder, *, memory: str, cache: Path, copies: int = 1
+) -> tuple[Tensor, bool]:
+    """(N, C, H, W) uint8 in the order of ``files``, and whether it is mapped from a file.
+
+    memory: "ram" decodes on each start. "mmap" decodes once, into a file below ``cache`` named by a hash of names,
+        sizes, modification times and settings. "auto" takes the memory where ``copies`` of the array fill no more than
+        a quarter of what is free.
+
+    Raises:
+        DataError: unreadable files, all of them named.
+    """
+    if memory not in MEMORY:
+        raise DataError(f"data.memory is one of {', '.join(MEMORY)}, got {memory!r}")
+    shape = (len(files), decoder.channels, decoder.resolution, decoder.resolution)
+    if memory == "ram" or (memory == "auto" and copies * int(np.prod(shape)) <= psutil.virtual_memory().available // 4):
+        array = np.empty(shape, np.uint8)
+        _fill(array, files, decoder)
+        return torch.from_numpy(array), False
+    path = cache / f"{_key(files, decoder)}.npy"
+    if not path.exists():
+        _write(path, shape, files, decoder)
+    # copy-on-write: torch asks for a writable array, and the file stays as it is
+    return torch.from_numpy(np.load(path, mmap_mode="c")), True
+
+
+def _key(files: Sequence[Path], decoder: Decoder) -> str:
+    stats = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
+    content = json.dumps([stats, asdict(decoder), PIL.__version__])
+    return hashlib.sha256(content.encode()).hexdigest()[:32]
+
+
+def _write(path: Path, shape: tuple[int, ...], files: Sequence[Path], decoder: Decoder) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
+    os.close(handle)
+    try:
+        array = np.lib.format.open_memmap(name, mode="w+", dtype=np.uint8, shape=shape)
+        _fill(array, files, decoder)
+        array.flush()
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> None:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
+        results = pool.map(partial(_decode_into, array, decoder), range(len(files)), files)
+        shown = track(
+            results,
+            f"decoding {len(files)} pictures",
+            total=len(files),
+            transient=True,
+            disable=len(files) < _WORTH_A_BAR or not Console().is_terminal,
+        )
+        faults = [fault for fault in shown if fault is not None]
+    if faults:
+        raise DataError(
+            f"{len(faults)} of {len(files)} pictures cannot be read: {'; '.join(faults)}; mend or remove these files"
+        )
+
+
+def _decode_into(array: np.ndarray, decoder: Decoder, row: int, path: Path) -> str | None:
+    try:
+        array[row] = decoder(path)
+    except Exception as error:  # Pillow raises a dozen kinds for broken files, and every one is to be named
+        return f"{path} ({' '.join(str(error).split()) or type(error).__name__})"
+    return None
+
+
+_WORTH_A_BAR = 500

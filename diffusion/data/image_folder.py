@@ -1,0 +1,105 @@
+"""Any folder of pictures, with captions and labels where it has them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.data.base import SPLITS, DataError, ImageData, SplitName
+from diffusion.data.decoded import decode_all
+from diffusion.data.listing import Listed, check_complete, list_folder, number_labels
+from diffusion.data.picture import Decoder
+from diffusion.data.split import Split
+
+
+class ImageFolder(ImageData):
+    """Pictures below ``root``: RGB, grey or transparent, of any mix of sizes.
+
+    ``root/train`` and ``root/test`` are the splits where both exist; otherwise a picture belongs to the test split
+    where a hash of its name falls below ``test_fraction``, so that adding pictures moves none. A folder may hold
+    ``metadata.jsonl``, one object a line with "file_name" and optionally "text" and "label"; it then lists all
+    samples. Without it, labels are the sorted first-level sub-folders.
+
+    Args:
+        num_classes: 0 leaves labels unread.
+        crop, filter, background: see :class:`diffusion.data.picture.Decoder`.
+        memory: "auto", "ram" or "mmap", see :func:`diffusion.data.decoded.decode_all`.
+        cache: folder of decoded arrays, used with "mmap" only.
+
+    Raises:
+        DataError: in :meth:`setup`: no folder, no pictures, unreadable ones (all named), metadata that do not fit.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        channels: int = 3,
+        resolution: int = 64,
+        num_classes: int = 0,
+        crop: str = "center",
+        filter: str = "lanczos",
+        background: str = "white",
+        test_fraction: float = 0.1,
+        memory: str = "auto",
+        cache: str = "data/cache",
+        batch_size: int = 64,
+        flip: bool = False,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        seed: int = 0,
+    ) -> None:
+        if not 0 < test_fraction < 1:
+            raise DataError(f"data.test_fraction lies between 0 and 1, got {test_fraction}; 0.1 is usual")
+        super().__init__(
+            name=Path(root).resolve().name,
+            channels=channels,
+            resolution=resolution,
+            num_classes=num_classes,
+            batch_size=batch_size,
+            flip=flip,
+            num_workers=num_workers,
+            pin_memory=pin_memory,
+            seed=seed,
+        )
+        self.root, self.memory, self.cache, self.test_fraction = Path(root), memory, Path(cache), test_fraction
+        self.decoder = Decoder(channels, resolution, crop, filter, background)
+
+    def read(self) -> dict[SplitName, Split]:
+        pictures = self._pictures()
+        files = [picture.path for name in SPLITS for picture in pictures[name]]
+        images, self.mapped = decode_all(
+            files, self.decoder, memory=self.memory, cache=self.cache, copies=2 if self.flip else 1
+        )
+        parts = images.split([len(pictures[name]) for name in SPLITS])
+        return {name: self._split(part, pictures[name]) for name, part in zip(SPLITS, parts, strict=True)}
+
+    def preprocessing(self) -> dict[str, Any]:
+        return {name: getattr(self.decoder, name) for name in ("crop", "filter", "background")}
+
+    def _split(self, images: Tensor, pictures: list[Listed]) -> Split:
+        labels = [picture.label if self.num_classes else 0 for picture in pictures]
+        texts = tuple(picture.text for picture in pictures if picture.text is not None)
+        return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None)
+
+    def _pictures(self) -> dict[SplitName, list[Listed]]:
+        apart = all((self.root / name).is_dir() for name in SPLITS)
+        found = [list_folder(self.root / name) for name in SPLITS] if apart else [list_folder(self.root)]
+        everything = [picture for pictures in found for picture in pictures]
+        check_complete(everything, "text")
+        if self.num_classes:
+            if not check_complete(everything, "label"):
+                raise DataError(
+                    f"data.num_classes={self.num_classes}, but the pictures of {self.root.resolve()} have no labels; "
+                    'put them into sub-folders, give a "label" in metadata.jsonl, or set data.num_classes=0'
+                )
+            everything = number_labels(everything)
+        is_test = [
+            i >= len(found[0]) if apart else picture.hash < self.test_fraction for i, picture in enumerate(everything)
+        ]
+        return {
+            name: [picture for picture, test in zip(everything, is_test, strict=True) if test == (name == "test")]
+            for name in SPLITS
+        }
