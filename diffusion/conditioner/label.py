@@ -1,0 +1,62 @@
+"""Class labels as a learned vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.conditioner.base import Conditioner
+from diffusion.types import Cond
+
+
+class Label(Conditioner):
+    """One learned row a class, and one more that stands for "no class" (Ho & Salimans 2022, section 3.2).
+
+    Args:
+        num_classes: of the data, at least 1.
+        dim: width of ``Cond.vector``.
+        drop: probability of training without the label; 0 leaves the null row untrained, and guidance useless.
+    """
+
+    def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(
+                f"conditioner=label needs data with classes, and this has {num_classes}; "
+                "use conditioner=none, or data with labels"
+            )
+        if dim < 1:
+            raise ValueError(f"conditioner.dim is the width of a vector, at least 1, got {dim}")
+        if not 0.0 <= drop <= 1.0:
+            raise ValueError(f"conditioner.drop is a probability, got {drop}")
+        self.num_classes = num_classes
+        self.dim = dim
+        self.drop = drop
+        self.embedding = nn.Embedding(num_classes + 1, dim)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
+        """batch["label"] (B,) int64 in [0, num_classes) -> vector (B, dim), label (B,), and a null of the last row.
+
+        Raises:
+            ValueError: no labels in the batch, or one outside the classes (on a GPU the device reports it).
+        """
+        label = batch.get("label")
+        if label is None:
+            raise ValueError('conditioner=label reads batch["label"], which this batch lacks; give class labels')
+        if label.dtype.is_floating_point or label.ndim != 1:
+            raise ValueError(f"labels are whole numbers of shape (B,), got {label.dtype} {tuple(label.shape)}")
+        self._check(label)
+        null = self.embedding.weight[-1].expand(len(label), -1)
+        return Cond(vector=self.embedding(label), label=label, null=Cond(vector=null))
+
+    def _check(self, label: Tensor) -> None:
+        wrong = (label < 0) | (label >= self.num_classes)
+        if label.is_cuda:  # reading the answer would make the host wait for the device at every step
+            torch._assert_async(~wrong.any(), f"a label lies outside 0..{self.num_classes - 1}")
+        elif wrong.any():
+            raise ValueError(
+                f"labels of {self.num_classes} classes lie in 0..{self.num_classes - 1}, got {label[wrong].tolist()}; "
+                "set conditioner.num_classes to the data's"
+            )

@@ -1,0 +1,139 @@
+"""What the U-Net is made of: residual blocks, attention, resampling. Every layer is called as layer(x, context).
+
+x is (B, C, H, W) in the memory format that the network chose; nothing here changes it. Additions are in place where
+the tensor is a convolution's fresh output, which its backward pass does not need.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Context(NamedTuple):
+    """What all blocks of one pass share.
+
+    emb: (B, E), the noise level and ``Cond.vector``, after SiLU (once, not once a block).
+    tokens, mask: ``Cond.tokens`` (B, L, D) and ``Cond.mask`` (B, L), True where a token counts.
+    """
+
+    emb: Tensor
+    tokens: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def group_norm(channels: int, eps: float) -> nn.GroupNorm:
+    """32 groups (Wu & He 2018; DDPM), fewer where a group would have less than 4 channels or would not divide them."""
+    groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
+    return nn.GroupNorm(groups, channels, eps=eps)
+
+
+class ResBlock(nn.Module):
+    """Norm, SiLU, conv; the embedding; norm, SiLU, dropout, conv; added to the input (Ho et al. 2020, appendix B).
+
+    Args:
+        scale_shift: the embedding scales and shifts the second norm (Dhariwal & Nichol 2021, section 3.1), instead of
+            being added before it.
+        resample: "up" or "down" inside the block, as BigGAN does; ``None`` keeps the size.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        emb_dim: int,
+        dropout: float = 0.0,
+        scale_shift: bool = False,
+        eps: float = 1e-6,
+        resample: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.scale_shift = scale_shift
+        self.resample = resample
+        self.norm1 = group_norm(c_in, eps)
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
+        self.emb = nn.Linear(emb_dim, 2 * c_out if scale_shift else c_out)
+        self.norm2 = group_norm(c_out, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
+        self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        h = F.silu(self.norm1(x))
+        if self.resample is not None:
+            h, x = _resample(h, self.resample), _resample(x, self.resample)
+        h = self.conv1(h)
+        emb = self.emb(context.emb)[:, :, None, None]
+        if self.scale_shift:
+            scale, shift = emb.chunk(2, dim=1)
+            h = torch.addcmul(shift, self.norm2(h), scale + 1)
+        else:
+            h = self.norm2(h.add_(emb))
+        h = self.conv2(self.dropout(F.silu(h)))
+        return h.add_(self.skip(x))
+
+
+class SelfAttention(nn.Module):
+    """Every position attends to every other; norm before, added to the input after (Ho et al. 2020, appendix B)."""
+
+    def __init__(self, channels: int, heads: int = 1, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm = group_norm(channels, eps)
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        q, k, v = self.qkv(_to_tokens(self.norm(x))).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        return x + _to_picture(self.out(attended), x)
+
+
+class Downsample(nn.Module):
+    """Half the size by a 3x3 convolution of stride 2.
+
+    centred: one row of zeros on each side (ADM's code) instead of one after the last (DDPM's, TensorFlow's "SAME").
+    """
+
+    def __init__(self, channels: int, centred: bool = False) -> None:
+        super().__init__()
+        self.centred = centred
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if centred else 0)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.conv(x if self.centred else F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the size by repetition, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        return self.conv(_resample(x, "up"))
+
+
+class Stage(nn.ModuleList):
+    """Layers one after another, all told the same context."""
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        for layer in self:
+            x = layer(x, context)
+        return x
+
+
+def _resample(x: Tensor, how: str) -> Tensor:
+    return F.interpolate(x, scale_factor=2.0, mode="nearest") if how == "up" else F.avg_pool2d(x, 2)
+
+
+def _to_tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def _to_picture(tokens: Tensor, like: Tensor) -> Tensor:
+    return tokens.transpose(1, 2).unflatten(2, like.shape[2:])

@@ -1,0 +1,218 @@
+"""The U-Net of DDPM (Ho et al. 2020, appendix B) and of ADM (Dhariwal & Nichol 2021, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from diffusion.network.base import Network
+from diffusion.network.blocks import Context, Downsample, ResBlock, SelfAttention, Stage, Upsample, group_norm
+from diffusion.network.embedding import TimeEmbedding
+from diffusion.types import Cond
+
+CHANNELS_LAST_FROM = 64
+"""Width from which memory_format=auto stores channels last: narrower nets are slower that way on a CPU."""
+
+
+class UNet(Network):
+    """Residual blocks down to the smallest level and up again, every block's output joined to its mirror image.
+
+    Args:
+        in_channels: of the data (or of the latents).
+        out_channels: ``in_channels`` where ``None``; doubled by ``learned_variance``.
+        resolution: height and width of the data, halved once between levels.
+        channels: base width; the embedding is 4 times as wide.
+        channel_mult: width of each level as a multiple of ``channels``; its length is the number of levels.
+        num_res_blocks: residual blocks a level on the way down; one more on the way up.
+        attention: the resolutions at which blocks are followed by self-attention (the middle always has it).
+        heads: of attention, where ``head_channels`` does not say how wide one is.
+        scale_shift_norm: the embedding scales and shifts a norm instead of being added.
+        resblock_updown: resampling inside residual blocks (BigGAN) instead of by a convolution of its own.
+        cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the embedding's width.
+        image_channels: of ``Cond.image``, joined to the input; 0 for none.
+        learned_variance: twice the channels come out (Nichol & Dhariwal 2021).
+        checkpointing: recompute each block in the backward pass: less memory, about a third more time.
+        memory_format: contiguous, channels_last, or auto (by width).
+        variant: ddpm or adm, where the papers' codes differ and their weights depend on it: the order and frequencies
+            of the sinusoids, the padding of the strided convolution, epsilon of the norms, initial weights.
+
+    Raises:
+        ValueError: a size that the data, the levels or the heads cannot have.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        resolution: int,
+        out_channels: int | None = None,
+        channels: int = 128,
+        channel_mult: Sequence[float] = (1, 2, 2, 2),
+        num_res_blocks: int = 2,
+        attention: Sequence[int] = (16,),
+        heads: int = 1,
+        head_channels: int | None = None,
+        dropout: float = 0.0,
+        scale_shift_norm: bool = False,
+        resblock_updown: bool = False,
+        cond_dim: int = 0,
+        image_channels: int = 0,
+        learned_variance: bool = False,
+        checkpointing: bool = False,
+        memory_format: str = "auto",
+        variant: str = "ddpm",
+    ) -> None:
+        super().__init__()
+        sizes = _levels(resolution, len(channel_mult))
+        _check_attention(attention, sizes)
+        _check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))
+        _check_choice("variant", variant, ("ddpm", "adm"))
+        self.in_channels = in_channels
+        self.image_channels = image_channels
+        self.cond_dim = cond_dim
+        self.factor = resolution // sizes[-1]
+        self.checkpointing = checkpointing
+        ddpm, emb_dim, eps = variant == "ddpm", 4 * channels, 1e-6 if variant == "ddpm" else 1e-5
+        widths = [_width(channels, multiple) for multiple in channel_mult]
+
+        def res(c_in: int, c_out: int, resample: str | None = None) -> ResBlock:
+            return ResBlock(c_in, c_out, emb_dim, dropout, scale_shift_norm, eps, resample)
+
+        def attend(width: int) -> SelfAttention:
+            return SelfAttention(width, _heads(width, heads, head_channels), eps)
+
+        self.embedding = TimeEmbedding(channels, emb_dim, shift=int(ddpm), sine_first=ddpm)
+        self.condition = nn.Linear(cond_dim, emb_dim) if cond_dim not in (0, emb_dim) else None
+        self.stem = nn.Conv2d(in_channels + image_channels, widths[0], 3, padding=1)
+
+        self.down = nn.ModuleList()
+        width, skips = widths[0], [widths[0]]
+        for level, (size, target) in enumerate(zip(sizes, widths, strict=True)):
+            for _ in range(num_res_blocks):
+                self.down.append(Stage([res(width, target), *([attend(target)] if size in attention else [])]))
+                width = target
+                skips.append(width)
+            if level < len(sizes) - 1:
+                self.down.append(Stage([res(width, width, "down") if resblock_updown else Downsample(width, not ddpm)]))
+                skips.append(width)
+
+        self.middle = Stage([res(width, width), attend(width), res(width, width)])
+
+        self.up = nn.ModuleList()
+        for level, (size, target) in reversed(list(enumerate(zip(sizes, widths, strict=True)))):
+            for i in range(num_res_blocks + 1):
+                layers = [res(width + skips.pop(), target), *([attend(target)] if size in attention else [])]
+                width = target
+                if i == num_res_blocks and level > 0:
+                    layers.append(res(width, width, "up") if resblock_updown else Upsample(width))
+                self.up.append(Stage(layers))
+
+        self.norm = group_norm(width, eps)
+        self.head = nn.Conv2d(width, (out_channels or in_channels) * (2 if learned_variance else 1), 3, padding=1)
+        self._initialise(xavier=ddpm)
+        last = memory_format == "channels_last" or (memory_format == "auto" and channels >= CHANNELS_LAST_FROM)
+        self.memory_format = torch.channels_last if last else torch.contiguous_format
+        self.to(memory_format=self.memory_format)
+
+    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        context = Context(self._embed(label, cond))
+        h = self.stem(self._input(x, cond).contiguous(memory_format=self.memory_format))
+        skips = [h]
+        for stage in self.down:
+            h = self._run(stage, h, context)
+            skips.append(h)
+        h = self._run(self.middle, h, context)
+        for stage in self.up:
+            h = self._run(stage, torch.cat((h, skips.pop()), dim=1), context)
+        return self.head(F.silu(self.norm(h)))
+
+    def _run(self, stage: nn.Module, x: Tensor, context: Context) -> Tensor:
+        if self.checkpointing and self.training and torch.is_grad_enabled():
+            return checkpoint(stage, x, context, use_reentrant=False)
+        return stage(x, context)
+
+    def _embed(self, label: Tensor, cond: Cond) -> Tensor:
+        emb = self.embedding(label)
+        given = 0 if cond.vector is None else cond.vector.shape[-1]
+        if given != self.cond_dim:
+            raise ValueError(
+                f"this network was built for a condition vector of width {self.cond_dim} (0 = none) and was given one "
+                f"of width {given}; network.cond_dim must equal conditioner.dim"
+            )
+        if cond.vector is not None:
+            emb = emb + (cond.vector if self.condition is None else self.condition(cond.vector))
+        return F.silu(emb)
+
+    def _input(self, x: Tensor, cond: Cond) -> Tensor:
+        image = 0 if cond.image is None else cond.image.shape[1]
+        if x.shape[1] != self.in_channels or image != self.image_channels:
+            raise ValueError(
+                f"this network takes {self.in_channels} channels and {self.image_channels} of a condition picture, "
+                f"got {x.shape[1]} and {image}; set network.in_channels and network.image_channels"
+            )
+        if x.shape[2] % self.factor or x.shape[3] % self.factor:
+            raise ValueError(f"this network halves pictures {self.factor}-fold; {tuple(x.shape[2:])} is no multiple")
+        return x if cond.image is None else torch.cat((x, cond.image.to(x)), dim=1)
+
+    def _initialise(self, xavier: bool) -> None:
+        """DDPM's uniform fan-average weights and zero biases, or torch's own; zeros at the end of every branch."""
+        for module in self.modules():
+            if xavier and isinstance(module, (nn.Linear, nn.Conv2d)):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        for module in self.modules():
+            if xavier and isinstance(module, SelfAttention):
+                for weight in module.qkv.weight.chunk(3):  # three maps, not one
+                    nn.init.xavier_uniform_(weight)
+            last = {ResBlock: "conv2", SelfAttention: "out", UNet: "head"}.get(type(module))
+            if last is not None:
+                nn.init.zeros_(getattr(module, last).weight)
+                nn.init.zeros_(getattr(module, last).bias)
+
+
+def _levels(resolution: int, levels: int) -> list[int]:
+    """The size of each level, largest first."""
+    factor = 2 ** (levels - 1)
+    if levels < 1 or resolution < factor or resolution % factor:
+        at_most = 1 + (resolution & -resolution).bit_length() - 1
+        raise ValueError(
+            f"a U-Net of {levels} levels (network.channel_mult) halves the resolution {levels - 1} times, and "
+            f"{resolution} cannot be; give channel_mult 1 to {at_most} entries, or make data.resolution a multiple of "
+            f"{max(factor, 1)}"
+        )
+    return [resolution // 2**level for level in range(levels)]
+
+
+def _width(channels: int, multiple: float) -> int:
+    width = int(channels * multiple)
+    if width < 1:
+        raise ValueError(f"a level of {multiple} times {channels} channels has none; raise network.channel_mult")
+    return width
+
+
+def _heads(width: int, heads: int, head_channels: int | None) -> int:
+    count = heads if head_channels is None else width // head_channels
+    if count < 1 or width % count or (head_channels is not None and width % head_channels):
+        raise ValueError(
+            f"attention over {width} channels cannot be split into "
+            + (f"{heads} heads" if head_channels is None else f"heads of {head_channels} channels")
+            + "; choose a divisor for network.heads or network.head_channels"
+        )
+    return count
+
+
+def _check_attention(attention: Sequence[int], sizes: list[int]) -> None:
+    missing = [size for size in attention if size not in sizes]
+    if missing:
+        raise ValueError(
+            f"network.attention asks for resolutions {missing}, and the levels of this U-Net are {sizes}; "
+            "list resolutions among them"
+        )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")
