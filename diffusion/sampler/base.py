@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,8 +20,21 @@ from torch import Tensor
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing
 
-Denoise = Callable[[Tensor, float], Prediction]
-"""The denoiser with its condition bound: denoise(x, t)."""
+
+@dataclass(frozen=True, slots=True)
+class Denoise:
+    """The denoiser with its condition bound: denoise(x, t), and the schedule for levels between those of a step."""
+
+    denoiser: Denoiser
+    cond: Cond
+    schedule: Schedule
+
+    def __call__(self, x: Tensor, t: float) -> Prediction:
+        return self.denoiser(x, t, self.cond)
+
+    def at(self, noise: float) -> Level:
+        """The level at which sigma / alpha is ``noise``."""
+        return self.schedule.level(self.schedule.time(noise))
 
 
 class Sampler(ABC):
@@ -30,10 +44,13 @@ class Sampler(ABC):
 
     Args:
         steps: number of steps, at least 1.
-        spacing: which times are visited; evenly spaced ones ending at 0 where ``None``.
+        spacing: which times are visited; evenly spaced ones from 1 to 0 where ``None``.
+
+    Raises:
+        ValueError: ``steps`` is not a whole number of at least 1.
     """
 
-    order: ClassVar[int]
+    order: int
 
     def __init__(self, steps: int = 50, spacing: Spacing | None = None) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -75,9 +92,10 @@ class Sampler(ABC):
         levels = self.levels(denoiser.schedule)
         start = denoiser.schedule.prior_std(levels[0])
         x = noise if start == 1.0 else noise * start
+        denoise = Denoise(denoiser, cond, denoiser.schedule)
         state: Any = None
         for i, (cur, nxt) in enumerate(pairwise(levels)):
-            x, state = self.step(lambda x, t: denoiser(x, t, cond), x, cur, nxt, state, randn_like)
+            x, state = self.step(denoise, x, cur, nxt, state, randn_like)
             if on_step is not None:
                 on_step(i, nxt, x)
         return x

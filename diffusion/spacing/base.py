@@ -29,3 +29,30 @@ def from_indices(schedule: Schedule, indices: Iterable[int]) -> list[float]:
     if not distinct or distinct[0] >= T or distinct[-1] < 0:
         raise ValueError(f"indices of a table of {T} lie in 0..{T - 1}, got {distinct}")
     return [(i + 1) / T for i in distinct] + [0.0]
+
+
+def from_noises(schedule: Schedule, noises: Iterable[float]) -> list[float]:
+    """Decreasing values of sigma / alpha -> the times at which the schedule has them, then 0."""
+    times = [schedule.time(noise) for noise in noises]
+    return [t for t in times if t > 0] + [0.0]
+
+
+def noise_range(schedule: Schedule, low: float, high: float) -> tuple[float, float]:
+    """The part of [low, high] in sigma / alpha that the schedule reaches; a table's first index bounds it below.
+
+    Raises:
+        ValueError: the two ends are not 0 < low < high, or the schedule reaches no noise between them.
+    """
+    if not 0 < low < high:
+        raise ValueError(
+            f"a spacing's ends are 0 < noise_min < noise_max in sigma/alpha, got {low} and {high}; "
+            "set spacing.noise_min and spacing.noise_max"
+        )
+    cleanest = schedule.level(1 / schedule.steps if schedule.steps else 0.0).noise
+    first, last = min(high, schedule.level(1.0).noise), max(low, cleanest)
+    if not last < first:
+        raise ValueError(
+            f"this schedule has sigma/alpha from {cleanest:.3g} to {schedule.level(1.0).noise:.3g}, nothing of it in "
+            f"[{low}, {high}]; set spacing.noise_min and spacing.noise_max inside its range"
+        )
+    return last, first

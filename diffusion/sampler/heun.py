@@ -1,0 +1,34 @@
+"""Heun's method, EDM's sampler."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from diffusion.sampler.base import Denoise
+from diffusion.sampler.churn import ChurnedSampler
+from diffusion.schedule.base import Level
+from diffusion.types import RandnLike, combine
+
+
+class Heun(ChurnedSampler):
+    """The trapezoidal rule on dy/dn = E[eps | x], y = x / alpha, n = sigma / alpha (Karras et al. 2022, Algorithm 2).
+
+    Two calls a step. A step from alpha = 0 or to sigma = 0, where n or E[eps | x] has no value, is an Euler step; one
+    such step at each end leaves the order as it is.
+    """
+
+    order = 2
+
+    def step(
+        self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
+    ) -> tuple[Tensor, None]:
+        x, cur = self.stir(denoise, x, cur, randn_like)
+        first = denoise(x, cur.t)
+        euler = combine(nxt.alpha, first.x0, nxt.sigma, first.eps)
+        if cur.alpha == 0 or nxt.sigma == 0:
+            return euler, None
+        second = denoise(euler, nxt.t)
+        half = 0.5 * nxt.alpha * (nxt.noise - cur.noise)
+        return euler.add(second.eps, alpha=half).sub_(first.eps, alpha=half), None
