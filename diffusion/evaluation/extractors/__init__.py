@@ -1,0 +1,1 @@
+"""Feature extractors, all of them torch-fidelity's or registered with it; each has a name that its metrics carry."""

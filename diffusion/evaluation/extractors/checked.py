@@ -1,0 +1,28 @@
+"""Weights files, read only when their sha256 is the expected one."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def sha256_of(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verified(path: Path | str, sha256: str | None) -> Path:
+    """``path``, if it is a file with this hash (any hash where ``None``).
+
+    Raises:
+        ValueError: no such file, or another hash.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"no weights file at {path}; set evaluation.weights to the file's path")
+    if sha256 is not None and (got := sha256_of(path)) != sha256:
+        raise ValueError(
+            f"{path} is not the file that was asked for: sha256 {got}, expected {sha256}; "
+            "fetch it again, or set evaluation.weights_sha256 if another version is meant"
+        )
+    return path

@@ -1,0 +1,136 @@
+"""Distributed feature extraction: fixed global batches, one row a picture, in index order on rank 0.
+
+0 .. N-1 is cut into batches of B; the cut depends on N and B only. Ranks share out the batches that nobody has yet,
+unequal or zero numbers of them, without padding or duplicates, and rank 0 receives real rows into their places. Each
+batch is a file on disk as soon as it is extracted, so a run that was killed goes on with any number of ranks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from diffusion.evaluation.ranks import Ranks
+
+Rows = dict[str, Tensor]
+"""Layer name -> (N, ...) rows on the CPU, row i belonging to picture i."""
+
+Batch = Callable[[Tensor], tuple[Rows, Mapping[str, float]]]
+"""index (B,) int64 -> the rows of these pictures, and numbers to add up over batches (seconds, network calls)."""
+
+
+@dataclass
+class Gathered:
+    """rows: all N on rank 0, empty elsewhere. totals: the batches' numbers added up. drawn: batches computed now."""
+
+    rows: Rows = field(default_factory=dict)
+    totals: dict[str, float] = field(default_factory=dict)
+    drawn: int = 0
+
+
+class FeatureGatherer:
+    """Rows of N pictures, extracted by all ranks and gathered in index order on rank 0.
+
+    folder: where finished batches are kept (shared between nodes or not); ``None`` keeps nothing.
+    """
+
+    def __init__(self, ranks: Ranks, folder: Path | None = None) -> None:
+        self.ranks = ranks
+        self.folder = folder
+
+    def gather(
+        self,
+        total: int,
+        batch_size: int,
+        extract: Batch,
+        *,
+        start: int = 0,
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> Gathered:
+        """Rows of pictures ``start`` .. ``start + total - 1``.
+
+        on_batch: called after each batch of this rank with how many of its own are done, and how many it has.
+
+        Raises:
+            EvaluationError: on every rank, where one of several failed.
+        """
+        batches = [range(at, min(at + batch_size, total)) for at in range(0, total, batch_size)]
+        found: dict[int, tuple[Rows, dict[str, float]]] = {}
+        with self.ranks.together():
+            if self.folder is not None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                found = {b: shard for b, rows in enumerate(batches) if (shard := self._load(b, len(rows)))}
+        seen = self.ranks.all_gather(sorted(found))
+        owner = {b: rank for rank in reversed(range(self.ranks.size)) for b in seen[rank]}
+        missing = [b for b in range(len(batches)) if b not in owner]
+        mine = missing[self.ranks.rank :: self.ranks.size]
+        owner |= {b: i % self.ranks.size for i, b in enumerate(missing)}
+        with self.ranks.together():
+            for done, b in enumerate(mine, start=1):
+                self.ranks.check()
+                rows, numbers = extract(torch.arange(start + batches[b].start, start + batches[b].stop))
+                found[b] = ({name: value.detach().cpu().contiguous() for name, value in rows.items()}, dict(numbers))
+                self._save(b, *found[b])
+                if on_batch is not None:
+                    on_batch(done, len(mine))
+        rows, totals = self._collect(batches, owner, found)
+        return Gathered(rows, totals, len(missing))
+
+    def _collect(
+        self, batches: list[range], owner: Mapping[int, int], found: Mapping[int, tuple[Rows, dict[str, float]]]
+    ) -> tuple[Rows, dict[str, float]]:
+        ranks, out = self.ranks, Rows()
+        owned = [b for b in range(len(batches)) if owner[b] == ranks.rank]
+        template = next(({k: (v.shape[1:], v.dtype) for k, v in found[b][0].items()} for b in owned), None)
+        summary = ranks.all_gather((template, {b: found[b][1] for b in owned}))
+        layout = next(t for t, _ in summary if t is not None)
+        if ranks.is_root:
+            out = {k: torch.empty((batches[-1].stop, *shape), dtype=dtype) for k, (shape, dtype) in layout.items()}
+        with ranks.together():
+            for b, rows in enumerate(batches):
+                if owner[b] == ranks.rank and ranks.is_root:
+                    for name in layout:
+                        out[name][rows.start : rows.stop] = found[b][0][name]
+                elif ranks.is_root:
+                    for name in layout:
+                        ranks.receive(out[name][rows.start : rows.stop], owner[b])
+                elif owner[b] == ranks.rank:
+                    for name in layout:
+                        ranks.send_to_root(found[b][0][name])
+        numbers = {b: n for _, part in summary for b, n in part.items()}
+        totals: dict[str, float] = {}
+        for b in sorted(numbers):
+            for name, value in numbers[b].items():
+                totals[name] = totals.get(name, 0.0) + value
+        return out, totals
+
+    def _path(self, b: int) -> Path:
+        assert self.folder is not None
+        return self.folder / f"{b:06d}.safetensors"
+
+    def _save(self, b: int, rows: Rows, numbers: dict[str, float]) -> None:
+        if self.folder is None:
+            return
+        data = save(rows, metadata={name: repr(float(value)) for name, value in numbers.items()})
+        whole = self._path(b)
+        part = whole.with_suffix(f".{self.ranks.rank}.{os.getpid()}.part")
+        part.write_bytes(data)
+        os.replace(part, whole)
+
+    def _load(self, b: int, size: int) -> tuple[Rows, dict[str, float]] | None:
+        if not self._path(b).exists():
+            return None
+        try:
+            with safe_open(self._path(b), framework="pt") as shard:
+                rows = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 - not a mapping
+                numbers = {name: float(value) for name, value in (shard.metadata() or {}).items()}
+        except SafetensorError:  # cut short by a full disk or a crash of the machine: drawn again
+            return None
+        return (rows, numbers) if all(len(value) == size for value in rows.values()) else None

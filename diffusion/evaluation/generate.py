@@ -1,0 +1,167 @@
+"""Samples keyed by their index: sample i is the same for any number of ranks and any order of work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from diffusion.autoencoder.base import Autoencoder
+from diffusion.conditioner.base import Conditioner
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.evaluation.describe import describe
+from diffusion.guidance.base import Guidance
+from diffusion.sampler.base import Sampler
+from diffusion.seeds import LABELS, SAMPLING, KeyedRandomness
+from diffusion.types import Cond, Denoiser
+
+
+def quantise(x: Tensor) -> Tensor:
+    """Pictures in [-1, 1] -> uint8, nearest grey level, halves up: floor(127.5 x + 128). Data survive a round trip.
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not torch.isfinite(x).all():
+        bad = (~torch.isfinite(x)).flatten(1).any(dim=1).sum().item()
+        raise ValueError(
+            f"{bad} of {len(x)} pictures of a batch hold NaN or infinity; the model has diverged, or the sampler asks "
+            "for a level at which its target is undefined: look at a grid from scripts/sample.py with more steps"
+        )
+    return (x.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)
+
+
+class Generator:
+    """What draws the samples of one model: built objects in, uint8 pictures out.
+
+    denoiser: guided or not; its networks should be in eval mode.
+    shape: of one sample in the space where diffusion runs, (C, H, W).
+    num_classes: 0 for an unlabelled model.
+    labels: ``balanced`` gives sample i the class i mod C, ``drawn`` draws it uniformly, a number gives all that class.
+    captions: sample i is drawn for caption i mod n.
+    device: where the model is.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        sampler: Sampler,
+        shape: Sequence[int],
+        *,
+        conditioner: Conditioner | None = None,
+        autoencoder: Autoencoder | None = None,
+        num_classes: int = 0,
+        labels: Literal["balanced", "drawn"] | int = "balanced",
+        captions: Sequence[str] | None = None,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if labels not in ("balanced", "drawn") and not (isinstance(labels, int) and 0 <= labels < num_classes):
+            raise ValueError(
+                f"labels must be 'balanced', 'drawn' or a class below {num_classes}, got {labels!r}; "
+                "set evaluation.labels"
+            )
+        self.denoiser = denoiser
+        self.sampler = sampler
+        self.shape = tuple(shape)
+        self.conditioner = conditioner
+        self.autoencoder = autoencoder
+        self.num_classes = num_classes
+        self.label_policy = labels
+        self.captions = captions
+        self.device = torch.device(device)
+        self.heartbeat: Callable[[], None] = lambda: None
+        """Called after every sampling step: how an evaluation notices that another rank has failed."""
+        self.calls = 0
+        """Network evaluations so far, counted in samples: a batch of B passed once adds B."""
+
+    def labels(self, index: Tensor, seed: int) -> Tensor | None:
+        """(B,) int64 classes of these samples, ``None`` for an unlabelled model."""
+        if not self.num_classes:
+            return None
+        if self.label_policy == "balanced":
+            return index % self.num_classes
+        if self.label_policy == "drawn":
+            return KeyedRandomness(index, seed=seed, stream=LABELS).randint(self.num_classes)
+        return torch.full_like(index, int(self.label_policy))
+
+    @torch.no_grad()
+    def __call__(self, index: Tensor, seed: int) -> Tensor:
+        """index (B,) int64 -> uint8 (B, C, H, W) on the generator's device."""
+        random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
+        noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device))
+        with self._counted(self.denoiser) as denoiser:
+            x = self.sampler(
+                denoiser,
+                noise,
+                self._cond(index, seed),
+                randn_like=random.randn_like,
+                on_step=lambda step, level, x: self.heartbeat(),
+            )
+        return quantise(x if self.autoencoder is None else self.autoencoder.decode(x))
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the samples beside the weights, in plain values."""
+        return {
+            "sampler": describe(self.sampler),
+            "guidance": _guidance(self.denoiser),
+            "schedule": describe(self.denoiser.schedule),
+            "conditioner": describe(self.conditioner),
+            "autoencoder": describe(self.autoencoder),
+            "shape": list(self.shape),
+            "labels": self.label_policy if self.num_classes else None,
+            "num_classes": self.num_classes,
+            "captions": None if self.captions is None else len(self.captions),
+            "weights_sha256": self._weights(),
+        }
+
+    def _weights(self) -> str:
+        """Of everything with weights that takes part, buffers included: names, dtypes, shapes and values."""
+        digest = hashlib.sha256()
+        for part in (*_networks(self.denoiser), self.conditioner, self.autoencoder):
+            for name, value in ({} if part is None else part.state_dict()).items():
+                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+        return digest.hexdigest()
+
+    def _cond(self, index: Tensor, seed: int) -> Cond:
+        if self.conditioner is None:
+            return Cond()
+        batch: dict[str, Any] = {"index": index}
+        if (labels := self.labels(index, seed)) is not None:
+            batch["label"] = labels.to(self.device)
+        if self.captions is not None:
+            batch["text"] = [self.captions[i % len(self.captions)] for i in index.tolist()]
+        return self.conditioner(batch)
+
+    @contextmanager
+    def _counted(self, denoiser: Denoiser) -> Iterator[Denoiser]:
+        def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            self.calls += len(args[0])
+
+        hooks = [network.register_forward_pre_hook(count) for network in _networks(denoiser)]
+        try:
+            yield denoiser
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def _networks(denoiser: Any) -> list[NetworkDenoiser]:
+    """The denoisers with weights inside any nest of guidance."""
+    if isinstance(denoiser, NetworkDenoiser):
+        return [denoiser]
+    if isinstance(denoiser, Guidance):
+        found = [network for part in vars(denoiser).values() for network in _networks(part)]
+        return list({id(network): network for network in found}.values())
+    return []
+
+
+def _guidance(denoiser: Any) -> list[Any]:
+    """The wrappers, innermost first."""
+    if not isinstance(denoiser, Guidance):
+        return []
+    return [*_guidance(denoiser.denoiser), describe(denoiser, skip=("denoiser",))]
