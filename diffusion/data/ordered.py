@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -13,25 +14,24 @@ from diffusion.data.split import Split, pinned, share
 class OrderedLoader:
     """A split from its first sample to its last, each global batch shared by position.
 
-    A last batch too small to give each rank a sample is joined to the one before, so that all ranks are given the same
-    number of batches wherever the split has a sample for each.
+    No batch is too small to give each rank a sample (a last one that is gets joined to the one before), so that all ranks
+    are given the same number of batches; only a split smaller than the number of ranks leaves some with none.
     """
 
     def __init__(
         self, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
     ) -> None:
-        self.split, self.rank, self.world_size, self.pin_memory = split, rank, world_size, pin_memory
-        edges = list(range(0, len(split), batch_size))
+        self.split, self.pin_memory = split, pin_memory
+        edges = list(range(0, len(split), max(batch_size, world_size)))
         if len(edges) > 1 and len(split) - edges[-1] < world_size:
             edges.pop()
-        self._edges = [*edges, len(split)]
+        batches = (torch.arange(start, end) for start, end in pairwise([*edges, len(split)]))
+        self._rows = [mine for rows in batches if len(mine := share(rows, rank, world_size))]
 
     def __len__(self) -> int:
-        return len(self._edges) - 1 if len(self.split) * (self.rank + 1) // self.world_size else 0
+        return len(self._rows)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start, end in zip(self._edges, self._edges[1:], strict=False):
-            rows = share(torch.arange(start, end), self.rank, self.world_size)
-            if len(rows):
-                batch = self.split.batch(rows.clone())
-                yield pinned(batch) if self.pin_memory else batch
+        for rows in self._rows:
+            batch = self.split.batch(rows.clone())
+            yield pinned(batch) if self.pin_memory else batch
