@@ -84,9 +84,15 @@ class ImageFolder(ImageData):
         texts = tuple(picture.text for picture in pictures if picture.text is not None)
         return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None)
 
+    def _folders(self, apart: bool) -> list[Path]:
+        if apart:
+            return [self.root / name for name in SPLITS]
+        inside = [path.name for path in self.root.glob("*") if path.is_dir()]
+        return [self.root / "train"] if inside == ["train"] else [self.root]  # a lone "train" is no class
+
     def _pictures(self) -> dict[SplitName, list[Listed]]:
         apart = all((self.root / name).is_dir() for name in SPLITS)
-        found = [list_folder(self.root / name) for name in SPLITS] if apart else [list_folder(self.root)]
+        found = [list_folder(folder) for folder in self._folders(apart)]
         everything = [picture for pictures in found for picture in pictures]
         check_complete(everything, "text")
         if self.num_classes:
@@ -99,6 +105,11 @@ class ImageFolder(ImageData):
         is_test = [
             i >= len(found[0]) if apart else picture.hash < self.test_fraction for i, picture in enumerate(everything)
         ]
+        if sum(is_test) in (0, len(is_test)):
+            raise DataError(
+                f"data.test_fraction={self.test_fraction} puts {sum(is_test)} of the {len(is_test)} pictures of "
+                f"{self.root.resolve()} into the test split; choose another fraction, or make folders train and test"
+            )
         return {
             name: [picture for picture, test in zip(everything, is_test, strict=True) if test == (name == "test")]
             for name in SPLITS

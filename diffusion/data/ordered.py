@@ -14,8 +14,8 @@ from diffusion.data.split import Split, pinned, share
 class OrderedLoader:
     """A split from its first sample to its last, each global batch shared by position.
 
-    No batch is too small to give each rank a sample (a last one that is gets joined to the one before), so that all ranks
-    are given the same number of batches; only a split smaller than the number of ranks leaves some with none.
+    No batch is too small to give each rank a sample (a last one that is gets joined to the one before), so that all
+    ranks are given the same number of batches; only a split smaller than the number of ranks leaves some with none.
     """
 
     def __init__(
