@@ -75,6 +75,8 @@ class Generator:
         self.device = torch.device(device)
         self.heartbeat: Callable[[], None] = lambda: None
         """Called after every sampling step: how an evaluation notices that another rank has failed."""
+        self.drawn = 0
+        """Samples so far."""
         self.calls = 0
         """Network evaluations so far, counted in samples: a batch of B passed once adds B."""
 
@@ -91,6 +93,7 @@ class Generator:
     @torch.no_grad()
     def __call__(self, index: Tensor, seed: int) -> Tensor:
         """index (B,) int64 -> uint8 (B, C, H, W) on the generator's device."""
+        self.drawn += len(index)
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
         noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device))
         with self._counted(self.denoiser) as denoiser:

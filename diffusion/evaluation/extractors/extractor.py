@@ -81,6 +81,8 @@ class Extractor:
 def extract(extractor: FeatureExtractorBase, images: Tensor) -> dict[str, Tensor]:
     """uint8 (B, C, H, W) -> {layer: (B, D) float32 on the CPU}, outside autocast."""
     device = next(extractor.parameters()).device
+    # Strides choose the convolution's kernel, and with it the last bits: pictures from anywhere get the same ones.
+    images = images.to(device).clone(memory_format=torch.contiguous_format)
     with torch.autocast(device.type, enabled=False):
-        features = extractor(images.to(device))
+        features = extractor(images)
     return {name: rows.float().cpu() for name, rows in extractor.convert_features_tuple_to_dict(features).items()}
