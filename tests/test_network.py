@@ -110,9 +110,9 @@ def copied(ours: UNet, theirs: nn.Module, levels: int) -> None:
 
     def attention(mine: str, other: str) -> None:
         take(f"{mine}.norm", f"{other}.group_norm")
-        take(f"{mine}.out", f"{other}.to_out.0")
+        take(f"{mine}.attention.out", f"{other}.to_out.0")
         for kind in ("weight", "bias"):
-            target[f"{mine}.qkv.{kind}"] = torch.cat([source.pop(f"{other}.to_{x}.{kind}") for x in "qkv"])
+            target[f"{mine}.attention.qkv.{kind}"] = torch.cat([source.pop(f"{other}.to_{x}.{kind}") for x in "qkv"])
 
     take("embedding.linear1", "time_embedding.linear_1")
     take("embedding.linear2", "time_embedding.linear_2")

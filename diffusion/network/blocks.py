@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.network.attention import CrossAttention, SelfAttention
+
 
 class Context(NamedTuple):
     """What all blocks of one pass share.
@@ -76,20 +78,29 @@ class ResBlock(nn.Module):
         return h.add_(self.skip(x))
 
 
-class SelfAttention(nn.Module):
-    """Every position attends to every other; norm before, added to the input after (Ho et al. 2020, appendix B)."""
+class AttentionBlock(nn.Module):
+    """Norm, self-attention over all positions, added to the input (Ho et al. 2020, appendix B)."""
 
     def __init__(self, channels: int, heads: int = 1, eps: float = 1e-6) -> None:
         super().__init__()
-        self.heads = heads
         self.norm = group_norm(channels, eps)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = nn.Linear(channels, channels)
+        self.attention = SelfAttention(channels, heads)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        q, k, v = self.qkv(_to_tokens(self.norm(x))).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        return x + _to_picture(self.out(attended), x)
+        return x + _to_picture(self.attention(_to_tokens(self.norm(x))), x)
+
+
+class CrossAttentionBlock(nn.Module):
+    """Norm, attention to the condition's tokens, added to the input (Rombach et al. 2022, section 3.3)."""
+
+    def __init__(self, channels: int, token_dim: int, heads: int = 1, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, eps)
+        self.attention = CrossAttention(channels, token_dim, heads)
+
+    def forward(self, x: Tensor, context: Context) -> Tensor:
+        assert context.tokens is not None  # the network checked
+        return x + _to_picture(self.attention(_to_tokens(self.norm(x)), context.tokens, context.mask), x)
 
 
 class Downsample(nn.Module):

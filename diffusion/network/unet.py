@@ -9,9 +9,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diffusion.network.base import Network
-from diffusion.network.blocks import Context, Downsample, ResBlock, SelfAttention, Stage, Upsample, group_norm
-from diffusion.network.embedding import TimeEmbedding
+from diffusion.network.attention import CrossAttention, SelfAttention, check_tokens, heads_of
+from diffusion.network.base import Network, zero_
+from diffusion.network.blocks import (
+    AttentionBlock,
+    Context,
+    CrossAttentionBlock,
+    Downsample,
+    ResBlock,
+    Stage,
+    Upsample,
+    group_norm,
+)
+from diffusion.network.embedding import Embedding
 from diffusion.types import Cond
 
 CHANNELS_LAST_FROM = 64
@@ -33,6 +43,7 @@ class UNet(Network):
         scale_shift_norm: the embedding scales and shifts a norm instead of being added.
         resblock_updown: resampling inside residual blocks (BigGAN) instead of by a convolution of its own.
         cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the embedding's width.
+        token_dim: width of ``Cond.tokens``, read by cross-attention after every self-attention; 0 for none.
         image_channels: of ``Cond.image``, joined to the input; 0 for none.
         learned_variance: twice the channels come out (Nichol & Dhariwal 2021).
         checkpointing: recompute each block in the backward pass: less memory, about a third more time.
@@ -43,6 +54,8 @@ class UNet(Network):
     Raises:
         ValueError: a size that the data, the levels or the heads cannot have.
     """
+
+    blocks = (ResBlock, AttentionBlock, CrossAttentionBlock)
 
     def __init__(
         self,
@@ -59,6 +72,7 @@ class UNet(Network):
         scale_shift_norm: bool = False,
         resblock_updown: bool = False,
         cond_dim: int = 0,
+        token_dim: int = 0,
         image_channels: int = 0,
         learned_variance: bool = False,
         checkpointing: bool = False,
@@ -72,7 +86,7 @@ class UNet(Network):
         _check_choice("variant", variant, ("ddpm", "adm"))
         self.in_channels = in_channels
         self.image_channels = image_channels
-        self.cond_dim = cond_dim
+        self.token_dim = token_dim
         self.factor = resolution // sizes[-1]
         self.checkpointing = checkpointing
         ddpm, emb_dim, eps = variant == "ddpm", 4 * channels, 1e-6 if variant == "ddpm" else 1e-5
@@ -81,30 +95,31 @@ class UNet(Network):
         def res(c_in: int, c_out: int, resample: str | None = None) -> ResBlock:
             return ResBlock(c_in, c_out, emb_dim, dropout, scale_shift_norm, eps, resample)
 
-        def attend(width: int) -> SelfAttention:
-            return SelfAttention(width, _heads(width, heads, head_channels), eps)
+        def attend(width: int) -> list[nn.Module]:
+            count = heads_of(width, heads, head_channels)
+            crossed = [CrossAttentionBlock(width, token_dim, count, eps)] if token_dim else []
+            return [AttentionBlock(width, count, eps), *crossed]
 
-        self.embedding = TimeEmbedding(channels, emb_dim, shift=int(ddpm), sine_first=ddpm)
-        self.condition = nn.Linear(cond_dim, emb_dim) if cond_dim not in (0, emb_dim) else None
+        self.embedding = Embedding(channels, emb_dim, cond_dim, shift=int(ddpm), sine_first=ddpm)
         self.stem = nn.Conv2d(in_channels + image_channels, widths[0], 3, padding=1)
 
         self.down = nn.ModuleList()
         width, skips = widths[0], [widths[0]]
         for level, (size, target) in enumerate(zip(sizes, widths, strict=True)):
             for _ in range(num_res_blocks):
-                self.down.append(Stage([res(width, target), *([attend(target)] if size in attention else [])]))
+                self.down.append(Stage([res(width, target), *(attend(target) if size in attention else [])]))
                 width = target
                 skips.append(width)
             if level < len(sizes) - 1:
                 self.down.append(Stage([res(width, width, "down") if resblock_updown else Downsample(width, not ddpm)]))
                 skips.append(width)
 
-        self.middle = Stage([res(width, width), attend(width), res(width, width)])
+        self.middle = Stage([res(width, width), *attend(width), res(width, width)])
 
         self.up = nn.ModuleList()
         for level, (size, target) in reversed(list(enumerate(zip(sizes, widths, strict=True)))):
             for i in range(num_res_blocks + 1):
-                layers = [res(width + skips.pop(), target), *([attend(target)] if size in attention else [])]
+                layers = [res(width + skips.pop(), target), *(attend(target) if size in attention else [])]
                 width = target
                 if i == num_res_blocks and level > 0:
                     layers.append(res(width, width, "up") if resblock_updown else Upsample(width))
@@ -118,7 +133,8 @@ class UNet(Network):
         self.to(memory_format=self.memory_format)
 
     def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
-        context = Context(self._embed(label, cond))
+        check_tokens(self.token_dim, cond.tokens)
+        context = Context(self.embedding(label, cond.vector), cond.tokens, cond.mask)
         h = self.stem(self._input(x, cond).contiguous(memory_format=self.memory_format))
         skips = [h]
         for stage in self.down:
@@ -133,18 +149,6 @@ class UNet(Network):
         if self.checkpointing and self.training and torch.is_grad_enabled():
             return checkpoint(stage, x, context, use_reentrant=False)
         return stage(x, context)
-
-    def _embed(self, label: Tensor, cond: Cond) -> Tensor:
-        emb = self.embedding(label)
-        given = 0 if cond.vector is None else cond.vector.shape[-1]
-        if given != self.cond_dim:
-            raise ValueError(
-                f"this network was built for a condition vector of width {self.cond_dim} (0 = none) and was given one "
-                f"of width {given}; network.cond_dim must equal conditioner.dim"
-            )
-        if cond.vector is not None:
-            emb = emb + (cond.vector if self.condition is None else self.condition(cond.vector))
-        return F.silu(emb)
 
     def _input(self, x: Tensor, cond: Cond) -> Tensor:
         image = 0 if cond.image is None else cond.image.shape[1]
@@ -167,10 +171,11 @@ class UNet(Network):
             if xavier and isinstance(module, SelfAttention):
                 for weight in module.qkv.weight.chunk(3):  # three maps, not one
                     nn.init.xavier_uniform_(weight)
-            last = {ResBlock: "conv2", SelfAttention: "out", UNet: "head"}.get(type(module))
-            if last is not None:
-                nn.init.zeros_(getattr(module, last).weight)
-                nn.init.zeros_(getattr(module, last).bias)
+            if isinstance(module, ResBlock):
+                zero_(module.conv2)
+            elif isinstance(module, (SelfAttention, CrossAttention)):
+                zero_(module.out)
+        zero_(self.head)
 
 
 def _levels(resolution: int, levels: int) -> list[int]:
@@ -191,17 +196,6 @@ def _width(channels: int, multiple: float) -> int:
     if width < 1:
         raise ValueError(f"a level of {multiple} times {channels} channels has none; raise network.channel_mult")
     return width
-
-
-def _heads(width: int, heads: int, head_channels: int | None) -> int:
-    count = heads if head_channels is None else width // head_channels
-    if count < 1 or width % count or (head_channels is not None and width % head_channels):
-        raise ValueError(
-            f"attention over {width} channels cannot be split into "
-            + (f"{heads} heads" if head_channels is None else f"heads of {head_channels} channels")
-            + "; choose a divisor for network.heads or network.head_channels"
-        )
-    return count
 
 
 def _check_attention(attention: Sequence[int], sizes: list[int]) -> None:

@@ -1,0 +1,66 @@
+"""Attention over tokens (B, N, C), shared by the U-Net and the transformers."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to every other (Vaswani et al. 2017, section 3.2)."""
+
+    def __init__(self, channels: int, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+
+
+class CrossAttention(nn.Module):
+    """Every token attends to those of a condition (Rombach et al. 2022, section 3.3)."""
+
+    def __init__(self, channels: int, token_dim: int, heads: int = 1) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(channels, channels)
+        self.kv = nn.Linear(token_dim, 2 * channels)
+        self.out = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """tokens (B, N, C), context (B, L, D), mask (B, L) True where a token of the context counts -> (B, N, C)."""
+        q = self.q(tokens).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = self.kv(context.to(tokens)).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = attend(q, k, v, None if mask is None else mask.bool()[:, None, None, :])
+        return self.out(attended.transpose(1, 2).flatten(2))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) v for (B, heads, N, d); mask broadcasts to (B, heads, N, L), True where it counts."""
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def heads_of(width: int, heads: int, head_channels: int | None) -> int:
+    """The number of heads over ``width`` channels: ``width / head_channels`` where that is given, else ``heads``."""
+    count = heads if head_channels is None else width // head_channels
+    if count < 1 or width % count or (head_channels is not None and width % head_channels):
+        raise ValueError(
+            f"attention over {width} channels cannot be split into "
+            + (f"{heads} heads" if head_channels is None else f"heads of {head_channels} channels")
+            + "; choose a divisor for network.heads or network.head_channels"
+        )
+    return count
+
+
+def check_tokens(token_dim: int, tokens: Tensor | None) -> None:
+    """Refuses ``Cond.tokens`` of another width than the network was built for (0 = none)."""
+    given = 0 if tokens is None else tokens.shape[-1]
+    if given != token_dim:
+        raise ValueError(
+            f"this network was built for condition tokens of width {token_dim} (0 = none) and was given {given}; "
+            "network.token_dim must equal conditioner.token_dim"
+        )

@@ -1,0 +1,163 @@
+"""The diffusion transformer (Peebles & Xie 2023)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from diffusion.network.attention import CrossAttention, SelfAttention, check_tokens, heads_of
+from diffusion.network.base import Network, zero_
+from diffusion.network.embedding import MAX_PERIOD, Embedding
+from diffusion.types import Cond
+
+SINUSOIDS = 256
+"""Width of the sinusoidal features of the noise level, the same for every size of the model."""
+
+
+class DiTBlock(nn.Module):
+    """Self-attention and an MLP; scale, shift and gate of both come from the condition (adaLN-Zero, section 3.2).
+
+    Where there are condition tokens, ungated cross-attention stands between the two (as in PixArt-alpha, Chen et
+    al. 2023).
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float, token_dim: int) -> None:
+        super().__init__()
+        hidden = int(width * mlp_ratio)
+        self.norm1 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.attention = SelfAttention(width, heads)
+        self.cross = CrossAttention(width, token_dim, heads) if token_dim else None
+        self.norm2 = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.mlp1 = nn.Linear(width, hidden)
+        self.mlp2 = nn.Linear(hidden, width)
+        self.dropout = nn.Dropout(dropout)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, x: Tensor, emb: Tensor, tokens: Tensor | None, mask: Tensor | None) -> Tensor:
+        """x (B, N, width), emb (B, width) after SiLU, the condition's tokens (B, L, D) and mask (B, L)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(emb)[:, None].chunk(6, dim=-1)
+        x = torch.addcmul(x, gate1, self.attention(_modulate(self.norm1(x), scale1, shift1)))
+        if self.cross is not None and tokens is not None:
+            x = x + self.cross(x, tokens, mask)
+        h = self.dropout(F.gelu(self.mlp1(_modulate(self.norm2(x), scale2, shift2)), approximate="tanh"))
+        return torch.addcmul(x, gate2, self.mlp2(h))
+
+
+class DiT(Network):
+    """Patches as tokens through blocks that the noise level and ``Cond.vector`` modulate.
+
+    Args:
+        in_channels: of the data (or of the latents).
+        resolution: height and width of the data, a multiple of ``patch``.
+        out_channels: ``in_channels`` where ``None``; doubled by ``learned_variance``.
+        patch: height and width of a token.
+        width: of a token, a multiple of 4 (for its two sinusoidal coordinates).
+        depth: number of blocks.
+        heads: of attention.
+        mlp_ratio: hidden width of a block's MLP over ``width``.
+        cond_dim: width of ``Cond.vector``, 0 for none; projected unless it equals ``width``.
+        token_dim: width of ``Cond.tokens``, 0 for none.
+        learned_variance: twice the channels come out (Nichol & Dhariwal 2021).
+        checkpointing: recompute each block in the backward pass: less memory, about a third more time.
+
+    Raises:
+        ValueError: a size that the patches, the heads or the coordinates cannot have.
+    """
+
+    blocks = (DiTBlock,)
+    coordinates: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        resolution: int,
+        out_channels: int | None = None,
+        patch: int = 2,
+        width: int = 384,
+        depth: int = 12,
+        heads: int = 6,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        cond_dim: int = 0,
+        token_dim: int = 0,
+        learned_variance: bool = False,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if patch < 1 or resolution % patch:
+            raise ValueError(
+                f"{resolution}x{resolution} cannot be cut into patches of {patch}x{patch}; "
+                "set network.patch to a divisor of the resolution"
+            )
+        if width < 4 or width % 4:
+            raise ValueError(f"a token holds sines and cosines of two coordinates: width a multiple of 4, not {width}")
+        self.in_channels = in_channels
+        self.resolution = resolution
+        self.patch = patch
+        self.token_dim = token_dim
+        self.checkpointing = checkpointing
+        out = (out_channels or in_channels) * (2 if learned_variance else 1)
+        self.embedding = Embedding(SINUSOIDS, width, cond_dim, shift=0, sine_first=False)
+        self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
+        self.register_buffer("coordinates", _coordinates(resolution // patch, width), persistent=False)
+        count = heads_of(width, heads, None)
+        self.stack = nn.ModuleList(DiTBlock(width, count, mlp_ratio, dropout, token_dim) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.head = nn.Linear(width, patch * patch * out)
+        self._initialise()
+
+    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        self._check(x, cond)
+        emb = self.embedding(label, cond.vector)
+        tokens = self.stem(x).flatten(2).transpose(1, 2) + self.coordinates
+        for block in self.stack:
+            if self.checkpointing and self.training and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, emb, cond.tokens, cond.mask, use_reentrant=False)
+            else:
+                tokens = block(tokens, emb, cond.tokens, cond.mask)
+        shift, scale = self.modulation(emb)[:, None].chunk(2, dim=-1)
+        out = self.head(_modulate(self.norm(tokens), scale, shift))
+        side = self.resolution // self.patch
+        out = out.unflatten(2, (self.patch, self.patch, -1)).unflatten(1, (side, side))  # (B, h, w, p, p, C)
+        return out.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
+
+    def _check(self, x: Tensor, cond: Cond) -> None:
+        if x.shape[1:] != (self.in_channels, self.resolution, self.resolution):
+            raise ValueError(
+                f"this network was built for ({self.in_channels}, {self.resolution}, {self.resolution}), got "
+                f"{tuple(x.shape[1:])}; set network.in_channels and network.resolution to the data's"
+            )
+        check_tokens(self.token_dim, cond.tokens)
+
+    def _initialise(self) -> None:
+        """Uniform fan-average weights and zero biases; every gate, cross-attention and the head start at zero."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.stem.weight.view(len(self.stem.weight), -1))
+        nn.init.zeros_(self.stem.bias)  # type: ignore[arg-type]
+        for linear in (self.embedding.linear1, self.embedding.linear2):
+            nn.init.normal_(linear.weight, std=0.02)
+        zero_(self.modulation, self.head)
+        for module in self.modules():
+            if isinstance(module, DiTBlock):
+                zero_(module.modulation)
+            elif isinstance(module, CrossAttention):
+                zero_(module.out)
+
+
+def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift, x, scale + 1)
+
+
+def _coordinates(side: int, width: int) -> Tensor:
+    """(1, side^2, width): sines and cosines of the column, then of the row, a quarter of the width each."""
+    frequencies = MAX_PERIOD ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    angle = torch.arange(side, dtype=torch.float64)[:, None] * frequencies
+    features = torch.cat((angle.sin(), angle.cos()), dim=1)
+    column, row = features.repeat(side, 1), features.repeat_interleave(side, 0)
+    return torch.cat((column, row), dim=1).float()[None]

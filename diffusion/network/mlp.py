@@ -1,0 +1,79 @@
+"""A residual MLP, for low-dimensional data: points in the plane, a handful of features, tiny pictures."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from diffusion.network.base import Network, zero_
+from diffusion.network.embedding import Embedding
+from diffusion.types import Cond
+
+
+class MLPBlock(nn.Module):
+    """Norm, scale and shift by the embedding, Linear, SiLU, Linear; added to the input."""
+
+    def __init__(self, width: int, emb_dim: int, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.modulation = nn.Linear(emb_dim, 2 * width)
+        self.linear1 = nn.Linear(width, width)
+        self.dropout = nn.Dropout(dropout)
+        self.linear2 = nn.Linear(width, width)
+
+    def forward(self, h: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = self.modulation(emb).chunk(2, dim=-1)
+        h_in = torch.addcmul(shift, self.norm(h), scale + 1)
+        return h + self.linear2(self.dropout(F.silu(self.linear1(h_in))))
+
+
+class MLP(Network):
+    """x of any shape (B, C, ...) as one vector through residual blocks.
+
+    Args:
+        in_channels: C of the data.
+        resolution: height and width of the data; 1 also for data without them, (B, C).
+        out_channels: ``in_channels`` where ``None``; doubled by ``learned_variance``.
+        width: of the hidden vector.
+        depth: number of blocks.
+        cond_dim: width of ``Cond.vector``, 0 for none.
+    """
+
+    blocks = (MLPBlock,)
+
+    def __init__(
+        self,
+        in_channels: int,
+        resolution: int = 1,
+        out_channels: int | None = None,
+        width: int = 256,
+        depth: int = 4,
+        dropout: float = 0.0,
+        cond_dim: int = 0,
+        learned_variance: bool = False,
+    ) -> None:
+        super().__init__()
+        if depth < 1:
+            raise ValueError(f"network.depth is a number of blocks, at least 1, got {depth}")
+        self.features = in_channels * resolution**2
+        self.out_channels = (out_channels or in_channels) * (2 if learned_variance else 1)
+        self.embedding = Embedding(width, width, cond_dim)
+        self.stem = nn.Linear(self.features, width)
+        self.stack = nn.ModuleList(MLPBlock(width, width, dropout) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.head = nn.Linear(width, self.out_channels * resolution**2)
+        zero_(self.head, *(module.linear2 for module in self.modules() if isinstance(module, MLPBlock)))
+
+    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        flat = x.flatten(1)
+        if flat.shape[1] != self.features:
+            raise ValueError(
+                f"this network was built for {self.features} numbers a sample, got {flat.shape[1]}; "
+                "set network.in_channels and network.resolution to the data's"
+            )
+        emb = self.embedding(label, cond.vector)
+        h = self.stem(flat)
+        for block in self.stack:
+            h = block(h, emb)
+        return self.head(F.silu(self.norm(h))).reshape(len(x), self.out_channels, *x.shape[2:])
