@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import functools
 import sys
-from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -28,47 +30,73 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.experiment import check, mistakes, resolvers
 from diffusion.experiment.mistakes import ConfigError
+from diffusion.experiment.restore import resume_overrides
 
 Main = Callable[[DictConfig], Any]
+Rewrite = Callable[[list[str]], list[str]]
+Finish = Callable[[DictConfig], DictConfig]
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def app(config_name: str, conf: Path = CONF) -> Callable[[Main], Callable[[], None]]:
+def app(
+    config_name: str,
+    *,
+    conf: Path = CONF,
+    rewrite: Rewrite | None = None,
+    finish: Finish | None = None,
+) -> Callable[[Main], Callable[[], None]]:
     """Makes a script's ``main(cfg)`` its command line: exit code 2 and one sentence for a mistake.
 
     Args:
         config_name: the entry point in ``conf``, without ``.yaml``.
         conf: the folder of configs; the repository's own, or ``./conf`` where the package was installed elsewhere.
+        rewrite: changes the command line's overrides before anything is composed.
+        finish: the config that the script will work with (a run's own, merged), for the checks.
     """
 
     def decorate(main: Main) -> Callable[[], None]:
+        @functools.wraps(main)
+        def task(cfg: DictConfig) -> Any:
+            with _said_in_one_sentence():
+                return main(cfg)
+
         @functools.wraps(main)
         def command() -> None:
             resolvers.register()
             folder = conf if conf.is_dir() else Path.cwd() / "conf"
             parser = get_args_parser()
-            args = parser.parse_args()
-            try:
+            with _said_in_one_sentence():
+                args = parser.parse_args()
+                overrides = resume_overrides(list(args.overrides))
+                overrides = rewrite(overrides) if rewrite else overrides
+                sys.argv[1:] = [word for word in sys.argv[1:] if word not in args.overrides] + overrides
+                args.overrides = overrides
                 if not (args.hydra_help or args.shell_completion or args.info is not None):
-                    composer = Composer(folder, args.config_name or config_name, args)
+                    composer = Composer(folder, args.config_name or config_name, args, finish)
                     if args.help:
-                        print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or "", parser))
+                        print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or ""))
                         return
                     composer.check()
-            except ConfigError as mistake:
-                print(f"error: {mistake}", file=sys.stderr)
-                sys.exit(2)
-            hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(main)()
+            hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)()
 
         return command
 
     return decorate
 
 
+@contextmanager
+def _said_in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except ConfigError as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        sys.exit(2)
+
+
 class Composer:
     """Composes an entry point's config without running anything, and says what is wrong with it."""
 
-    def __init__(self, folder: Path, config_name: str, args: Namespace) -> None:
+    def __init__(self, folder: Path, config_name: str, args: Namespace, finish: Finish | None = None) -> None:
         if args.config_path:
             folder = Path(args.config_path).resolve()
         if not (folder / f"{config_name.removesuffix('.yaml')}.yaml").is_file():
@@ -76,6 +104,7 @@ class Composer:
                 f"expected a config '{config_name}.yaml' in {folder}, found none; check --config-name/-path"
             )
         self.folder, self.config_name, self.sweep = folder, config_name, bool(args.multirun)
+        self.finish = finish or (lambda cfg: cfg)
         self.search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
         try:
             self.overrides: list[Override] = OverridesParser.create().parse_overrides(list(args.overrides))
@@ -94,9 +123,10 @@ class Composer:
             fixed = [o for o in self.overrides if not o.is_sweep_override()]
             cfg = self._compose(fixed, groups)
             added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
-            check.check(cfg, added, self._compose([o for o in fixed if o not in added], groups) if added else None)
+            base = self._compose([o for o in fixed if o not in added], groups) if added else None
+            check.check(self._whole(cfg), added, None if base is None else self._whole(base))
 
-    def help(self, doc: str, parser: ArgumentParser) -> str:
+    def help(self, doc: str) -> str:
         """The text of ``--help``: what the script does, its examples, the groups with their options, the keys."""
         with self._session():
             groups = self._groups()
@@ -117,6 +147,13 @@ class Composer:
             "-m runs one job for each combination; --hydra-help lists Hydra's own flags.",
         ]
         return "\n".join(lines)
+
+    def _whole(self, cfg: DictConfig) -> DictConfig:
+        """What the job will get. The run folder is not made yet; ``${hydra:...}`` needs a config to speak of."""
+        if OmegaConf.is_missing(cfg.hydra.runtime, "output_dir"):
+            cfg.hydra.runtime.output_dir = "."
+        HydraConfig.instance().set_config(cfg)
+        return self.finish(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"]))
 
     def _session(self) -> Any:
         GlobalHydra.instance().clear()

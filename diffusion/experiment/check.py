@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -20,7 +19,7 @@ def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | No
     """Names, types, references and sizes of a composed config.
 
     Args:
-        cfg: with its ``hydra`` node, or without.
+        cfg: what the job will get, without Hydra's own node.
         added: overrides that add a key (``+key=value``).
         base: the config without them.
 
@@ -35,21 +34,13 @@ def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | No
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The config as plain containers without the ``hydra`` node, every reference followed.
+    """The config as plain containers, every reference followed.
 
     Raises:
         ConfigError: a value that must be given and was not, or a reference to nothing.
     """
-    whole = cfg.copy()
-    if "hydra" in whole:
-        OmegaConf.set_struct(whole, False)
-        if OmegaConf.is_missing(whole.hydra.runtime, "output_dir"):
-            whole.hydra.runtime.output_dir = "."
-        if HydraConfig.instance().cfg is None:
-            HydraConfig.instance().set_config(whole)
-        whole = OmegaConf.masked_copy(whole, [key for key in map(str, whole) if key != "hydra"])
     try:
-        plain = OmegaConf.to_container(whole, resolve=True, throw_on_missing=True)
+        plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         key = error.full_key or "a value"
         raise ConfigError(f"{key} must be given and was not; set {key}=<value>") from None
@@ -68,8 +59,7 @@ def targets(cfg: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
             yield prefix, cfg
         names: Any = cfg.keys() if isinstance(cfg, DictConfig) else range(len(cfg))
         for name in names:
-            if prefix or name != "hydra":
-                yield from targets(cfg._get_node(name), f"{prefix}.{name}" if prefix else str(name))
+            yield from targets(cfg._get_node(name), f"{prefix}.{name}" if prefix else str(name))
 
 
 def at(plain: Mapping[str, Any], path: str) -> Any:
@@ -87,7 +77,7 @@ def _check_added(cfg: DictConfig, added: Sequence[Override], base: DictConfig) -
     parts = dict(targets(cfg))
     for override in added:
         key = override.key_or_group.partition("@")[0]
-        known = [path for path in paths(base) if path.partition(".")[0] != "hydra"]
+        known = list(paths(base))
         heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
         if key in known or any(head in parts for head in heads):
             continue  # arguments of a part are held to its signature

@@ -1,0 +1,42 @@
+"""SIGTERM in training: finish the step, save, stop, on all ranks at the same step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks.callback import Callback
+from pytorch_lightning.utilities.exceptions import SIGTERMException
+
+from diffusion.experiment.record import asked_to_stop, defer, listen
+
+
+class StopWhenAsked(Callback):
+    """Raises Lightning's ``SIGTERMException`` after the optimizer step in which SIGTERM came to any rank.
+
+    Lightning's own handler exchanges messages between ranks in the middle of whatever they do, which hangs where the
+    signal reaches all of them, and stops between two accumulated batches; it is replaced while training runs.
+    """
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._step = trainer.global_step
+        defer(True)
+        listen()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:
+            return  # between two accumulated batches: a checkpoint would lose the first
+        self._step = trainer.global_step
+        if trainer.strategy.reduce_boolean_decision(asked_to_stop(), all=False):
+            raise SIGTERMException
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        defer(False)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        defer(False)
