@@ -91,7 +91,7 @@ def test_the_digits_are_split_once_in_proportion() -> None:
     spread = {v: round(v * 255 / 16) for v in range(17)}
     whole = Counter(
         (tuple(spread[int(v)] for v in picture.ravel()), int(label))
-        for picture, label in zip(*source_of(source), strict=True)
+        for picture, label in zip(source.images, source.target, strict=True)
     )
     ours = Counter(
         (tuple(picture.flatten().tolist()), int(label))
@@ -103,10 +103,6 @@ def test_the_digits_are_split_once_in_proportion() -> None:
         assert abs(int((train.labels == label).sum()) - n * 900 / 1797) < 1
     other = Digits(seed=1)
     assert other.split("train").sha256 == train.sha256 != test.sha256 == other.split("test").sha256
-
-
-def source_of(source: object) -> tuple[np.ndarray, np.ndarray]:
-    return source.images, source.target  # type: ignore[attr-defined]
 
 
 def test_a_record_says_what_was_read() -> None:
