@@ -43,7 +43,7 @@ def test_betas_are_those_of_diffusers(schedule: DiscreteSchedule, theirs: dict) 
 
 
 def test_ddpm_ends_where_its_paper_says() -> None:
-    """Ho et al. 2020, section 4: D_KL(q(x_T | x_0) || N(0, I)) is about 1e-5 bits per dimension, for data in [-1, 1]."""
+    """Ho et al. 2020, section 4: D_KL(q(x_T | x_0) || N(0, I)) is about 1e-5 bits per dimension, data in [-1, 1]."""
     end = Linear().level(1.0)
     variance, square_mean = end.sigma**2, end.alpha**2 / 3  # x_0 uniform in [-1, 1]
     bits = 0.5 * (variance - 1 - math.log(variance) + square_mean) / math.log(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -70,7 +71,8 @@ class ClassifierFree(Guidance):
             return self.denoiser(x, t, cond), self.denoiser(x, t, null)
         if isinstance(t, Tensor) and t.ndim:
             t = torch.cat((t, t))
-        joint = self.denoiser(torch.cat((x, x)), t, Cond.cat(cond, null))
+        # networks read the conditioner's slots; the raw label has no counterpart in the null condition
+        joint = self.denoiser(torch.cat((x, x)), t, Cond.cat(replace(cond, label=None), replace(null, label=None)))
         mixes = (None, None) if joint.var_mix is None else joint.var_mix.chunk(2)
         first, second = zip(joint.x0.chunk(2), joint.eps.chunk(2), mixes, strict=True)
         return Prediction(*first), Prediction(*second)
