@@ -1,0 +1,318 @@
+"""Samplers against closed form: a Gaussian's exact ODE map and moments, DDPM's own formulas, limits and bad input."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from exact import Between, ContinuousVP, Exploding, Flow, moments, slope
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from diffusion.denoiser import GaussianDenoiser
+from diffusion.sampler.ancestral import Ancestral
+from diffusion.sampler.base import Sampler
+from diffusion.sampler.ddim import DDIM
+from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
+from diffusion.sampler.euler import Euler
+from diffusion.sampler.heun import Heun
+from diffusion.schedule.base import DiscreteSchedule
+from diffusion.schedule.cosine import Cosine
+from diffusion.schedule.linear import Linear
+from diffusion.spacing.indices import Indices
+from diffusion.spacing.linspace import Linspace
+from diffusion.spacing.log_snr import LogSNR
+from diffusion.types import Cond, Prediction
+
+CONF = Path(__file__).parents[1] / "conf"
+BRINGS = "override /spacing@_global_.spacing"
+MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
+INTERIOR = {
+    "vp": Between(ContinuousVP(), 0.02, 0.9),
+    "flow": Between(Flow(), 0.02, 0.95),
+    "exploding": Between(Exploding(), 0.1, 0.6),
+}
+
+
+def noise(rows=4, dim=2, seed=0, dtype=torch.float64):
+    return torch.randn(rows, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def replay(draws):
+    """A source of noise that gives these, in order."""
+    source = iter(draws)
+    return lambda x: next(source)
+
+
+def from_config(path, **settings):
+    """The sampler of a file in conf/sampler, with the spacing that the file asks for."""
+    node = OmegaConf.load(path)
+    chosen = [d[BRINGS] for d in node.pop("defaults", []) if BRINGS in d]
+    spacing = OmegaConf.load(CONF / "spacing" / f"{chosen[0] if chosen else 'trailing'}.yaml")
+    return instantiate(OmegaConf.create({"spacing": spacing, "it": OmegaConf.merge(node, settings)}))["it"]
+
+
+SAMPLERS = sorted((CONF / "sampler").glob("*.yaml"))
+
+
+# Convergence ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", INTERIOR.values(), ids=INTERIOR.keys())
+@pytest.mark.parametrize("make", [DDIM, Euler, Heun, DPMSolverPP2M])
+def test_deterministic_samplers_converge_with_their_declared_order(make, schedule):
+    denoiser, z = GaussianDenoiser(schedule, MEAN, STD), noise()
+    exact = denoiser.transport(z * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0)
+    steps = [48, 96, 192]
+    errors = [float((make(n)(denoiser, z) - exact).norm()) for n in steps]
+    assert slope(steps, errors) == pytest.approx(make.order, abs=0.15)
+
+
+@pytest.mark.parametrize("schedule", INTERIOR.values(), ids=INTERIOR.keys())
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda n: Ancestral(n, variance="small"),
+        lambda n: Ancestral(n, variance="large"),
+        lambda n: DDIM(n, eta=0.5),
+        lambda n: DDIM(n, eta=1.0),
+        lambda n: Euler(n, churn=4.0),
+    ],
+    ids=["small", "large", "eta 0.5", "eta 1", "churned"],
+)
+def test_stochastic_samplers_reach_the_exact_moments_with_weak_order_one(make, schedule):
+    denoiser = GaussianDenoiser(schedule, MEAN, STD)
+    end = schedule.level(0.0)
+    mean, std = end.alpha * MEAN, (end.alpha**2 * STD**2 + end.sigma**2).sqrt()
+    steps, errors = [48, 96, 192], []
+    for n in steps:
+        got = moments(make(n), denoiser, draws=2 * n)
+        errors.append(float(torch.cat((got[0] - mean, got[1] - std)).norm()))
+    assert slope(steps, errors) == pytest.approx(1, abs=0.15)
+    assert errors[-1] < 0.03
+
+
+@pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("schedule", [Flow(), ContinuousVP(), Cosine(1000)], ids=["flow", "vp", "cosine"])
+def test_every_configured_sampler_turns_noise_into_the_data(path, schedule):
+    """From real ends: alpha(1) = 0 in the flow, 5e-5 in the cosine table, and sigma(0) = 0 in all."""
+    sampler = from_config(path, steps=100)
+    mean, std = moments(sampler, GaussianDenoiser(schedule, MEAN, STD), draws=400)
+    assert torch.allclose(mean, MEAN.double(), atol=0.03)
+    assert torch.allclose(std, STD.double(), rtol=0.1)
+
+
+# DDPM and DDIM, as their papers state them ---------------------------------------------------------------------------
+
+
+class Chain:
+    """Ho et al. 2020, section 2, from betas alone, for a subset of indices."""
+
+    def __init__(self, betas, indices):
+        bar = torch.cumprod(1 - betas, 0)[list(indices)]
+        self.bar, self.before = bar, torch.cat((torch.ones(1, dtype=bar.dtype), bar[:-1]))
+        self.beta = 1 - self.bar / self.before
+
+    def posterior_mean(self, k, x0, x):
+        a, b, beta = self.bar[k], self.before[k], self.beta[k]
+        return b.sqrt() * beta / (1 - a) * x0 + (1 - beta).sqrt() * (1 - b) / (1 - a) * x
+
+    def posterior_variance(self, k):
+        return (1 - self.before[k]) / (1 - self.bar[k]) * self.beta[k]
+
+
+TABLES = {"linear": torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)}
+TABLES["cosine"] = Cosine(1000).betas
+SUBSETS = {"full": range(0, 1000, 1), "leading": range(0, 1000, 40), "few": [0, 9, 39, 88, 158, 246, 355, 800]}
+
+
+def wiggly(schedule):
+    """A denoiser that is not Gaussian, so that no error cancels by symmetry."""
+
+    class Wiggly:
+        def __call__(self, x, t, cond=Cond()):  # noqa: B008
+            level = self.schedule.level(float(t))
+            eps = torch.sin(3 * x + t) * level.sigma
+            x0 = (x - level.sigma * eps) / level.alpha
+            return Prediction(x0=x0, eps=eps, var_mix=torch.sigmoid(x))
+
+    Wiggly.schedule = schedule
+    return Wiggly()
+
+
+@pytest.mark.parametrize("subset", SUBSETS.values(), ids=SUBSETS.keys())
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+@pytest.mark.parametrize("variance", ["small", "large", "learned"])
+def test_ancestral_is_ddpm(variance, table, subset):
+    schedule, chain = DiscreteSchedule(table), Chain(table, subset)
+    denoiser = wiggly(schedule)
+    draws = [noise(seed=1 + k) for k in range(len(subset))]
+    x = noise()
+    sampler = Ancestral(len(subset), Indices(list(reversed(subset))), variance=variance)
+    got = sampler(denoiser, x, randn_like=replay(draws))
+    for z, k in zip([*draws[: len(subset) - 1], None], reversed(range(len(subset))), strict=True):
+        p = denoiser(x, (subset[k] + 1) / 1000)
+        x, before = chain.posterior_mean(k, p.x0, x), x
+        if z is not None:
+            small, large = chain.posterior_variance(k), chain.beta[k]
+            mix = {"small": 0.0, "large": 1.0, "learned": torch.sigmoid(before)}[variance]
+            x = x + (mix * large.log() + (1 - mix) * small.log()).div(2).exp() * z
+    assert torch.allclose(got, x, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("subset", SUBSETS.values(), ids=SUBSETS.keys())
+@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+def test_ddim_is_the_papers_equation_12(eta, table, subset):
+    schedule, chain = DiscreteSchedule(table), Chain(table, subset)
+    denoiser = wiggly(schedule)
+    draws = [noise(seed=1 + k) for k in range(len(subset))]
+    x = noise()
+    sampler = DDIM(len(subset), Indices(list(reversed(subset))), eta=eta)
+    got = sampler(denoiser, x, randn_like=replay(draws))
+    for z, k in zip(draws, reversed(range(len(subset))), strict=True):
+        a, b = chain.bar[k], chain.before[k]
+        eps = denoiser(x, (subset[k] + 1) / 1000).eps
+        sigma = eta * torch.sqrt((1 - b) / (1 - a)) * torch.sqrt(1 - a / b)
+        x = b.sqrt() * (x - (1 - a).sqrt() * eps) / a.sqrt() + torch.sqrt(1 - b - sigma**2) * eps + sigma * z
+    assert torch.allclose(got, x, rtol=1e-6, atol=1e-9)
+
+
+def test_ddim_at_eta_one_is_ancestral_with_the_small_variance():
+    denoiser = wiggly(Linear(1000))
+    draws = [noise(seed=1 + k) for k in range(1000)]
+    one = DDIM(1000, eta=1.0)(denoiser, noise(), randn_like=replay(draws))
+    two = Ancestral(1000)(denoiser, noise(), randn_like=replay(draws))
+    assert torch.allclose(one, two, rtol=1e-8, atol=1e-10)
+
+
+def test_euler_and_ddim_are_one_method():
+    denoiser = wiggly(Cosine(1000))
+    assert torch.allclose(Euler(30)(denoiser, noise()), DDIM(30)(denoiser, noise()), rtol=1e-12)
+
+
+# What costs nothing ---------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    def __init__(self, inner):
+        self.inner, self.schedule, self.calls, self.times = inner, inner.schedule, 0, []
+
+    def __call__(self, x, t, cond=Cond()):  # noqa: B008
+        self.calls += 1
+        self.times.append(t)
+        return self.inner(x, t, cond)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "draws"),
+    [
+        (Ancestral(10), 9),
+        (Ancestral(10, variance="large"), 9),
+        (DDIM(10), 0),
+        (DDIM(10, eta=0.5), 9),
+        (Euler(10), 0),
+        (Heun(10), 0),
+        (Heun(10, churn=5.0, churn_min=1e9), 0),
+        (DPMSolverPP2M(10), 0),
+    ],
+)
+def test_no_noise_is_drawn_where_its_coefficient_is_zero(sampler, draws):
+    calls = []
+
+    def randn_like(x):
+        calls.append(x)
+        return torch.randn_like(x)
+
+    sampler(GaussianDenoiser(Cosine(1000)), noise(), randn_like=randn_like)
+    assert len(calls) == draws
+
+
+@pytest.mark.parametrize(("make", "calls"), [(Ancestral, 10), (DDIM, 10), (Euler, 10), (Heun, 19), (DPMSolverPP2M, 10)])
+def test_calls_of_the_network(make, calls):
+    counted = Counted(GaussianDenoiser(Cosine(1000)))
+    make(10)(counted, noise())
+    assert counted.calls == calls
+    assert min(counted.times) > 0  # a network has never seen clean data
+
+
+@pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
+def test_the_state_keeps_its_dtype_and_the_noise_is_not_changed(path):
+    z = noise(dtype=torch.float32)
+    kept = z.clone()
+    out = from_config(path, steps=6)(GaussianDenoiser(Cosine(1000), MEAN, STD), z)
+    assert out.dtype == torch.float32
+    assert out.shape == z.shape
+    assert torch.equal(z, kept)
+
+
+def test_on_step_sees_every_level_down_to_clean_data():
+    seen = []
+    DDIM(5)(GaussianDenoiser(Flow()), noise(), on_step=lambda i, level, x: seen.append((i, level.t, x.shape)))
+    assert [i for i, _, _ in seen] == [0, 1, 2, 3, 4]
+    assert seen[-1][1] == 0.0
+
+
+def test_dpm_solver_pp_survives_the_cosine_schedules_noisy_end():
+    """alpha(1) is 5e-5 there; evenly spaced times blow x_0's first errors up, an even log-SNR does not."""
+
+    class Rough(GaussianDenoiser):
+        """Two per cent of error in the noise, which x_0 inherits times sigma / alpha."""
+
+        def __call__(self, x, t, cond=Cond()):  # noqa: B008
+            level, p = self.schedule.level(t), super().__call__(x, t, cond)
+            eps = p.eps * 1.02
+            return Prediction(x0=(x - level.sigma * eps) / level.alpha, eps=eps)
+
+    denoiser = Rough(Cosine(1000), 0.0, 0.5)
+    out = DPMSolverPP2M(25, LogSNR())(denoiser, noise(2000))
+    assert float(out.std()) == pytest.approx(0.5, rel=0.2)
+    assert float(DPMSolverPP2M(25, Linspace())(denoiser, noise(2000)).std()) > 5
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True])
+def test_a_wrong_number_of_steps_is_refused(steps):
+    with pytest.raises(ValueError, match=r"sampler\.steps"):
+        DDIM(steps)
+
+
+def test_more_steps_than_the_table_has_are_refused():
+    with pytest.raises(ValueError, match="at most 100"):
+        Ancestral(101)(GaussianDenoiser(Cosine(100)), noise())
+
+
+@pytest.mark.parametrize("eta", [-0.1, 1.1, float("nan")])
+def test_eta_outside_its_interval_is_refused(eta):
+    with pytest.raises(ValueError, match=r"sampler\.eta"):
+        DDIM(10, eta=eta)
+
+
+def test_an_unknown_variance_is_refused():
+    with pytest.raises(ValueError, match="small, large and learned"):
+        Ancestral(10, variance="fixedlarge")
+
+
+def test_a_learned_variance_that_no_network_predicts_is_refused():
+    with pytest.raises(ValueError, match="learned_variance"):
+        Ancestral(10, variance="learned")(GaussianDenoiser(Cosine(100)), noise())
+
+
+@pytest.mark.parametrize("bad", [{"churn": -1.0}, {"churn_noise": -1.0}, {"churn_min": 2.0, "churn_max": 1.0}])
+def test_bad_churn_is_refused(bad):
+    with pytest.raises(ValueError, match=r"sampler\.churn"):
+        Heun(10, **bad)
+
+
+@pytest.mark.parametrize("times", [[1.0, 0.5], [0.5, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0]])
+def test_a_spacing_that_does_not_decrease_to_zero_is_refused(times):
+    with pytest.raises(ValueError, match="strictly decreasing"):
+        DDIM(2, lambda schedule, steps: times)(GaussianDenoiser(Flow()), noise())
+
+
+def test_every_sampler_declares_its_order():
+    for path in SAMPLERS:
+        sampler = from_config(path)
+        assert isinstance(sampler, Sampler)
+        assert sampler.order in range(1, 6)

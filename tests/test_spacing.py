@@ -1,0 +1,135 @@
+"""Spacings: the papers' own lists, the properties of every one, and what each refuses."""
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+from exact import ContinuousVP, Exploding, Flow
+from hydra.utils import instantiate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from diffusion.schedule.cosine import Cosine
+from diffusion.schedule.linear import Linear
+from diffusion.spacing.indices import Indices
+from diffusion.spacing.karras import Karras
+from diffusion.spacing.linspace import Linspace
+from diffusion.spacing.log_snr import LogSNR
+from diffusion.spacing.quadratic import Quadratic
+from diffusion.spacing.trailing import Trailing
+from diffusion.spacing.uniform import Uniform
+
+FILES = sorted((Path(__file__).parents[1] / "conf" / "spacing").glob("*.yaml"))
+SETTINGS = {"indices": {"indices": [900, 500, 100]}}
+STEPS = {"indices": [3]}
+SCHEDULES = {"linear": Linear(1000), "cosine": Cosine(1000), "flow": Flow(), "vp": ContinuousVP(), "ve": Exploding()}
+CONTINUOUS = {"flow", "vp", "ve"}
+COUNTS_INDICES = {"uniform", "quadratic", "indices"}
+
+
+def indices(times, T=1000):
+    return [round(t * T) - 1 for t in times[:-1]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_spacing_decreases_to_zero_in_the_asked_number_of_steps(path, name):
+    schedule = SCHEDULES[name]
+    spacing = instantiate(OmegaConf.merge(OmegaConf.load(path), SETTINGS.get(path.stem, {})))
+    for steps in STEPS.get(path.stem, [1, 2, 7, 10, 50]):
+        if path.stem in COUNTS_INDICES and name in CONTINUOUS:
+            with pytest.raises(ValueError, match="continuous"):
+                spacing(schedule, steps)
+            continue
+        times = spacing(schedule, steps)
+        assert all(isinstance(t, float) for t in times)
+        assert times[-1] == 0.0
+        assert times[0] <= 1.0
+        assert all(later < earlier for earlier, later in pairwise(times))
+        if path.stem != "quadratic":  # which drops repeats
+            assert len(times) == steps + 1
+
+
+def test_quadratic_is_ddims():
+    assert indices(Quadratic()(Linear(1000), 10)) == [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]
+    twenty = [0, 2, 8, 19, 35, 55, 79, 108, 141, 179, 221, 268, 319, 374, 434, 498, 567, 640, 718, 800]
+    assert indices(Quadratic()(Linear(1000), 20)) == twenty[::-1]
+
+
+def test_uniform_is_ddims():
+    assert indices(Uniform()(Linear(1000), 10)) == list(range(900, -1, -100))
+    assert indices(Uniform(offset=1)(Linear(1000), 50))[:2] == [981, 961]  # Stable Diffusion's first two
+
+
+def test_trailing_and_linspace_are_lin_et_als():
+    assert indices(Trailing()(Linear(1000), 10)) == [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]
+    assert indices(Linspace()(Linear(1000), 10)) == [999, 888, 777, 666, 555, 444, 333, 222, 111, 0]
+
+
+@given(steps=st.integers(1, 1000))
+@settings(max_examples=30, deadline=None)
+def test_trailing_starts_at_the_noisiest_level_and_visits_knots(steps):
+    times = Trailing()(Linear(1000), steps)
+    assert times[0] == 1.0
+    assert all(abs(t * 1000 - round(t * 1000)) < 1e-9 for t in times)
+
+
+def test_full_steps_visit_the_whole_table():
+    for spacing in (Uniform(), Trailing(), Linspace()):
+        assert indices(spacing(Linear(1000), 1000)) == list(range(999, -1, -1))
+
+
+def test_karras_is_edms_equation_5():
+    """At rho 7 and 18 steps, from Exploding's sigma = 80 t^3, whose range is EDM's."""
+    low, high = 0.002, 80.0
+    want = [(high ** (1 / 7) + i / 17 * (low ** (1 / 7) - high ** (1 / 7))) ** 7 for i in range(18)]
+    schedule = Exploding()
+    got = [schedule.level(t).noise for t in Karras()(schedule, 18)]
+    assert got[:-1] == pytest.approx(want, rel=1e-9)
+    assert got[-1] == 0.0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_log_snr_is_even_in_log_snr(name):
+    schedule = SCHEDULES[name]
+    lam = [schedule.level(t).lam for t in LogSNR()(schedule, 20)[:-1]]
+    gaps = torch.tensor([b - a for a, b in pairwise(lam)])
+    assert torch.allclose(gaps, gaps.mean(), rtol=1e-6)
+
+
+@pytest.mark.parametrize("spacing", [Karras(), LogSNR()], ids=["karras", "log_snr"])
+def test_ends_in_noise_are_narrowed_to_the_schedule(spacing):
+    linear, cosine = Linear(1000), Cosine(1000)
+    ends = [[schedule.level(t).noise for t in spacing(schedule, 12)[:-1]] for schedule in (linear, cosine)]
+    assert ends[0][-1] == pytest.approx(linear.level(1 / 1000).noise)  # index 0 is the cleanest a network has seen
+    assert ends[1][0] == pytest.approx(80.0)  # of the 2e4 that a cosine table reaches
+    assert math.isfinite(ends[0][0])
+    narrow = type(spacing)(noise_min=0.01, noise_max=1e9)
+    assert narrow(linear, 12)[0] == 1.0
+
+
+# Bad input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Uniform(-1), "spacing.offset"),
+        (lambda: Linspace(0.0), "spacing.end"),
+        (lambda: Quadratic(1.5), "spacing.share"),
+        (lambda: Karras(rho=0), "spacing.rho"),
+        (lambda: Karras(noise_min=2.0, noise_max=1.0), "spacing.noise_min"),
+        (lambda: LogSNR(noise_min=0.0), "spacing.noise_min"),
+        (lambda: LogSNR(noise_min=1e3, noise_max=1e4), "inside its range"),
+        (lambda: Indices([5, 5]), "decrease strictly"),
+        (lambda: Indices([]), "decrease strictly"),
+        (lambda: Indices([5, 3]), "sampler.steps=2"),
+        (lambda: Indices([1000, 3, 1]), "0..999"),
+    ],
+)
+def test_bad_spacings_are_refused(make, says):
+    with pytest.raises(ValueError, match=says):
+        make()(Linear(1000), 3)
