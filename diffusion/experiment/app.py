@@ -29,7 +29,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.experiment import check, mistakes, resolvers
-from diffusion.experiment.mistakes import ConfigError
+from diffusion.experiment.mistakes import ConfigError, as_mistake
 from diffusion.experiment.restore import resume_overrides
 
 Main = Callable[[DictConfig], Any]
@@ -86,11 +86,17 @@ def app(
 
 @contextmanager
 def _said_in_one_sentence() -> Iterator[None]:
+    """A mistake becomes one sentence and exit code 2; what a run's record has told already is not told again."""
     try:
         yield
-    except ConfigError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
-        sys.exit(2)
+    except Exception as error:
+        mistake = as_mistake(error)
+        if mistake is not None:
+            print(f"error: {mistake}", file=sys.stderr)
+            sys.exit(2)
+        if getattr(error, "recorded", False):
+            sys.exit(1)
+        raise
 
 
 class Composer:
@@ -123,8 +129,22 @@ class Composer:
             fixed = [o for o in self.overrides if not o.is_sweep_override()]
             cfg = self._compose(fixed, groups)
             added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
+            self._check_top(cfg)
             base = self._compose([o for o in fixed if o not in added], groups) if added else None
             check.check(self._whole(cfg), added, None if base is None else self._whole(base))
+
+    def _check_top(self, cfg: DictConfig) -> None:
+        """A file merged at the top (an experiment) may set keys, and not make new ones."""
+        primary = OmegaConf.load(self.folder / f"{self.config_name.removesuffix('.yaml')}.yaml")
+        assert isinstance(primary, DictConfig)  # a script's config is a mapping
+        known = {str(key) for key in primary if key != "defaults"} | {"hydra"}
+        known |= {str(group).split("/")[0] for group in cfg.hydra.runtime.choices}
+        added = {o.key_or_group.split(".")[0] for o in self.overrides}
+        for key in map(str, cfg):
+            if key not in known | added:
+                meant = mistakes.nearest(key, known)
+                hint = f"did you mean '{meant}'?" if meant else f"its keys are {', '.join(sorted(known))}"
+                raise ConfigError(f"a config file sets '{key}', which {self.config_name} does not have; {hint}")
 
     def help(self, doc: str) -> str:
         """The text of ``--help``: what the script does, its examples, the groups with their options, the keys."""

@@ -11,6 +11,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffusion.experiment.mistakes import ConfigError, nearest, paths, ranked, unknown_key
 from diffusion.experiment.signature import NoSuchPartError, signature
+from diffusion.experiment.sizes import misfits
 
 _HYDRAS_OWN = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 
@@ -31,6 +32,8 @@ def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | No
     plain = resolved(cfg)
     for path, node in targets(cfg):
         _check_target(path, node, plain)
+    for sentence in misfits(plain):
+        raise ConfigError(sentence)
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

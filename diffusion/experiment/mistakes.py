@@ -6,18 +6,36 @@ Nothing here imports torch: a mistake is answered before anything heavy is loade
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 
 class ConfigError(Exception):
     """A mistake in what the user asked for; the message is one sentence that names what to change."""
+
+
+def as_mistake(error: BaseException) -> str | None:
+    """The sentence where an exception is the user's to mend, ``None`` where it is a failure of the code.
+
+    Parts refuse what does not fit them with a ``ValueError`` when they are built; data with a ``DataError``.
+    """
+    if isinstance(error, ConfigError):
+        return str(error)
+    data = sys.modules.get("diffusion.data.base")
+    if isinstance(error, InstantiationException):
+        error = error.__cause__ or error
+        if isinstance(error, ValueError):
+            return " ".join(str(error).split())
+    if data is not None and isinstance(error, data.DataError):
+        return " ".join(str(error).split())
+    return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -94,6 +112,8 @@ def check_groups(overrides: Sequence[Override], groups: dict[str, list[str]], *,
             raise unknown_key(key, sorted(groups), sorted(groups))
         if key not in groups or override.is_hydra_override():
             continue
+        if override.value() is None:
+            raise ConfigError(f"{key}=null chooses nothing; write ~{key} to leave this part out")
         for option in _options(override):
             if option not in groups[key]:
                 raise unknown_option(key, option, groups[key])

@@ -29,7 +29,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.experiment import environment
-from diffusion.experiment.mistakes import ConfigError
+from diffusion.experiment.mistakes import ConfigError, as_mistake
 from diffusion.experiment.ranks import rank
 from diffusion.experiment.status import now, process, read_status, write_atomic, write_status
 
@@ -147,8 +147,10 @@ class Record:
             return
         text = "".join(traceback.format_exception(kind, error, trace))
         write_atomic(self.folder / "traceback.txt", text)
-        log.error("the run failed\n%s", text)
-        failed = {"status": "failed", "reason": _reason(error), "traceback": "traceback.txt"}
+        mistake = as_mistake(error)
+        log.error("the run failed: see traceback.txt" if mistake else f"the run failed\n{text}")
+        error.recorded = True  # type: ignore[attr-defined]
+        failed = {"status": "failed", "reason": mistake or _reason(error), "traceback": "traceback.txt"}
         write_status(self.folder, self.status | ended | failed)
 
     def _write_environment(self) -> None:
@@ -164,5 +166,4 @@ def _is_sigterm(error: BaseException | None) -> bool:
 
 def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split("\n\n")[0].split())
-    told = isinstance(error, ConfigError | RankFailedError)
-    return text if told else f"{type(error).__name__}: {text}"[:1000]
+    return text if isinstance(error, RankFailedError) else f"{type(error).__name__}: {text}"[:1000]

@@ -1,0 +1,164 @@
+"""Do the parts of a config fit each other? What numbers and names can tell, before torch is loaded.
+
+One small function for each way not to fit; it returns the sentence, or ``None``. The parts check themselves as well
+when they are built: these are the same mistakes, met earlier.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Plain = Mapping[str, Any]
+
+EXTRACTORS = {"digits-cnn-v1": (1, 8), "fashion-cnn-v1": (1, 28)}
+"""Channels and resolution of the feature extractors that take one size only."""
+
+
+def misfits(cfg: Plain) -> list[str]:
+    """A sentence for each thing that does not fit, in the order in which data flow."""
+    return [sentence for check in CHECKS if (sentence := check(cfg)) is not None]
+
+
+def data_and_autoencoder(cfg: Plain) -> str | None:
+    data, coder = _part(cfg, "data"), _part(cfg, "autoencoder")
+    if _class(coder) != "Identity":
+        return None
+    for key in ("channels", "resolution"):
+        if _differ(data.get(key), coder.get(key)):
+            return (
+                f"autoencoder=identity hands on pictures as they are, but autoencoder.{key} is {coder[key]} and "
+                f"data.{key} is {data[key]}; set autoencoder.{key}={data[key]}"
+            )
+    return None
+
+
+def network_and_latents(cfg: Plain) -> str | None:
+    network, coder = _part(cfg, "network"), _part(cfg, "autoencoder")
+    for mine, theirs, what in (("in_channels", "channels", "channels"), ("resolution", "resolution", "pixels a side")):
+        if _differ(network.get(mine), coder.get(theirs)):
+            return (
+                f"network.{mine} is {network[mine]}, but the data come with {coder[theirs]} {what}; "
+                f"set network.{mine}={coder[theirs]}"
+            )
+    return None
+
+
+def network_and_resolution(cfg: Plain) -> str | None:
+    network = _part(cfg, "network")
+    resolution, mult, patch = network.get("resolution"), network.get("channel_mult"), network.get("patch")
+    if not isinstance(resolution, int) or resolution < 1:
+        return None
+    if isinstance(mult, list) and mult and resolution % 2 ** (len(mult) - 1):
+        times = next(n for n in range(len(mult)) if resolution % 2 ** (n + 1))
+        return (
+            f"a U-Net of {len(mult)} levels (network.channel_mult) halves the resolution {len(mult) - 1} times, and "
+            f"{resolution} can be halved {times} times; give network.channel_mult at most {times + 1} entries, "
+            f"or make data.resolution a multiple of {2 ** (len(mult) - 1)}"
+        )
+    attention = network.get("attention")
+    if isinstance(mult, list) and isinstance(attention, list):
+        levels = [resolution // 2**n for n in range(len(mult))]
+        wrong = [size for size in attention if size not in levels]
+        if wrong:
+            return (
+                f"network.attention names the resolutions {wrong}, and the levels of this U-Net have {levels}; "
+                "list resolutions among them"
+            )
+    if isinstance(patch, int) and patch > 0 and resolution % patch:
+        return (
+            f"pictures of {resolution} pixels a side cannot be cut into patches of {patch}; "
+            "set network.patch to a divisor of the resolution"
+        )
+    return None
+
+
+def labels(cfg: Plain) -> str | None:
+    data, conditioner, guidance = _part(cfg, "data"), _part(cfg, "conditioner"), _part(cfg, "guidance")
+    kind = _class(conditioner)
+    if kind == "Label" and data.get("num_classes") == 0:
+        return (
+            "conditioner=label needs data with classes, and data.num_classes is 0; "
+            "use conditioner=none, or data with labels and their number in data.num_classes"
+        )
+    if kind == "NoCondition" and "classifier_free" in guidance:
+        return (
+            "guidance=classifier_free needs a condition to strengthen, and this model has conditioner=none; "
+            "train with conditioner=label, or use guidance=clip or none"
+        )
+    return None
+
+
+def table(cfg: Plain) -> str | None:
+    sampler, schedule = _part(cfg, "sampler"), _part(cfg, "schedule")
+    steps, entries = sampler.get("steps"), schedule.get("T")
+    if not isinstance(steps, int) or isinstance(steps, bool):
+        return None
+    if steps < 1:
+        return f"a sampler takes at least 1 step, and sampler.steps is {steps}; set sampler.steps to 1 or more"
+    if isinstance(entries, int) and steps > entries:
+        return (
+            f"sampler.steps is {steps}, but the schedule's table has {entries} entries (schedule.T); "
+            f"set sampler.steps to at most {entries}"
+        )
+    return None
+
+
+def terminal_snr(cfg: Plain) -> str | None:
+    schedule, target = _part(cfg, "schedule"), _part(cfg, "parameterization")
+    ends = schedule.get("zero_terminal_snr") is True or _class(schedule) in ("Flow", "ZeroTerminal")
+    ends = ends or (_class(schedule) == "Cosine" and schedule.get("beta_max") == 1)
+    if ends and _class(target) == "Epsilon":
+        return (
+            "parameterization=epsilon is undefined where the schedule ends in pure noise (zero terminal SNR), which says "
+            "nothing about the data; use parameterization=velocity or x0, or a schedule that keeps alpha(1) above 0"
+        )
+    return None
+
+
+def learned_variance(cfg: Plain) -> str | None:
+    sampler, target = _part(cfg, "sampler"), _part(cfg, "parameterization")
+    if sampler.get("variance") == "learned" and target.get("learned_variance") is False:
+        return (
+            "sampler.variance=learned asks for a variance that this model does not predict; "
+            "train with parameterization.learned_variance=true, or set sampler.variance=small or large"
+        )
+    return None
+
+
+def extractor(cfg: Plain) -> str | None:
+    evaluation, data = _part(cfg, "evaluation"), _part(cfg, "data")
+    name = evaluation.get("extractor")
+    size = EXTRACTORS.get(str(name))
+    mine = (data.get("channels"), data.get("resolution"))
+    if size is None or None in mine or mine == size:
+        return None
+    return (
+        f"evaluation.extractor={name} takes pictures of {size[0]} channel and {size[1]}x{size[1]} pixels, and the data "
+        f"have {mine[0]} and {mine[1]}x{mine[1]}; choose an evaluation for these data, or evaluation=none"
+    )
+
+
+CHECKS: tuple[Callable[[Plain], str | None], ...] = (
+    data_and_autoencoder,
+    network_and_latents,
+    network_and_resolution,
+    labels,
+    table,
+    terminal_snr,
+    learned_variance,
+    extractor,
+)
+
+
+def _part(cfg: Plain, room: str) -> Plain:
+    part = cfg.get(room)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _class(part: Plain) -> str:
+    return str(part.get("_target_", "")).rpartition(".")[2]
+
+
+def _differ(one: Any, other: Any) -> bool:
+    return isinstance(one, int) and isinstance(other, int) and one != other
