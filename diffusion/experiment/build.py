@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,9 +27,9 @@ def build_data(cfg: DictConfig) -> Any:
     return instantiate(cfg.data, _convert_="all")
 
 
-def build_trainer(cfg: DictConfig) -> Any:
-    """The trainer with its callbacks and loggers; every logger is told the resolved config."""
-    callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values()]
+def build_trainer(cfg: DictConfig, extra: Sequence[Any] = ()) -> Any:
+    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger is told the resolved config."""
+    callbacks = [*(instantiate(node, _convert_="all") for node in cfg.callbacks.values()), *extra]
     loggers = [instantiate(node, _convert_="all") for node in cfg.logger.values()]
     plain = OmegaConf.to_container(cfg, resolve=True)
     for logger in loggers:

@@ -41,7 +41,8 @@ def resume_overrides(overrides: list[str]) -> list[str]:
         )
     stored = [str(line) for line in OmegaConf.load(run / OVERRIDES)]
     new = {_key(line) for line in overrides}
-    return [line for line in stored if _key(line) not in new and _key(line) != "resume"] + overrides
+    kept = [line for line in stored if _key(line) not in new and _key(line) != "resume"]
+    return [*kept, *overrides, f"hydra.run.dir={run}"]
 
 
 def with_run(cfg: DictConfig) -> DictConfig:
@@ -56,7 +57,8 @@ def with_run(cfg: DictConfig) -> DictConfig:
     _expect_run(run, "run")
     merged = OmegaConf.load(run / RESOLVED)
     composed = OmegaConf.load(run / COMPOSED)
-    assert isinstance(merged, DictConfig)  # a run writes a mapping
+    if not isinstance(merged, DictConfig) or not isinstance(composed, DictConfig):
+        raise ConfigError(f"{run / RESOLVED} is damaged: a mapping was expected")
     for room in FREE:
         mine = cfg.get(room) or OmegaConf.create({})
         if cfg.choices.get(room) is None:
@@ -84,12 +86,7 @@ def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> Diffusi
 
     from diffusion.experiment.build import build_module
 
-    path = Path(checkpoint)
-    if not path.is_file():
-        path = run / "checkpoints" / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
-    if not path.is_file():
-        there = sorted(p.stem for p in (run / "checkpoints").glob("*.ckpt"))
-        raise ConfigError(f"no checkpoint '{checkpoint}' in {run}; there are: {', '.join(there) or 'none'}")
+    path = checkpoint_path(run, checkpoint)
     state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
     module = build_module(cfg)
     mine = module.state_dict()
@@ -101,6 +98,20 @@ def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> Diffusi
         )
     module.load_state_dict(state)
     return module.eval()
+
+
+def checkpoint_path(run: Path, checkpoint: str) -> Path:
+    """``last``, another name in the run's ``checkpoints/``, or a path -> the file.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    named = run / "checkpoints" / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
+    for path in (Path(checkpoint), named):
+        if path.is_file():
+            return path
+    there = sorted(p.stem for p in named.parent.glob("*.ckpt"))
+    raise ConfigError(f"no checkpoint '{checkpoint}' in {run}; there are: {', '.join(there) or 'none'}")
 
 
 def _expect_run(run: Path, key: str) -> None:

@@ -1,4 +1,4 @@
-"""metrics.csv: one row a step, a column a metric, kept over resumptions. The plain truth that every comparison reads."""
+"""metrics.csv: one row a step, a column a metric, kept over resumptions; the plain truth that comparisons read."""
 
 from __future__ import annotations
 

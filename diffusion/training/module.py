@@ -54,7 +54,7 @@ class DiffusionModule(pl.LightningModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         guidance: Mapping[str, Wrapper] | None = None,
         seed: int = 0,
-        compile: bool = False,  # noqa: A002 - the config key
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torchmetrics.metric import Metric
 
 
-class Diverged(RuntimeError):
+class DivergedError(RuntimeError):
     """The loss is no longer a number."""
 
 
@@ -54,7 +54,7 @@ class Monitor(Callback):
         bins: parts of t for the loss per noise level.
 
     Raises:
-        Diverged: the mean loss since the last log is not finite.
+        DivergedError: the mean loss since the last log is not finite.
     """
 
     def __init__(self, bins: int = 10) -> None:
@@ -74,7 +74,7 @@ class Monitor(Callback):
     ) -> None:
         self._pending.append((outputs["per_sample"], outputs["t"]))
         step = trainer.global_step
-        if step != self._logged and step % trainer.log_every_n_steps == 0:
+        if step != self._logged and step % log_interval(trainer) == 0:
             self._log_training(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,7 +112,7 @@ class Monitor(Callback):
         self._clock, self._logged = now, trainer.global_step
         self._publish(trainer, values)
         if not math.isfinite(values["train/loss"]):
-            raise Diverged(
+            raise DivergedError(
                 f"the loss is {values['train/loss']} at step {trainer.global_step}: training has diverged; the last "
                 "checkpoint is from before. Lower optimizer.lr, lengthen lr_scheduler.warmup, or look for the first "
                 "bad value with debug=anomaly"
@@ -122,3 +122,8 @@ class Monitor(Callback):
         self.latest.update(values)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+
+
+def log_interval(trainer: pl.Trainer) -> int:
+    """Optimizer steps between two logs, as the trainer was told."""
+    return int(trainer.log_every_n_steps)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks.callback import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from diffusion.training.monitor import Monitor
+from diffusion.training.monitor import Monitor, log_interval
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class TrainingProgress(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        logged = step % trainer.log_every_n_steps == 0 and step != self._shown
+        logged = step % log_interval(trainer) == 0 and step != self._shown
         if self._bar is not None:
             if logged:
                 self._bar.update(self._task, completed=step, facts=_facts(trainer))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import wandb
 from pytorch_lightning.loggers.wandb import WandbLogger
 
 
@@ -45,6 +46,7 @@ class Wandb(WandbLogger):
             mode=_mode(mode),
             config=config,
             resume="allow",
+            settings=wandb.Settings(silent=True),
         )
 
 

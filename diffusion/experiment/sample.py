@@ -1,0 +1,96 @@
+"""Draws pictures from a run folder."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from PIL import Image
+from rich.progress import track
+
+from diffusion.evaluation.generate import Generator
+from diffusion.experiment.restore import load_module
+from diffusion.guidance.base import guide
+from diffusion.training.module import DiffusionModule
+from diffusion.training.samples import save_grid
+
+log = logging.getLogger(__name__)
+
+
+def sample(cfg: DictConfig) -> Path:
+    """Draws ``cfg.num_samples`` pictures with the config of a run (:func:`restore.with_run`) -> the folder they are in.
+
+    The folder holds ``grid.png``, one PNG a picture, ``samples.npz`` (``arr_0`` uint8 (N, H, W, C), the layout that
+    other people's evaluators read) and ``settings.json``.
+    """
+    run = Path(cfg.run)
+    module = load_module(cfg, run, cfg.checkpoint).to(device())
+    generator = build_generator(cfg, module, labels=cfg.labels)
+    pictures = torch.cat(
+        [
+            generator(index, cfg.seed).cpu()
+            for index in track(
+                torch.arange(cfg.num_samples).split(cfg.batch_size), description="sampling", transient=True
+            )
+        ]
+    )
+    folder = Path(cfg.output) if cfg.output else run / "samples" / settings_name(cfg, cfg.num_samples, cfg.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_grid(pictures[: 16 * 16] / 127.5 - 1, folder / "grid.png")
+    rows = pictures.permute(0, 2, 3, 1).numpy()
+    np.savez_compressed(folder / "samples.npz", arr_0=rows)
+    for i, picture in enumerate(rows):
+        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(folder / f"{i:06d}.png")
+    facts = {**generator.describe(), "checkpoint": cfg.checkpoint, "weights": cfg.weights, "seed": cfg.seed}
+    (folder / "settings.json").write_text(json.dumps(facts, indent=2) + "\n")
+    log.info("%d pictures in %s, %d network calls each", len(rows), folder, generator.calls // max(len(rows), 1))
+    return folder
+
+
+def build_generator(cfg: DictConfig, module: DiffusionModule, labels: Any = "balanced") -> Generator:
+    """What draws with a trained module: its averaged weights unless ``cfg.weights`` is raw, the config's sampler."""
+    averaged = cfg.get("weights", "ema") == "ema"
+    data = cfg.data
+    shape = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device)).shape
+    guidance = instantiate(cfg.guidance, _convert_="all")
+    return Generator(
+        guide(module.ema_denoiser if averaged else module.denoiser, guidance),
+        instantiate(cfg.sampler, _convert_="all"),
+        shape[1:],
+        conditioner=module.ema_conditioner if averaged else module.conditioner,
+        autoencoder=module.autoencoder,
+        num_classes=data.num_classes if module.conditioner.dim else 0,
+        labels=labels,
+        device=module.device,
+    )
+
+
+def settings_name(cfg: DictConfig, num_samples: int, seed: int) -> str:
+    """A folder name from the settings: ``ddim-50_trailing_clip_64_seed0``, and a hash of what it does not say."""
+    rooms = {room: OmegaConf.to_container(cfg[room], resolve=True) for room in ("sampler", "guidance")}
+    rest = {**rooms, "checkpoint": cfg.get("checkpoint", "last"), "weights": cfg.get("weights", "ema")}
+    parts = [
+        f"{_class(cfg.sampler).lower()}-{cfg.sampler.steps}",
+        *([] if cfg.sampler.get("spacing") is None else [_class(cfg.sampler.spacing).lower()]),
+        *cfg.guidance,
+        str(num_samples),
+        f"seed{seed}",
+        hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6],
+    ]
+    return "_".join(parts)
+
+
+def _class(node: DictConfig) -> str:
+    return str(node._target_).rsplit(".", 1)[-1]
+
+
+def device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

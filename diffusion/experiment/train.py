@@ -1,0 +1,73 @@
+"""One training run: build, fit, score, and a record of all of it in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from diffusion.experiment.build import build_data, build_module, build_trainer
+from diffusion.experiment.evaluate import score
+from diffusion.experiment.launch import launch
+from diffusion.experiment.preemption import StopWhenAsked
+from diffusion.experiment.ranks import joined, rank, wanted_ranks
+from diffusion.experiment.record import Record
+from diffusion.training.checkpoint import LAST
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> None:
+    """Runs ``cfg`` in its run folder, on as many ranks as its trainer asks for; continues where ``cfg.resume`` is set.
+
+    Under torchrun or srun every rank comes here, and the first keeps the record.
+
+    Raises:
+        RankFailedError: a rank failed; its message is the reason.
+    """
+    if joined() and rank() > 0:
+        run(cfg)
+        return
+    folder = Path(cfg.paths.run)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    with Record(folder, cfg, overrides):
+        if wanted_ranks(cfg) > 1 and not joined():
+            launch(folder, cfg)
+        else:
+            run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Fit and score in this process, one of the ranks of the run."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on what this project does on purpose
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    folder = Path(cfg.paths.run)
+    data = build_data(cfg)
+    data.setup()  # unreadable data are refused before anything else is built
+    module = build_module(cfg)
+    trainer = build_trainer(cfg, extra=[StopWhenAsked()])
+    checkpoint = folder / LAST if cfg.resume is not None else None
+    trained = sum(p.numel() for p in module.denoiser.network.parameters())
+    log.info("run folder %s, network of %.2fM parameters", folder, trained / 1e6)
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if cfg.evaluation:
+            score(cfg, module, data, folder, trainer)
+        for logger in trainer.loggers:
+            logger.finalize("success")
+    finally:
+        _finish_wandb()
+
+
+def _finish_wandb() -> None:
+    """Whatever happened, the next job in this process must not write into this job's W&B run."""
+    import sys
+
+    if "wandb" in sys.modules:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish()

@@ -1,0 +1,22 @@
+"""Draws pictures from a run; schedule, target and network are the run's, the sampler is yours.
+
+python scripts/sample.py run=outputs/demo/20260131-235959-4f1c
+python scripts/sample.py run=outputs/demo/20260131-235959-4f1c sampler=dpm_solver_pp_2m sampler.steps=15
+python scripts/sample.py run=outputs/demo/20260131-235959-4f1c num_samples=256 seed=1 weights=raw
+"""
+
+from omegaconf import DictConfig
+
+from diffusion.experiment.app import app
+from diffusion.experiment.restore import free_overrides, with_run
+
+
+@app("sample", rewrite=free_overrides, finish=with_run)
+def main(cfg: DictConfig) -> None:
+    from diffusion.experiment.sample import sample
+
+    sample(with_run(cfg))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,21 @@
+"""Trains a diffusion model, draws from it and scores it; everything lands in one run folder.
+
+python scripts/train.py
+python scripts/train.py data=fashion_mnist network=unet_small trainer.max_steps=2000 name=fashion
+python scripts/train.py resume=outputs/fashion/20260131-235959-4f1c
+"""
+
+from omegaconf import DictConfig
+
+from diffusion.experiment.app import app
+
+
+@app("train")
+def main(cfg: DictConfig) -> None:
+    from diffusion.experiment.train import train
+
+    train(cfg)
+
+
+if __name__ == "__main__":
+    main()
