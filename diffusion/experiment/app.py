@@ -173,7 +173,11 @@ class Composer:
         if OmegaConf.is_missing(cfg.hydra.runtime, "output_dir"):
             cfg.hydra.runtime.output_dir = "."
         HydraConfig.instance().set_config(cfg)
-        return self.finish(OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"]))
+        own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
+        try:
+            return self.finish(own)
+        except OmegaConfBaseException as error:
+            raise mistakes.unresolved(error) from None
 
     def _session(self) -> Any:
         GlobalHydra.instance().clear()

@@ -7,9 +7,9 @@ from typing import Any
 
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.experiment.mistakes import ConfigError, nearest, paths, ranked, unknown_key
+from diffusion.experiment.mistakes import ConfigError, nearest, paths, ranked, unknown_key, unresolved
 from diffusion.experiment.signature import NoSuchPartError, signature
 from diffusion.experiment.sizes import misfits
 
@@ -44,12 +44,8 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     """
     try:
         plain = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)
-    except MissingMandatoryValue as error:
-        key = error.full_key or "a value"
-        raise ConfigError(f"{key} must be given and was not; set {key}=<value>") from None
     except OmegaConfBaseException as error:
-        text = " ".join(str(error.msg or error).split()).partition(" full_key:")[0]
-        raise ConfigError(f"{error.full_key}: {text}") from None
+        raise unresolved(error) from None
     return dict(plain)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 
 class ConfigError(Exception):
@@ -160,6 +160,15 @@ def explain(
         text = f"{text} ({' '.join(str(cause).split())})" if text else " ".join(str(cause).split())
     text = re.sub(r" ?(full_key: .*|object_type=\w+|To append to your config use \+\S+|Search path:.*)", "", text)
     return ConfigError(text.strip().rstrip(".") or type(error).__name__)
+
+
+def unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """The sentence for a value that was not given, or a reference to nothing."""
+    if isinstance(error, MissingMandatoryValue):
+        key = error.full_key or "a value"
+        return ConfigError(f"{key} must be given and was not; set {key}=<value>")
+    text = " ".join(str(error.msg or error).split()).partition(" full_key:")[0]
+    return ConfigError(f"{error.full_key}: {text}")
 
 
 def _behind_reference(cfg: DictConfig, key: str) -> bool:

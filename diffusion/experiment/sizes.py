@@ -110,8 +110,8 @@ def terminal_snr(cfg: Plain) -> str | None:
     ends = ends or (_class(schedule) == "Cosine" and schedule.get("beta_max") == 1)
     if ends and _class(target) == "Epsilon":
         return (
-            "parameterization=epsilon is undefined where the schedule ends in pure noise (zero terminal SNR), which says "
-            "nothing about the data; use parameterization=velocity or x0, or a schedule that keeps alpha(1) above 0"
+            "parameterization=epsilon is undefined where the schedule ends in pure noise (zero terminal SNR); "
+            "use parameterization=velocity or x0, or a schedule that keeps alpha(1) above 0"
         )
     return None
 
