@@ -100,17 +100,19 @@ class StatefulLoader:
         return {"samples": len(self.split), "batch_size": self.batch_size, "batches": len(self), "seed": self.seed}
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
-        """The epoch's order (N,) int64, and which samples are mirrored in it (N,) bool."""
+        """The epoch's order (N,) int64, and whether the sample at each place of it is mirrored (N,) bool."""
         if self._epoch is None or self._epoch[0] != epoch:
             keys = keys_of(np.arange(len(self.split)), seed=self.seed, stream=DATA, step=epoch)
             order = np.argsort(keys, kind="stable") if self.shuffle else np.arange(len(keys))
-            self._epoch = epoch, torch.from_numpy(order), torch.from_numpy((keys & np.uint64(1)).astype(bool))
+            mirrored = (keys[order] & np.uint64(1)).astype(bool)
+            self._epoch = epoch, torch.from_numpy(order), torch.from_numpy(mirrored)
         return self._epoch[1:]
 
     def _batch(self, position: int, order: Tensor, mirrored: Tensor) -> dict[str, Any]:
-        rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-        rows = share(rows, self.rank, self.world_size).clone()
-        images = self._mirror(rows, mirrored.index_select(0, rows)) if self.flip else None
+        here = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        rows, flips = (share(every[here], self.rank, self.world_size) for every in (order, mirrored))
+        rows = rows.clone()  # the batch's own: the order stays as it is
+        images = self._mirror(rows, flips) if self.flip else None
         batch = self.split.batch(rows, images)
         return pinned(batch) if self.pin_memory else batch
 
