@@ -27,7 +27,8 @@ from diffusion.types import Cond, Denoiser
 
 
 class DiffusionModule(pl.LightningModule):
-    """Every part is a built object; every draw of training is a function of (seed, step, sample index).
+    """Every part is a built object; every draw of training is a function of (seed, optimizer step, sample index), the
+    same for any number of ranks and any split of a batch into accumulated parts.
 
     The averaged weights live in ``ema_denoiser`` and ``ema_conditioner``, a second copy under its own keys of the
     checkpoint; nothing ever swaps the two. Sampling and validation use the average.
@@ -67,7 +68,7 @@ class DiffusionModule(pl.LightningModule):
         self.guidance = guidance or {}
         self.seed = seed
         self.batches = 0
-        """Batches seen in training, over all resumptions: the step of the keyed draws."""
+        """Batches seen in training, over all resumptions: what dropout is keyed by."""
         self._ema = ema
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -87,9 +88,9 @@ class DiffusionModule(pl.LightningModule):
         }
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        step, self.batches = self.batches, self.batches + 1
-        self._seed_dropout(step)
-        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=step)
+        self._seed_dropout(self.batches)
+        self.batches += 1
+        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=self.trainer.global_step)
         loss = self.loss(batch, randomness)
         return {
             "loss": loss.total.mean(),

@@ -1,0 +1,30 @@
+"""What several test files need: the project's own configs, composed."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from diffusion.experiment import resolvers
+
+CONF = Path(__file__).parents[1] / "conf"
+
+
+def config(folder: Path, *overrides: str, name: str = "train") -> DictConfig:
+    """``conf/<name>.yaml`` with these overrides and ``folder`` as the run folder."""
+    resolvers.register()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(name, [f"paths.run={folder}", *overrides])
+
+
+@pytest.fixture
+def train_config(tmp_path: Path) -> Callable[..., DictConfig]:
+    """The training config with overrides, its run folder the test's own, small and quiet."""
+
+    def make(*overrides: str, folder: Path = tmp_path) -> DictConfig:
+        small = ["logger=csv", "evaluation=none", "network.channels=8", "~callbacks.samples", "~callbacks.progress"]
+        return config(folder, *small, *overrides)
+
+    return make
