@@ -17,7 +17,7 @@ RICH = ["conditioner=label", "network.dropout=0.2", "conditioner.drop=0.2"]
 """Everything that draws at random in training."""
 
 
-class CutShort(Exception):
+class CutShortError(Exception):
     """Stands for a kill."""
 
 
@@ -29,7 +29,7 @@ def fit(cfg, *, cut_after=None):
 
         def dying(*args, **kwargs):
             if trainer.global_step == cut_after:
-                raise CutShort
+                raise CutShortError
             step(*args, **kwargs)
 
         module.optimizer_step = dying
@@ -55,7 +55,7 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(train_config, tmp
     keys = [*RICH, "trainer.max_steps=18", f"data.num_workers={workers}", "trainer.val_check_interval=7"]
     whole = fit(train_config(*keys, folder=tmp_path / "whole"))
     keys.append(f"callbacks.checkpoint.every_n_train_steps={save_at}")
-    with pytest.raises(CutShort):
+    with pytest.raises(CutShortError):
         fit(train_config(*keys, folder=tmp_path / "cut"), cut_after=save_at + 2)
     resumed = fit(train_config(*keys, f"resume={tmp_path / 'cut'}", folder=tmp_path / "cut"))
     for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step", "batches"):
