@@ -8,16 +8,15 @@ from typing import Any, Literal
 import torch.distributed as dist
 from pytorch_lightning import LightningDataModule
 
+from diffusion.data.error import DataError
 from diffusion.data.loader import StatefulLoader
 from diffusion.data.ordered import OrderedLoader
 from diffusion.data.split import Split
 
+__all__ = ["SPLITS", "DataError", "ImageData", "SplitName"]
+
 SplitName = Literal["train", "test"]
 SPLITS: tuple[SplitName, SplitName] = ("train", "test")
-
-
-class DataError(ValueError):
-    """Data that are missing, unreadable or not what the config says, in one sentence that says what to change."""
 
 
 class ImageData(LightningDataModule, ABC):

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from diffusion.data.base import DataError
+from diffusion.data.error import DataError
 from diffusion.data.picture import Decoder
 
 MEMORY = ("auto", "ram", "mmap")

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.error import DataError
 from diffusion.data.split import Split, pinned, share
 from diffusion.seeds import DATA, keys_of
 
@@ -33,7 +34,7 @@ class StatefulLoader:
         pin_memory: give batches in page-locked memory where there is a GPU.
 
     Raises:
-        ValueError: a batch larger than the split, or one that the ranks cannot share equally.
+        DataError: a batch larger than the split, or one that the ranks cannot share equally.
     """
 
     def __init__(
@@ -52,12 +53,12 @@ class StatefulLoader:
         pin_memory: bool = False,
     ) -> None:
         if batch_size % world_size:
-            raise ValueError(
+            raise DataError(
                 f"a global batch of {batch_size} cannot be shared equally by {world_size} ranks; "
                 "set data.batch_size to a multiple of the number of devices"
             )
         if batch_size > len(split):
-            raise ValueError(
+            raise DataError(
                 f"a batch of {batch_size} is larger than the {len(split)} training pictures; "
                 f"set data.batch_size to at most {len(split)}"
             )
@@ -86,11 +87,11 @@ class StatefulLoader:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Raises:
-        ValueError: the state was saved with other data, another batch size or another seed.
+        DataError: the state was saved with other data, another batch size or another seed.
         """
         then = {name: state.get(name) for name in self._dealing()}
         if then != self._dealing():
-            raise ValueError(
+            raise DataError(
                 f"the checkpoint's loader dealt {then}, this run's deals {self._dealing()}; "
                 "resume with the data settings that the run was started with"
             )

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
+from diffusion.data.error import DataError
+
 FILTERS = tuple(member.name.lower() for member in Image.Resampling)
 CROPS = ("center", "none")
 
@@ -23,7 +25,7 @@ class Decoder:
     box: (left, top, right, bottom) cut before anything else, or ``None``.
 
     Raises:
-        ValueError: a setting that is none of these.
+        DataError: a setting that is none of these.
     """
 
     channels: int
@@ -35,14 +37,14 @@ class Decoder:
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
-            raise ValueError(f"pictures are read with 1 (grey) or 3 (RGB) channels, got data.channels={self.channels}")
+            raise DataError(f"pictures are read with 1 (grey) or 3 (RGB) channels, got data.channels={self.channels}")
         for key, value, known in (("crop", self.crop, CROPS), ("filter", self.filter, FILTERS)):
             if value not in known:
-                raise ValueError(f"data.{key} is one of {', '.join(known)}, got {value!r}")
+                raise DataError(f"data.{key} is one of {', '.join(known)}, got {value!r}")
         try:
             ImageColor.getrgb(self.background)
         except ValueError:
-            raise ValueError(
+            raise DataError(
                 f"data.background is a colour name or '#rrggbb', got {self.background!r}; try data.background=white"
             ) from None
 
