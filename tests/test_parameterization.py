@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import math
+from copy import copy
+from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from diffusion.parameterization.base import Parameterization
+from diffusion.parameterization.edm import EDM
 from diffusion.parameterization.epsilon import Epsilon
+from diffusion.parameterization.flow import Flow
+from diffusion.parameterization.posterior_mean import PosteriorMean
+from diffusion.parameterization.score import Score
 from diffusion.parameterization.velocity import Velocity
 from diffusion.parameterization.x0 import X0
 from diffusion.schedule.linear import Linear
+from diffusion.schedule.posterior import between
+from diffusion.schedule.vp import VP
 from diffusion.types import expand
 
-TARGETS: list[Parameterization] = [Epsilon(), X0(), Velocity()]
+CONF = Path(__file__).parents[1] / "conf"
+TARGETS: list[Parameterization] = [Epsilon(), X0(), Velocity(), Flow(), EDM(), EDM(2.0), Score()]
 angles = st.floats(0.01, math.pi / 2 - 0.01)
 pairs = pytest.mark.parametrize("other", TARGETS, ids=lambda p: type(p).__name__)
 ones = pytest.mark.parametrize("one", TARGETS, ids=lambda p: type(p).__name__)
@@ -99,7 +110,7 @@ def test_velocity_is_the_derivative_along_the_circle():
     torch.testing.assert_close(Velocity().encode(x0, eps, math.cos(0.7), math.sin(0.7)), derivative)
 
 
-@pytest.mark.parametrize(("make", "alpha", "sigma"), [(Epsilon, 0.0, 1.0), (X0, 1.0, 0.0)])
+@pytest.mark.parametrize(("make", "alpha", "sigma"), [(Epsilon, 0.0, 1.0), (X0, 1.0, 0.0), (Score, 0.0, 1.0)])
 def test_a_target_that_says_nothing_is_refused(make: type[Parameterization], alpha: float, sigma: float):
     x0, eps = data()
     with pytest.raises(ValueError, match=f"{make.__name__} says nothing"):
@@ -108,7 +119,8 @@ def test_a_target_that_says_nothing_is_refused(make: type[Parameterization], alp
 
 @ones
 def test_learned_variance_is_the_second_half(one: Parameterization):
-    learned = type(one)(learned_variance=True)
+    learned = copy(one)
+    learned.learned_variance = True
     x0, eps = data()
     raw = torch.linspace(-1, 1, x0.numel(), dtype=torch.float64).reshape(x0.shape)
     target = one.encode(x0, eps, 0.6, 0.8)
@@ -117,3 +129,97 @@ def test_learned_variance_is_the_second_half(one: Parameterization):
     assert said.var_mix is not None
     assert (float(said.var_mix.min()), float(said.var_mix.max())) == (0, 1)
     assert one.decode(target, x0, 0.6, 0.8).var_mix is None
+
+
+@pytest.mark.parametrize("sigma_data", [0.5, 2.0])
+@pytest.mark.parametrize("sigma", [0.01, 1.0, 50.0])
+def test_edm_is_preconditioned_as_in_diffusers(sigma_data: float, sigma: float):
+    """The network's input and the denoised output, for y = x_0 + sigma eps and, scaled, on any other schedule."""
+    theirs = EDMEulerScheduler(sigma_data=sigma_data)
+    output, y = data()
+    ours = EDM(sigma_data)
+    at = torch.tensor(sigma, dtype=torch.float64)
+    wanted = theirs.precondition_outputs(y, output, at)
+    for alpha in (1.0, 0.3):
+        x, s = alpha * y, alpha * sigma
+        torch.testing.assert_close(ours.decode(output, x, alpha, s).x0, wanted, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(
+            ours.input_scale(alpha, s) * x, theirs.precondition_inputs(y, at), rtol=1e-6, atol=1e-6
+        )
+
+
+@settings(max_examples=20, deadline=None)
+@given(sigma=st.floats(0.002, 80), sigma_data=st.floats(0.1, 3))
+def test_edms_target_and_input_have_unit_variance(sigma: float, sigma_data: float):
+    """Karras et al. 2022, appendix B.6: for data of standard deviation sigma_data."""
+    a, b = EDM(sigma_data).coefficients(1.0, sigma)
+    assert a**2 * sigma_data**2 + b**2 == pytest.approx(1)
+    assert EDM(sigma_data).input_scale(1.0, sigma) ** 2 * (sigma_data**2 + sigma**2) == pytest.approx(1)
+
+
+def test_edm_is_minus_v_on_the_unit_circle():
+    x0, eps = data()
+    torch.testing.assert_close(EDM(1.0).encode(x0, eps, 0.6, 0.8), -Velocity().encode(x0, eps, 0.6, 0.8))
+
+
+def test_the_score_is_that_of_the_kernel():
+    """The gradient of log N(x; alpha x_0, sigma^2) by autograd through torch's density."""
+    x0, eps = data()
+    x = (0.6 * x0 + 0.8 * eps).requires_grad_()
+    (wanted,) = torch.autograd.grad(torch.distributions.Normal(0.6 * x0, 0.8).log_prob(x).sum(), x)
+    torch.testing.assert_close(Score().encode(x0, eps, 0.6, 0.8), wanted)
+    with pytest.raises(ValueError, match="clean data"):
+        Score().encode(x0, eps, 1.0, 0.0)
+
+
+@pytest.mark.parametrize("index", [0, 1, 2, 500, 999])
+def test_the_posterior_mean_is_diffusers_step_without_its_noise(index: int):
+    """DDPM's own step from x_0 is mu~ plus noise; theirs with the noise taken off, and with variance so small."""
+    theirs = DDPMScheduler(beta_schedule="linear", prediction_type="sample", clip_sample=False)
+    schedule = Linear()
+    level = schedule.level((index + 1) / 1000)
+    x0, eps = data()
+    x = level.alpha * x0 + level.sigma * eps
+    torch.manual_seed(0)
+    stepped = theirs.step(x0, index, x).prev_sample
+    torch.manual_seed(0)
+    if index > 0:
+        stepped = stepped - theirs._get_variance(index) ** 0.5 * torch.randn(x.shape, dtype=x.dtype)
+    mean = PosteriorMean(schedule).encode(x0, eps, level.alpha, level.sigma)
+    torch.testing.assert_close(mean, stepped, rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=30, deadline=None)
+@given(t=st.floats(0.001, 1.0))
+def test_the_posterior_mean_is_solved_back(t: float):
+    """Between the knots too, and the same from floats as from tensors."""
+    target, schedule = PosteriorMean(Linear()), Linear()
+    level, (x0, eps) = schedule.level(t), data()
+    x = level.alpha * x0 + level.sigma * eps
+    output = target.encode(x0, eps, level.alpha, level.sigma)
+    said = target.decode(output, x, level.alpha, level.sigma)
+    torch.testing.assert_close(said.x0, x0, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(said.eps, eps, rtol=1e-5, atol=1e-5)
+    at = torch.full((3,), t, dtype=torch.float64)
+    again = target.encode(x0, eps, schedule.alpha(at), schedule.sigma(at))
+    torch.testing.assert_close(again, output, rtol=1e-6, atol=1e-6)
+
+
+def test_the_posterior_mean_leads_to_the_next_knot():
+    schedule = Linear(T=10, beta_start=0.05, beta_end=0.4)
+    x0, eps = data()
+    cur, nxt = schedule.level(0.5), schedule.level(0.4)
+    step = between(cur, nxt)
+    x = cur.alpha * x0 + cur.sigma * eps
+    mean = PosteriorMean(schedule).encode(x0, eps, cur.alpha, cur.sigma)
+    torch.testing.assert_close(mean, step.x0 * x0 + step.x * x)
+    with pytest.raises(ValueError, match="continuous"):
+        PosteriorMean(VP())
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "parameterization").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_builds(path: Path):
+    root = OmegaConf.create({"schedule": {"_target_": "diffusion.schedule.linear.Linear"}, "it": OmegaConf.load(path)})
+    assert isinstance(instantiate(root)["it"], Parameterization)
+    root.it.learned_variance = True
+    assert instantiate(root)["it"].learned_variance

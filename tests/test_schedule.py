@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.schedule.base import DiscreteSchedule, Schedule
+from diffusion.schedule.base import FIRST, DiscreteSchedule, Schedule, VariancePreserving
+from diffusion.schedule.continuous_cosine import ContinuousCosine
 from diffusion.schedule.cosine import Cosine
+from diffusion.schedule.edm import EDM
+from diffusion.schedule.flow import Flow
+from diffusion.schedule.geometric import Geometric
 from diffusion.schedule.linear import Linear
 from diffusion.schedule.scaled_linear import ScaledLinear
 from diffusion.schedule.sigmoid import Sigmoid
+from diffusion.schedule.sub_vp import SubVP
+from diffusion.schedule.table import Table
+from diffusion.schedule.vp import VP
+from diffusion.schedule.zero_snr import ZeroSNR
 
 TABLES = [
     (Linear(), {"beta_schedule": "linear"}),
@@ -25,7 +37,22 @@ TABLES = [
     (Cosine(), {"beta_schedule": "squaredcos_cap_v2"}),
     (Cosine(T=25), {"beta_schedule": "squaredcos_cap_v2"}),
 ]
-SCHEDULES: list[Schedule] = [schedule for schedule, _ in TABLES]
+CONF = Path(__file__).parents[1] / "conf"
+CONTINUOUS = [
+    Geometric(),
+    EDM(),
+    EDM(sigma_min=0.1, sigma_max=3.0, rho=1.0),
+    VP(),
+    VP(beta_min=1.0, beta_max=1.0),
+    SubVP(),
+    ContinuousCosine(),
+    ContinuousCosine(resolution=512),
+    ContinuousCosine(resolution=8, log_snr_min=-math.inf),
+    Flow(),
+    Flow(shift=3.0),
+]
+ZEROED = [ZeroSNR(Linear()), ZeroSNR(ScaledLinear()), ZeroSNR(Cosine(T=20))]
+SCHEDULES: list[Schedule] = [*(schedule for schedule, _ in TABLES), *CONTINUOUS, *ZEROED]
 times = st.floats(0.0, 1.0)
 
 
@@ -58,7 +85,8 @@ def test_the_process_goes_from_data_to_noise(schedule: Schedule) -> None:
     assert (alpha[0], sigma[0]) == (1, 0)
     assert (log_snr[1:] < log_snr[:-1]).all()
     torch.testing.assert_close(log_snr[1:], 2 * (alpha / sigma).log()[1:], rtol=1e-9, atol=1e-9)
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=0, atol=1e-14)
+    if isinstance(schedule, VariancePreserving) and not isinstance(schedule, SubVP):
+        torch.testing.assert_close(alpha**2 + sigma**2, torch.ones_like(t), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -69,7 +97,9 @@ def test_level_agrees_with_the_tensors_and_time_inverts_noise(schedule: Schedule
     assert level.alpha == pytest.approx(float(schedule.alpha(at)), rel=1e-12)
     assert level.sigma == pytest.approx(float(schedule.sigma(at)), rel=1e-9, abs=1e-15)
     if 1e-6 < level.noise < 1e6:  # closer to the data, float64 keeps too few digits of 1 - alpha^2
-        assert schedule.time(level.noise) == pytest.approx(t, rel=1e-6)
+        assert schedule.time(level.noise) == pytest.approx(t, rel=1e-6, abs=2e-12)
+        times = schedule.times(torch.tensor([level.noise], dtype=torch.float64))
+        assert float(times) == pytest.approx(t, rel=1e-6, abs=2e-12)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -130,3 +160,151 @@ def test_bad_cosines_are_refused() -> None:
     for wrong in ({"T": -1}, {"s": -0.1}, {"beta_max": 0.0}, {"beta_max": 1.1}):
         with pytest.raises(ValueError, match=f"{next(iter(wrong))}"):
             Cosine(**wrong)
+
+
+def test_a_zeroed_table_is_that_of_diffusers() -> None:
+    for ours, name, start, end in (
+        (ZeroSNR(Linear()), "linear", 1e-4, 0.02),
+        (ZeroSNR(ScaledLinear()), "scaled_linear", 0.00085, 0.012),
+    ):
+        table = DDIMScheduler(beta_schedule=name, beta_start=start, beta_end=end, rescale_betas_zero_snr=True)
+        knots = (torch.arange(1000, dtype=torch.float64) + 1) / 1000
+        torch.testing.assert_close(ours.alpha(knots) ** 2, table.alphas_cumprod.double(), rtol=2e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("schedule", ZEROED)
+def test_a_zeroed_table_ends_in_pure_noise_and_keeps_its_start(schedule: ZeroSNR) -> None:
+    end, first = schedule.level(1.0), schedule.level(1 / schedule.steps)
+    assert (end.alpha, end.sigma, end.noise) == (0.0, 1.0, math.inf)
+    assert first.alpha == pytest.approx(schedule.table.level(1 / schedule.table.steps).alpha, rel=1e-12)
+    assert schedule.time(math.inf) == 1.0
+
+
+def test_zeroing_needs_a_table() -> None:
+    with pytest.raises(ValueError, match="beta table, got VP"):
+        ZeroSNR(VP())
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_the_flow_is_that_of_diffusers(shift: float) -> None:
+    theirs = FlowMatchEulerDiscreteScheduler(shift=shift)
+    schedule, t = Flow(shift), torch.arange(1000, 0, -1, dtype=torch.float64) / 1000
+    torch.testing.assert_close(schedule.sigma(t), theirs.sigmas[:1000].double(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(schedule.label(t), theirs.timesteps.double(), rtol=1e-5, atol=1e-3)
+    torch.testing.assert_close(schedule.alpha(t), 1 - schedule.sigma(t))
+
+
+def test_edms_steps_are_those_of_diffusers() -> None:
+    theirs = EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0)
+    theirs.set_timesteps(19)
+    t = torch.linspace(1, 0, 19, dtype=torch.float64).clamp(min=FIRST)
+    torch.testing.assert_close(EDM().sigma(t), theirs.sigmas[:-1].double(), rtol=1e-4, atol=1e-6)
+    assert EDM().level(0.0).sigma == 0.0
+    assert float(EDM().label(torch.tensor(1.0))) == pytest.approx(math.log(80) / 4)  # c_noise
+
+
+def test_the_geometric_levels_have_a_constant_ratio() -> None:
+    schedule, t = Geometric(0.01, 50.0), grid()[1:]
+    sigma = schedule.sigma(t)
+    torch.testing.assert_close(sigma[1:] / sigma[:-1], torch.full_like(sigma[1:], 5000 ** (1 / 300)))
+    assert (float(sigma[-1]), schedule.level(FIRST).sigma) == pytest.approx((50.0, 0.01))
+
+
+def test_noise_below_the_first_level_is_the_first_level() -> None:
+    for schedule in (EDM(), Geometric()):
+        t = schedule.time(0.5 * schedule.sigma_min)
+        assert 0 < t < 1e-9
+        assert schedule.level(t).sigma == pytest.approx(schedule.sigma_min)
+
+
+@pytest.mark.parametrize("schedule", [VP(), VP(0.5, 3.0)])
+def test_vp_solves_its_sde(schedule: VP) -> None:
+    """d log alpha / dt = -beta / 2 and d sigma^2 / dt = beta (1 - sigma^2), by autograd (Song et al. 2021, eq. 11)."""
+    t = grid(20).requires_grad_()
+    beta = schedule.beta_min + t.detach() * (schedule.beta_max - schedule.beta_min)
+    (slope,) = torch.autograd.grad(schedule.alpha(t).log().sum(), t)
+    torch.testing.assert_close(slope, -0.5 * beta)
+    (growth,) = torch.autograd.grad((1 - schedule.alpha(t) ** 2).sum(), t)
+    torch.testing.assert_close(growth, beta * (1 - schedule.sigma(t).detach() ** 2))
+
+
+def test_sub_vp_solves_its_sde() -> None:
+    """d sigma^2 / dt = g^2 - beta sigma^2 with g^2 = beta (1 - exp(-2 integral of beta)) (Song et al. 2021, eq. 14)."""
+    schedule, t = SubVP(), grid(20)[1:].requires_grad_()
+    beta = schedule.beta_min + t.detach() * (schedule.beta_max - schedule.beta_min)
+    (growth,) = torch.autograd.grad((schedule.sigma(t) ** 2).sum(), t)
+    sigma, alpha = schedule.sigma(t).detach(), schedule.alpha(t).detach()
+    torch.testing.assert_close(growth, beta * (1 - alpha**4) - beta * sigma**2)
+
+
+def test_the_linear_table_is_the_discrete_vp() -> None:
+    t = (torch.arange(1000, dtype=torch.float64) + 1) / 1000
+    torch.testing.assert_close(VP().alpha(t), Linear().alpha(t), rtol=0.02, atol=2e-3)
+
+
+def test_the_cosine_table_is_the_discrete_continuous_cosine() -> None:
+    t = grid(50)[:-1]
+    torch.testing.assert_close(
+        ContinuousCosine(log_snr_min=-math.inf).alpha(t), Cosine(s=0.0).alpha(t), atol=2e-3, rtol=0
+    )
+
+
+@pytest.mark.parametrize("resolution", [16, 512])
+def test_the_shift_is_that_of_simple_diffusion(resolution: int) -> None:
+    """log-SNR moves by 2 log(64 / d) at every u (Hoogeboom et al. 2023, eq. 3), and ends where it is told to."""
+    shifted = ContinuousCosine(resolution, log_snr_min=-math.inf)
+    t = grid(30)[1:-1]
+    moved = shifted.log_snr(t) - ContinuousCosine(64, log_snr_min=-math.inf).log_snr(t)
+    torch.testing.assert_close(moved, torch.full_like(t, 2 * math.log(64 / resolution)))
+    assert 2 * ContinuousCosine(resolution).level(1.0).lam == pytest.approx(-15)
+    assert shifted.level(1.0).alpha == 0.0
+
+
+def test_a_table_from_a_file_is_the_table(tmp_path: Path) -> None:
+    betas = Linear(T=30, beta_end=0.3).betas
+    np.save(tmp_path / "betas.npy", betas.numpy())
+    (tmp_path / "bar.csv").write_text(",".join(f"{v:.17g}" for v in (1 - betas).cumprod(0).tolist()))
+    torch.testing.assert_close(Table(str(tmp_path / "betas.npy")).betas, betas)
+    torch.testing.assert_close(Table(str(tmp_path / "bar.csv"), kind="alphas_bar").betas, betas)
+
+
+def test_bad_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("0.1 nothing")
+    (tmp_path / "rising.txt").write_text("0.5 0.6")
+    (tmp_path / "broken.npy").write_text("0.5")
+    for name, kind, said in (
+        ("words.txt", "betas", "words.txt is not a table"),
+        ("broken.npy", "betas", "broken.npy is not a table"),
+        ("none.txt", "betas", "no file"),
+        ("rising.txt", "alphas_bar", "entry 1"),
+        ("rising.txt", "alphas", "schedule.kind"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            Table(str(tmp_path / name), kind=kind)
+
+
+@pytest.mark.parametrize(
+    ("make", "key"),
+    [
+        (lambda: EDM(sigma_min=0.0), "schedule.sigma_min"),
+        (lambda: EDM(rho=0.0), "schedule.rho"),
+        (lambda: Geometric(sigma_min=2.0, sigma_max=1.0), "schedule.sigma_max"),
+        (lambda: VP(beta_min=-1.0), "schedule.beta_min"),
+        (lambda: Flow(shift=0.0), "schedule.shift"),
+        (lambda: ContinuousCosine(log_snr_min=1.0), "log_snr_min"),
+    ],
+)
+def test_bad_numbers_name_their_key(make, key: str) -> None:
+    with pytest.raises(ValueError, match=key):
+        make()
+
+
+@pytest.mark.parametrize("path", sorted((CONF / "schedule").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_file_builds(path: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "betas.npy", np.full(10, 0.1))
+    overrides = [f"+schedule={path.stem}", "+autoencoder.resolution=16"]
+    overrides += [f"schedule.path={tmp_path}/betas.npy"] if path.stem == "table" else []
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        schedule = instantiate(compose(overrides=overrides).schedule, _convert_="all")
+    assert isinstance(schedule, Schedule)
+    assert schedule.level(0.0).noise == 0 < schedule.level(0.5).noise < schedule.level(1.0).noise

@@ -97,6 +97,15 @@ class Schedule(ABC):
             else:
                 hi = mid
 
+    def times(self, noise: Tensor) -> Tensor:
+        """:meth:`time` for a tensor (any shape), in (0, 1], to 1e-18 in t: training draws times by noise level so."""
+        low, high = torch.zeros_like(noise, dtype=torch.float64), torch.ones_like(noise, dtype=torch.float64)
+        for _ in range(60):
+            mid = 0.5 * (low + high)
+            below = self.sigma(mid) < noise * self.alpha(mid)
+            low, high = torch.where(below, mid, low), torch.where(below, high, mid)
+        return high
+
     def prior_std(self, start: Level) -> float:
         """Standard deviation of the noise that sampling starts from at ``start``."""
         return start.sigma
@@ -126,7 +135,7 @@ class VariancePreserving(Schedule):
 class DiscreteSchedule(VariancePreserving):
     """A table of T betas (Ho et al. 2020, section 2), exact at its knots t = i / T.
 
-    betas: (T,) in (0, 1]; a last beta of exactly 1 is zero terminal SNR.
+    betas: (T,) in (0, 1]; a last beta of exactly 1 is zero terminal SNR, and alpha itself is linear before it.
 
     Raises:
         ValueError: the table is empty, not 1-d, or has an entry outside (0, 1] (1 is allowed at the end only).
@@ -160,7 +169,7 @@ class DiscreteSchedule(VariancePreserving):
         weight = position - below
         i = below.long()
         left, right = table[i], table[i + 1]
-        between = left + weight * (right - left)
+        between = torch.where(right.isinf(), left + torch.log1p(-weight), left + weight * (right - left))
         return torch.where(weight == 0, left, torch.where(weight == 1, right, between))
 
     def level(self, t: float) -> Level:
@@ -172,7 +181,9 @@ class DiscreteSchedule(VariancePreserving):
             log_alpha = knots[round(position)]
         else:
             i = math.floor(position)
-            log_alpha = knots[i] + (position - i) * (knots[i + 1] - knots[i])
+            last = knots[i + 1] == -math.inf
+            step = math.log1p(i - position) if last else (position - i) * (knots[i + 1] - knots[i])
+            log_alpha = knots[i] + step
         return Level(t, math.exp(log_alpha), math.sqrt(abs(math.expm1(2 * log_alpha))))
 
     def time(self, noise: float) -> float:
@@ -184,7 +195,7 @@ class DiscreteSchedule(VariancePreserving):
             return 1.0
         i = bisect_left(knots, -log_alpha, key=lambda value: -value)
         left, right = knots[i - 1], knots[i]
-        weight = 1.0 if right == -math.inf else (log_alpha - left) / (right - left)
+        weight = -math.expm1(log_alpha - left) if right == -math.inf else (log_alpha - left) / (right - left)
         return (i - 1 + weight) / T
 
     def label(self, t: Tensor) -> Tensor:
@@ -204,5 +215,43 @@ def check_range(T: int, beta_start: float = 0.5, beta_end: float = 0.5) -> None:
         )
 
 
+def check_noise(sigma_min: float, sigma_max: float) -> None:
+    """Raises:
+    ValueError: not 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"noise levels satisfy 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}; "
+            "set schedule.sigma_min and schedule.sigma_max"
+        )
+
+
+def check_rate(beta_min: float, beta_max: float) -> None:
+    """Raises:
+    ValueError: not 0 < beta_min <= beta_max.
+    """
+    if not 0 < beta_min <= beta_max < math.inf:
+        raise ValueError(
+            f"rates of noise satisfy 0 < beta_min <= beta_max, got {beta_min} and {beta_max}; "
+            "set schedule.beta_min and schedule.beta_max"
+        )
+
+
+def from_alphas_bar(alphas_bar: Tensor) -> Tensor:
+    """alpha-bar (T,), decreasing from below 1 -> the betas (T,) that multiply up to it.
+
+    Raises:
+        ValueError: it does not decrease strictly within [0, 1).
+    """
+    before = torch.cat((torch.ones(1, dtype=torch.float64), alphas_bar.double().flatten()[:-1]))
+    bad = ~((alphas_bar < before) & (alphas_bar >= 0))
+    if bad.any():
+        at = int(torch.nonzero(bad)[0])
+        raise ValueError(f"alpha-bar decreases strictly from below 1 down to 0; entry {at} is {float(alphas_bar[at])}")
+    return 1 - alphas_bar / before
+
+
+FIRST = 1e-12
+"""A time just above 0: where a schedule whose noise starts at a sigma_min above 0 (VE, EDM) has that noise."""
 _KNOT_TOLERANCE = 1e-9
 """Times such as 901 / 1000 * 1000 are not integers in float64; a position this close to a knot is the knot."""

@@ -20,6 +20,7 @@ class Cosine(DiscreteSchedule):
         check_range(T)
         if s < 0 or not 0 < beta_max <= 1:
             raise ValueError(f"a cosine schedule takes s >= 0 and beta_max in (0, 1], got s={s}, beta_max={beta_max}")
+        self.T, self.s, self.beta_max = T, s, beta_max
         u = torch.arange(T + 1, dtype=torch.float64) / T
         f = ((u + s) / (1 + s) * (math.pi / 2)).cos() ** 2
         super().__init__((1 - f[1:] / f[:-1]).clamp(max=beta_max))

@@ -15,4 +15,5 @@ class Linear(DiscreteSchedule):
 
     def __init__(self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
         check_range(T, beta_start, beta_end)
+        self.T, self.beta_start, self.beta_end = T, beta_start, beta_end
         super().__init__(torch.linspace(beta_start, beta_end, T, dtype=torch.float64))

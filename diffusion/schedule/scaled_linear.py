@@ -12,4 +12,5 @@ class ScaledLinear(DiscreteSchedule):
 
     def __init__(self, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:
         check_range(T, beta_start, beta_end)
+        self.T, self.beta_start, self.beta_end = T, beta_start, beta_end
         super().__init__(torch.linspace(beta_start**0.5, beta_end**0.5, T, dtype=torch.float64) ** 2)

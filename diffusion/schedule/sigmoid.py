@@ -12,5 +12,6 @@ class Sigmoid(DiscreteSchedule):
 
     def __init__(self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:
         check_range(T, beta_start, beta_end)
+        self.T, self.beta_start, self.beta_end = T, beta_start, beta_end
         rise = torch.linspace(-6, 6, T, dtype=torch.float64).sigmoid()
         super().__init__(beta_start + (beta_end - beta_start) * rise)

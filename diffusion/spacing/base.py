@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from diffusion.schedule.base import Schedule
+from diffusion.schedule.base import FIRST, Schedule
 from diffusion.types import Spacing
 
 __all__ = ["Spacing", "from_indices"]
@@ -48,7 +48,7 @@ def noise_range(schedule: Schedule, low: float, high: float) -> tuple[float, flo
             f"a spacing's ends are 0 < noise_min < noise_max in sigma/alpha, got {low} and {high}; "
             "set spacing.noise_min and spacing.noise_max"
         )
-    cleanest = schedule.level(1 / schedule.steps if schedule.steps else 0.0).noise
+    cleanest = schedule.level(1 / schedule.steps if schedule.steps else FIRST).noise
     first, last = min(high, schedule.level(1.0).noise), max(low, cleanest)
     if not last < first:
         raise ValueError(
