@@ -53,9 +53,9 @@ def data_of(name: str, folder: str) -> ImageData:
         from diffusion.data.digits import Digits
 
         return Digits()
-    from diffusion.data.fashion_mnist import FashionMNIST
+    from diffusion.data.mnist import MNIST
 
-    return FashionMNIST(root=folder)
+    return MNIST(dataset="FashionMNIST", root=folder)
 
 
 def main() -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from diffusion.data.digits import Digits
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
-from diffusion.evaluation import fidelity
+from diffusion.evaluation import fidelity, naming
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.extractors.extractor import Extractor
+from diffusion.evaluation.fidelity import Side
 from diffusion.evaluation.fingerprint import differences
 from diffusion.evaluation.generate import Generator, quantise
 from diffusion.guidance.classifier_free import ClassifierFree
@@ -107,7 +108,7 @@ def test_shifted_features_are_as_far_apart_as_the_shift() -> None:
     rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
     shift = torch.linspace(-1, 2, 8)
     layers = dict.fromkeys(fidelity.METRICS, "features")
-    scores = fidelity.compute(["fd"], {"features": rows + shift}, {"features": rows}, layers, PROTOCOL)
+    scores = fidelity.compute(["fd"], Side({"features": rows + shift}), Side({"features": rows}), layers, PROTOCOL)
     assert scores["fd"] == pytest.approx(float(shift.square().sum()), rel=1e-5)
 
 
@@ -117,7 +118,9 @@ def test_inception_score_of_certain_and_of_undecided_logits() -> None:
     protocol = fidelity.Protocol(is_splits=1)
     certain = 100 * torch.eye(10).repeat(20, 1)
     for logits, score in ((certain, 10.0), (torch.ones(200, 10), 1.0)):
-        assert fidelity.compute(["is"], {"logits": logits}, {}, layers, protocol)["is"] == pytest.approx(score)
+        assert fidelity.compute(["is"], Side({"logits": logits}), Side({}), layers, protocol)["is"] == pytest.approx(
+            score
+        )
 
 
 class Bare(torch.utils.data.Dataset):
@@ -195,7 +198,10 @@ def test_the_order_of_rows_matters_to_inception_score_and_kid() -> None:
     random = torch.Generator().manual_seed(0)
     rows, other = torch.randn(300, 8, generator=random), torch.randn(300, 8, generator=random)
     layers = dict.fromkeys(fidelity.METRICS, "x")
-    one, two = (fidelity.compute(["is", "kid"], {"x": r}, {"x": other}, layers, PROTOCOL) for r in (rows, rows.flip(0)))
+    one, two = (
+        fidelity.compute(["is", "kid"], Side({"x": r}), Side({"x": other}), layers, PROTOCOL)
+        for r in (rows, rows.flip(0))
+    )
     assert one["is"] != two["is"]
     assert one["kid"] != two["kid"]
 
@@ -221,10 +227,13 @@ def test_repeats_are_blocks_of_other_samples(digits: Digits, evaluator: Evaluato
         ("kid", "inception", 10_000, "kid_10k"),
         ("fd", "digits-cnn-v1", 897, "fd_digits-cnn-v1_897"),
         ("fd", "inception", 1500, "fid_1500"),
+        ("fd_inf", "inception", 50_000, "fid_inf_50k"),
+        ("sfd", "inception", 50_000, "sfid_50k"),
+        ("sfd", "dinov2-vit-l-14", 50_000, "sfd_dinov2-vit-l-14_50k"),
     ],
 )
 def test_names_carry_the_extractor_and_the_number(metric: str, extractor: str, n: int, name: str) -> None:
-    assert fidelity.name(metric, extractor, n) == name
+    assert naming.name(metric, extractor, n) == name
 
 
 def test_fingerprints_that_differ_say_where(digits: Digits, evaluator: Evaluator) -> None:
@@ -314,7 +323,7 @@ def test_too_few_samples_for_the_features_are_warned_of(
     digits: Digits, evaluator: Evaluator, caplog: pytest.LogCaptureFixture
 ) -> None:
     evaluator.evaluate(model(), digits)
-    assert "64 features from 60 rows" in caplog.text
+    assert "64 features from 60 pictures" in caplog.text
 
 
 def test_the_classifier_knows_digits_that_it_never_saw(digits: Digits) -> None:

@@ -14,6 +14,7 @@ from diffusion.autoencoder.base import Autoencoder
 from diffusion.conditioner.base import Conditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.describe import describe
+from diffusion.evaluation.fingerprint import key
 from diffusion.guidance.base import Guidance
 from diffusion.sampler.base import Sampler
 from diffusion.seeds import LABELS, SAMPLING, KeyedRandomness
@@ -90,6 +91,12 @@ class Generator:
             return KeyedRandomness(index, seed=seed, stream=LABELS).randint(self.num_classes)
         return torch.full_like(index, int(self.label_policy))
 
+    def texts(self, index: Tensor) -> list[str] | None:
+        """B captions, ``None`` where the model takes none."""
+        if self.captions is None:
+            return None
+        return [self.captions[i % len(self.captions)] for i in index.tolist()]
+
     @torch.no_grad()
     def __call__(self, index: Tensor, seed: int) -> Tensor:
         """index (B,) int64 -> uint8 (B, C, H, W) on the generator's device."""
@@ -117,7 +124,7 @@ class Generator:
             "shape": list(self.shape),
             "labels": self.label_policy if self.num_classes else None,
             "num_classes": self.num_classes,
-            "captions": None if self.captions is None else len(self.captions),
+            "captions": None if self.captions is None else key(list(self.captions)),
             "weights_sha256": self._weights(),
         }
 
@@ -136,8 +143,8 @@ class Generator:
         batch: dict[str, Any] = {"index": index}
         if (labels := self.labels(index, seed)) is not None:
             batch["label"] = labels.to(self.device)
-        if self.captions is not None:
-            batch["text"] = [self.captions[i % len(self.captions)] for i in index.tolist()]
+        if (texts := self.texts(index)) is not None:
+            batch["text"] = texts
         return self.conditioner(batch)
 
     @contextmanager

@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from diffusion.evaluation.features import Batch, FeatureGatherer, Rows
+from diffusion.evaluation.fidelity import FRECHET, Side
 from diffusion.evaluation.fingerprint import key
+from diffusion.evaluation.statistics_file import external
 
 FORMAT = 1
 
@@ -23,16 +25,24 @@ class Pictures(Protocol):
 
     images: Tensor
     labels: Tensor
+    texts: tuple[str, ...] | None
 
     @property
     def sha256(self) -> str: ...
 
 
+class Data(Protocol):
+    """What evaluation knows of a data set."""
+
+    def split(self, name: str) -> Any: ...
+    def describe(self) -> dict[str, Any]: ...
+
+
 @dataclass(frozen=True)
 class Reference:
-    """rows: {layer: (N, D)} on rank 0, empty elsewhere. spec: what decided them; key: its hash."""
+    """side: the rows, on rank 0, empty elsewhere. spec: all that decided them; its hash is the key."""
 
-    rows: Rows
+    side: Side
     spec: Mapping[str, Any]
 
     @property
@@ -40,14 +50,13 @@ class Reference:
         return key(self.spec)
 
 
-def specify(
-    pictures: Pictures, data: Mapping[str, Any], split: str, extractor: Mapping[str, Any], layers: list[str], batch: int
-) -> dict[str, Any]:
-    """Everything that decides a reference's rows. ``data``: the data module's own description."""
+def specify(data: Data, split: str, extractor: Mapping[str, Any], layers: list[str], batch: int) -> dict[str, Any]:
+    """Everything that decides a reference's rows, the data's own description of its pictures included."""
+    described, pictures = data.describe(), data.split(split)
     return {
         "format": FORMAT,
-        "data": data.get("name"),
-        "preprocessing": data.get("preprocessing"),
+        "data": described.get("name"),
+        "preprocessing": described.get("preprocessing"),
         "split": split,
         "num": len(pictures.images),
         "shape": list(pictures.images.shape[1:]),
@@ -59,7 +68,12 @@ def specify(
 
 
 def load_or_build(
-    spec: Mapping[str, Any], gatherer: FeatureGatherer, extract: Batch, batch: int, cache: Path | None
+    spec: Mapping[str, Any],
+    labels: Tensor | None,
+    gatherer: FeatureGatherer,
+    extract: Batch,
+    batch: int,
+    cache: Path | None,
 ) -> Reference:
     """The rows of ``spec``, from the cache or extracted by all ranks and put there.
 
@@ -68,16 +82,48 @@ def load_or_build(
     """
     ranks = gatherer.ranks
     path = None if cache is None else cache / f"{key(spec)}.safetensors"
+    rows = Rows()
     with ranks.together():
         known = ranks.is_root and path is not None and path.exists()
-        rows = _load(path, spec) if known and path is not None else Rows()
-    if ranks.on_root(lambda: known):
-        return Reference(rows, spec)
-    rows = gatherer.gather(int(spec["num"]), batch, extract).rows
-    with ranks.together():
-        if ranks.is_root and path is not None:
-            _save(path, rows, spec)
-    return Reference(rows, spec)
+        if known and path is not None:
+            rows = _load(path, spec)
+    if not ranks.on_root(lambda: known):
+        rows = gatherer.gather(int(spec["num"]), batch, extract).rows
+        with ranks.together():
+            if ranks.is_root and path is not None:
+                _save(path, rows, spec)
+    return Reference(Side(rows, labels), spec)
+
+
+def from_file(path: Path, extractor: Mapping[str, Any], metrics: list[str], layers: Mapping[str, str]) -> Reference:
+    """A reference made ahead of time (``scripts/reference.py``), or another project's mean and covariance.
+
+    Raises:
+        ValueError: no such file, features of another extractor, or metrics that it cannot serve.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"evaluation.reference is 'train', 'test' or a file of statistics, and there is no file {path}"
+        )
+    needed = {layers[metric] for metric in metrics if metric != "is"}
+    if path.suffix == ".safetensors":
+        stored = _record(path)
+        if stored["extractor"] != dict(extractor):
+            raise ValueError(f"the reference {path} has features of {stored['extractor']}, asked for {dict(extractor)}")
+        if not needed <= set(stored["layers"]):
+            raise ValueError(f"the reference {path} has the layers {stored['layers']}, needed are {sorted(needed)}")
+        return Reference(Side(load_file(path)), stored)
+    cannot = [metric for metric in metrics if metric not in FRECHET]
+    if cannot:
+        raise ValueError(
+            f"{path} holds a mean and a covariance, which give {', '.join(FRECHET)} and not {', '.join(cannot)}; "
+            "shorten evaluation.metrics, or use evaluation.reference=train"
+        )
+    given, provenance = external(path, features=layers["fd"], spatial="spatial")
+    missing = sorted(needed - given.keys())
+    if missing:
+        raise ValueError(f"{path} has no statistics for {', '.join(missing)} (sFID needs mu_s and sigma_s)")
+    return Reference(Side({}, given=given), {"kind": "external", "shape": None, **provenance})
 
 
 def _save(path: Path, rows: Rows, spec: Mapping[str, Any]) -> None:
@@ -91,13 +137,17 @@ def _save(path: Path, rows: Rows, spec: Mapping[str, Any]) -> None:
         os.replace(part, target)
 
 
-def _load(path: Path, spec: Mapping[str, Any]) -> Rows:
+def _record(path: Path) -> dict[str, Any]:
     try:
-        stored = json.loads(path.with_suffix(".json").read_text())
+        return dict(json.loads(path.with_suffix(".json").read_text()))
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} has no readable record beside it; delete it, and it is built again") from error
-    if stored != json.loads(json.dumps(spec)):
-        differing = sorted(name for name in stored.keys() | spec.keys() if stored.get(name) != spec.get(name))
+
+
+def _load(path: Path, spec: Mapping[str, Any]) -> Rows:
+    stored, wanted = _record(path), json.loads(json.dumps(spec))
+    if stored != wanted:
+        differing = sorted(name for name in stored.keys() | spec.keys() if stored.get(name) != wanted.get(name))
         raise ValueError(
             f"the reference {path} was made from something else ({', '.join(differing)} differ); delete it, and it is "
             "built again"

@@ -110,7 +110,7 @@ class FashionClassifier(GreyClassifier):
 
     registered = "fashion-cnn-v1"
     file = "fashion-cnn-v1.safetensors"
-    sha256 = ""
+    sha256 = "af1c89b695193e123b387595b32ba241d207bdcc29fa3cc38986734cb9f079e7"
     resolution = 28
     channels = (16, 32)
     early_pool = True

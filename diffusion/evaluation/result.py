@@ -1,0 +1,44 @@
+"""What an evaluation found: numbers, the same numbers of real pictures, and what both depend on."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """metrics: {name with N: value}. floor: the same of real held-out pictures. fingerprint: what they depend on.
+
+    repeats: the metrics of each block of seeds, where there are several; ``metrics`` then holds the mean under the
+    plain name, and ``_std`` (n - 1) and ``_min`` beside it.
+    """
+
+    metrics: dict[str, float]
+    floor: dict[str, float]
+    fingerprint: dict[str, Any]
+    repeats: list[dict[str, float]] = field(default_factory=list)
+
+    def write(self, folder: Path) -> Path:
+        """``metrics.json`` in ``folder``, all of it or nothing."""
+        folder.mkdir(parents=True, exist_ok=True)
+        target, part = folder / "metrics.json", folder / f"metrics.json.{os.getpid()}.part"
+        part.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        os.replace(part, target)
+        return target
+
+
+def spread(repeats: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean, standard deviation and minimum of each metric; the metrics themselves where there is one repeat."""
+    if len(repeats) == 1:
+        return repeats[0]
+    out: dict[str, float] = {}
+    for name in repeats[0]:
+        values = [scores[name] for scores in repeats]
+        out |= {name: statistics.fmean(values), f"{name}_std": statistics.stdev(values), f"{name}_min": min(values)}
+    return out

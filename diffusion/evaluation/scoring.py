@@ -1,0 +1,201 @@
+"""One evaluation under way: the extractor, the reference, the floor, and block after block of samples."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffusion.evaluation import fidelity, fingerprint, memorisation, naming
+from diffusion.evaluation.extractors.extractor import Indexed, extract
+from diffusion.evaluation.features import FeatureGatherer, Rows
+from diffusion.evaluation.fidelity import Side
+from diffusion.evaluation.generate import Generator
+from diffusion.evaluation.ranks import Ranks
+from diffusion.evaluation.reference import Data, Reference, from_file, load_or_build, specify
+
+if TYPE_CHECKING:
+    from diffusion.evaluation.evaluator import Evaluator
+
+Progress = Callable[[str, int, int], None]
+"""(what is being done, batches done, batches in all), of this rank."""
+
+PAIRS = 8
+"""Pairs in the picture of the closest ones."""
+
+
+class Scoring:
+    """What an :class:`Evaluator` holds while it works; the extractor is freed with it."""
+
+    def __init__(
+        self, plan: Evaluator, ranks: Ranks, device: torch.device, data: Data | None, progress: Progress | None
+    ) -> None:
+        self.plan, self.ranks, self.device, self.data = plan, ranks, device, data
+        self.progress = progress or (lambda what, done, total: None)
+        self.needed = sorted({layer for metric, layer in plan.layers.items() if metric in plan.metrics})
+        self.floor: dict[str, float] = {}
+        self._held_out: Side | None = None
+        with ranks.together():
+            if data is None and plan.reference in ("train", "test"):
+                raise ValueError("there is no data set to compare with; set evaluation.reference to a statistics file")
+            self.network = plan.extractor.build(self.needed, device) if self.needed else None
+            if plan.clip is not None:
+                plan.clip.load(device)
+
+    def prepare(self, shape: list[int] | None, total: int) -> None:
+        """The reference, and the metrics of ``total`` held-out real pictures, or of all where there are fewer.
+
+        shape: of the pictures that will be scored, ``None`` for a generator's.
+
+        Raises:
+            ValueError: a shape that the reference does not have.
+        """
+        self.reference = self._reference()
+        with self.ranks.together():
+            real = self.reference.spec.get("shape")
+            if None not in (shape, real) and shape != real:
+                raise ValueError(
+                    f"the pictures have shape {shape}, the reference's have {real} (channels, height, width); "
+                    "compare with data of their own resolution"
+                )
+        if self.data is None:
+            return
+        other = "train" if self.plan.reference == "test" else "test"
+        pictures = self.data.split(other)
+        index = torch.arange(len(pictures.images))
+        if len(index) > total:
+            chosen = np.random.RandomState(self.plan.protocol.seed).permutation(len(index))[:total]
+            index = torch.from_numpy(np.sort(chosen))
+        texts = None if pictures.texts is None else [pictures.texts[i] for i in index.tolist()]
+        rows = self._rows(lambda at: pictures.images[index[at]], len(index), "scoring real pictures", texts)
+        self._held_out = Side(rows, pictures.labels[index])
+        self.floor = self._metrics(self._held_out, len(index))
+
+    def score(
+        self,
+        given: Generator | Indexed,
+        labels: Tensor | None,
+        origin: Mapping[str, Any],
+        n: int,
+        block: int,
+        folder: Path | None,
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """Metrics of block ``block`` of ``n`` samples, and what drawing them cost."""
+        start, seed = block * n, self.plan.seed
+        if isinstance(given, Generator):
+            rows, cost = self._draw(given, origin, n, start, folder)
+            side = Side(rows, given.labels(torch.arange(start, start + n), seed))
+        else:
+            rows, cost = self._rows(lambda at: given[at], n, "scoring pictures", None), {}
+            side = Side(rows, labels)
+        images = rows.pop("image", None)
+        scores = self._metrics(side, n)
+        with self.ranks.together():
+            if self.ranks.is_root and folder is not None:
+                if images is not None:
+                    name = "samples.npz" if block == 0 else f"samples_{block}.npz"
+                    folder.mkdir(parents=True, exist_ok=True)
+                    np.savez_compressed(folder / name, arr_0=images.permute(0, 2, 3, 1).numpy())
+                if side.nearest is not None and block == 0 and self.data is not None:
+                    self._save_closest(given, side.nearest, folder / "closest.png")
+        return scores, cost
+
+    def record(self, total: int, origin: Mapping[str, Any]) -> dict[str, Any]:
+        """All that decides the numbers and can be seen here."""
+        plan = self.plan
+        drawn = {"seed": plan.seed, "repeats": plan.repeats, "batch_size": plan.batch_size}
+        return {
+            "extractor": plan.extractor.describe(),
+            "metrics": plan.protocol.describe(),
+            "quantisation": "floor(127.5 x + 128), clamped to 0..255",
+            "reference": {"key": self.reference.key, **self.reference.spec},
+            "samples": {"num": total, **drawn, **origin},
+            **({} if plan.clip is None else {"clip": plan.clip.describe()}),
+            "numerics": fingerprint.numerics(self.device),
+            "versions": fingerprint.versions(),
+        }
+
+    def _extract(self, images: Tensor, texts: Sequence[str] | None) -> Rows:
+        rows = {} if self.network is None else extract(self.network, images)
+        if self.plan.clip is not None:
+            rows["clip_score"] = self.plan.clip(images, texts)
+        return rows
+
+    def _rows(self, take: Callable[[Tensor], Tensor], n: int, what: str, texts: Sequence[str] | None) -> Rows:
+        """The rows of stored pictures, on rank 0."""
+        return (
+            FeatureGatherer(self.ranks)
+            .gather(
+                n,
+                self.plan.batch_size,
+                lambda at: (self._extract(take(at), None if texts is None else [texts[i] for i in at.tolist()]), {}),
+                on_batch=lambda done, total: self.progress(what, done, total),
+            )
+            .rows
+        )
+
+    def _reference(self) -> Reference:
+        plan, data = self.plan, self.data
+        described = plan.extractor.describe()
+        if data is None or plan.reference not in ("train", "test"):
+            with self.ranks.together():
+                return from_file(Path(plan.reference), described, plan.metrics, plan.layers)
+        pictures = data.split(plan.reference)
+        spec = specify(data, plan.reference, described, self.needed, plan.batch_size)
+        network = self.network
+        return load_or_build(
+            spec,
+            pictures.labels,
+            FeatureGatherer(self.ranks),
+            lambda at: ({} if network is None else extract(network, pictures.images[at]), {}),
+            plan.batch_size,
+            plan.cache,
+        )
+
+    def _draw(
+        self, generator: Generator, origin: Mapping[str, Any], n: int, start: int, folder: Path | None
+    ) -> tuple[Rows, dict[str, float]]:
+        plan = self.plan
+        generator.heartbeat = self.ranks.check
+
+        def draw(index: Tensor) -> tuple[Rows, dict[str, float]]:
+            began, calls = time.perf_counter(), generator.calls
+            images = generator(index, plan.seed)
+            rows = self._extract(images, generator.texts(index))
+            if plan.save_samples:
+                rows["image"] = images.cpu()
+            return rows, {"seconds": time.perf_counter() - began, "calls": generator.calls - calls}
+
+        spec = [origin, plan.extractor.describe(), self.needed, n, plan.batch_size, plan.seed, start]
+        spec += [plan.save_samples, None if plan.clip is None else plan.clip.describe()]
+        shards = None if folder is None else folder / "shards" / fingerprint.key(spec)[:16]
+        gathered = FeatureGatherer(self.ranks, shards).gather(
+            n,
+            plan.batch_size,
+            draw,
+            start=start,
+            on_batch=lambda done, total: self.progress("sampling", done, total),
+        )
+        return gathered.rows, gathered.totals
+
+    def _metrics(self, side: Side, n: int) -> dict[str, float]:
+        plan = self.plan
+
+        def compute() -> dict[str, float]:
+            return fidelity.compute(plan.metrics, side, self.reference.side, plan.layers, plan.protocol, self._held_out)
+
+        values = self.ranks.on_root(compute)
+        return {naming.name(metric, plan.extractor.name, n): value for metric, value in values.items()}
+
+    def _save_closest(self, given: Generator | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
+        assert self.data is not None
+        distance, where = nearest
+        closest = distance.argsort(stable=True)[:PAIRS]
+        images = given(closest, self.plan.seed).cpu() if isinstance(given, Generator) else given[closest]
+        real = self.data.split(self.plan.reference).images[where[closest]]
+        memorisation.save_pairs(images, real, path)
