@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
 from diffusion.evaluation.evaluator import Result
-from diffusion.experiment.build import build_data
+from diffusion.experiment.build import build, build_data
 from diffusion.experiment.restore import checkpoint_path, load_module
 from diffusion.experiment.sample import build_generator, device, settings_name
 from diffusion.training.module import DiffusionModule
@@ -40,7 +39,7 @@ def score(cfg: DictConfig, module: DiffusionModule, data: Any, folder: Path, tra
 
 
 def _score(cfg: DictConfig, module: DiffusionModule, data: Any, run: Path, checkpoint: Path) -> Result:
-    evaluator = instantiate(cfg.evaluation, _convert_="all")
+    evaluator = build(cfg.evaluation)
     settings = settings_name(cfg, num_samples=evaluator.num_samples, seed=evaluator.seed)
     folder = run / "evaluation" / settings
     about = {

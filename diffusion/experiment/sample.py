@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import track
 
 from diffusion.evaluation.generate import Generator
+from diffusion.experiment.build import build
 from diffusion.experiment.restore import load_module
 from diffusion.guidance.base import guide
 from diffusion.training.module import DiffusionModule
@@ -59,10 +59,10 @@ def build_generator(cfg: DictConfig, module: DiffusionModule, labels: Any = "bal
     averaged = cfg.get("weights", "ema") == "ema"
     data = cfg.data
     shape = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device)).shape
-    guidance = instantiate(cfg.guidance, _convert_="all")
+    guidance = build(cfg.guidance)
     return Generator(
         guide(module.ema_denoiser if averaged else module.denoiser, guidance),
-        instantiate(cfg.sampler, _convert_="all"),
+        build(cfg.sampler),
         shape[1:],
         conditioner=module.ema_conditioner if averaged else module.conditioner,
         autoencoder=module.autoencoder,

@@ -1,0 +1,229 @@
+"""Every file in conf/ is found here by itself, composed, checked, built and put to work."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import CONF, config
+from hydra.utils import instantiate
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
+from diffusion.experiment.build import build_module, build_trainer
+from diffusion.experiment.check import check
+from diffusion.guidance.base import guide
+from diffusion.network.base import Network
+from diffusion.parameterization.velocity import Velocity
+from diffusion.schedule.cosine import Cosine
+from diffusion.seeds import SAMPLING, KeyedRandomness
+from diffusion.types import Cond
+
+OPTIONS = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.glob("*/**/*.yaml"))
+SMALL = ["evaluation=none", "logger=csv"]
+
+
+class Linear(Network):
+    """A network of one convolution: enough to be called, trained and guided."""
+
+    def __init__(self, channels: int = 1, out: int | None = None) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, out or channels, 3, padding=1)
+
+    def forward(self, x, label, cond):
+        shift = 0 if cond.vector is None else cond.vector.mean(1)[:, None, None, None]
+        return self.conv(x) * (1 + 0.1 * torch.tanh(label)[:, None, None, None]) + shift
+
+
+def settings(option: Path, tmp_path: Path) -> list[str]:
+    """What an option needs beside its own name: mandatory keys, or parts that it is made for."""
+    group, name = str(option.parent), option.name
+    folder = ["data=image_folder", f"data.root={tmp_path}"]
+    if group == "network":
+        size = next((s for s in (512, 256, 128, 64) if str(s) in name), {"mlp": 1, "unet_tiny": 8}.get(name, 32))
+        return [*folder, f"data.resolution={size}"]
+    if group == "data":
+        return ["network=unet_small", *(folder[1:] if name == "image_folder" else [])]
+    if str(option) == "schedule/table":
+        np.save(tmp_path / "betas.npy", np.linspace(1e-4, 0.02, 200))
+    return {
+        "evaluation/fashion_mnist": ["data=fashion_mnist", "network=unet_small"],
+        "objective/hybrid": ["parameterization.learned_variance=true"],
+        "objective/vlb": ["parameterization.learned_variance=true"],
+        "guidance/classifier_free": ["conditioner=label"],
+        "schedule/flow": ["parameterization=flow"],
+        "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],
+        "spacing/indices": ["spacing.indices=[900,100,10,0]", "sampler.steps=4"],
+        "spacing/sections": ["sampler.steps=250"],
+    }.get(str(option), [])
+
+
+def compose(option: Path, tmp_path: Path):
+    group, name = str(option.parent), option.name
+    entry = "sample" if str(option) == "hydra/sample" else "train"
+    chosen = [f"{group}={name}", *(SMALL if group not in ("evaluation", "logger") else [])]
+    if entry == "sample":
+        chosen = [f"run={tmp_path}"]
+    return config(tmp_path, *chosen, *settings(option, tmp_path), name=entry)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=str)
+def test_every_file_composes_builds_and_works(option, tmp_path):
+    cfg = compose(option, tmp_path)
+    exercise = EXERCISES.get(str(option.parent))
+    assert exercise is not None, f"say in EXERCISES how a file of conf/{option.parent} is put to work"
+    if not str(option).startswith("hydra"):
+        check(cfg)
+    exercise(cfg, tmp_path, option.name)
+    assert (CONF / option.with_suffix(".yaml")).read_text().startswith("# "), "a config begins by saying what it is"
+
+
+def schedule(cfg, tmp_path, name):
+    built = instantiate(cfg.schedule)
+    levels = [built.level(t / 8) for t in range(9)]
+    noise = [level.noise for level in levels]
+    assert noise == sorted(noise)
+    assert len(set(noise)) == len(noise)
+    for t in (0.2, 0.7):
+        assert built.time(built.level(t).noise) == pytest.approx(t, abs=1e-6)
+
+
+def parameterization(cfg, tmp_path, name):
+    module = build_module(cfg)
+    train_a_step(module, image=torch.rand(4, 1, 8, 8) * 2 - 1)
+
+
+def network(cfg, tmp_path, name):
+    """With fake tensors: shapes without the arithmetic, so that half a billion parameters cost nothing."""
+    with FakeTensorMode():
+        built = instantiate(cfg.network, _convert_="all")
+        shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+        out = built(torch.empty(shape), torch.empty(2), Cond())
+    assert out.shape[0] == 2
+    assert out.shape[1] in (shape[1], 2 * shape[1])
+    assert out.shape[2:] == shape[2:]
+
+
+def conditioner(cfg, tmp_path, name):
+    built = instantiate(cfg.conditioner)
+    cond = built({"label": torch.tensor([0, 3]), "index": torch.tensor([0, 1])})
+    dropped = cond.drop(torch.tensor([True, False]))
+    assert cond.is_empty == dropped.is_empty == (built.dim == 0)
+
+
+def autoencoder(cfg, tmp_path, name):
+    built = instantiate(cfg.autoencoder)
+    image = torch.rand(2, 1, 8, 8) * 2 - 1
+    assert built.decode(built.encode(image)).shape == image.shape
+
+
+def objective(cfg, tmp_path, name):
+    train_a_step(build_module(cfg), image=torch.rand(4, 1, 8, 8) * 2 - 1)
+
+
+def sampler(cfg, tmp_path, name):
+    """A Gaussian through 60 steps keeps its mean and its spread."""
+    cfg.sampler.steps = min(60, cfg.sampler.steps * 3)
+    denoiser = GaussianDenoiser(instantiate(cfg.schedule), mean=0.5, std=0.3)
+    index = list(range(64))
+    random = KeyedRandomness(index, seed=0, stream=SAMPLING)
+    noise = random.randn_like(torch.empty(64, 64, dtype=torch.float64))
+    x = instantiate(cfg.sampler, _convert_="all")(denoiser, noise, randn_like=random.randn_like)
+    assert x.mean() == pytest.approx(0.5, abs=0.03)
+    assert x.std() == pytest.approx(0.3, abs=0.05)
+
+
+def spacing(cfg, tmp_path, name):
+    times = instantiate(cfg.spacing, _convert_="all")(instantiate(cfg.schedule), cfg.sampler.steps)
+    assert times[-1] == 0
+    assert times == sorted(times, reverse=True)
+    assert times[0] <= 1
+
+
+def guidance(cfg, tmp_path, name):
+    denoiser = NetworkDenoiser(Linear(), Cosine(), Velocity())
+    cond = Cond(vector=torch.ones(2, 4), label=torch.tensor([0, 1]), null=Cond(vector=torch.zeros(2, 4)))
+    x = torch.randn(2, 1, 8, 8)
+    guided = guide(denoiser, instantiate(cfg.guidance, _convert_="all"))
+    answer, level = guided(x, 0.5, cond), denoiser.schedule.level(0.5)
+    torch.testing.assert_close(level.alpha * answer.x0 + level.sigma * answer.eps, x, rtol=1e-4, atol=1e-4)
+
+
+def data(cfg, tmp_path, name):
+    built = instantiate(cfg.data, _convert_="all")
+    assert (built.channels, built.resolution) == (cfg.data.channels, cfg.data.resolution)
+
+
+def evaluation(cfg, tmp_path, name):
+    if cfg.evaluation:
+        assert instantiate(cfg.evaluation, _convert_="all").num_samples == cfg.evaluation.num_samples
+
+
+def optimizer(cfg, tmp_path, name):
+    module = build_module(cfg)
+    before = [p.detach().clone() for p in module.denoiser.parameters()]
+    train_a_step(module, image=torch.rand(4, 1, 8, 8) * 2 - 1)
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.denoiser.parameters(), strict=True))
+
+
+def ema(cfg, tmp_path, name):
+    rule = instantiate(cfg.ema)
+    assert 0 <= rule.beta(1) <= rule.beta(1000) < 1
+
+
+def callbacks(cfg, tmp_path, name):
+    build_trainer(cfg)
+
+
+def trainer(cfg, tmp_path, name):
+    cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes = "cpu", 1, 1
+    assert build_trainer(cfg).max_steps == cfg.trainer.max_steps
+
+
+def paths(cfg, tmp_path, name):
+    assert cfg.paths.run == str(tmp_path)
+
+
+def hydra(cfg, tmp_path, name):
+    pass
+
+
+def debug(cfg, tmp_path, name):
+    from diffusion.experiment.train import run
+
+    cfg.network.channels, cfg.sampler.steps = 8, 2
+    cfg.trainer.max_steps, cfg.callbacks.samples.num_samples = 2, 1
+    run(cfg)
+    assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
+
+
+def experiment(cfg, tmp_path, name):
+    """One training step of the real network on two pictures of noise."""
+    shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+    train_a_step(build_module(cfg), image=torch.rand(shape) * 2 - 1)
+
+
+def train_a_step(module, image):
+    optimizer = module.configure_optimizers()
+    optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
+    index = list(range(len(image)))
+    batch = {"image": image, "label": torch.tensor(index) % 2, "index": torch.tensor(index)}
+    loss = module.loss(batch, KeyedRandomness(index, seed=0, stream=SAMPLING)).total
+    assert loss.shape == (len(image),)
+    assert torch.isfinite(loss).all()
+    loss.mean().backward()
+    optimizer.step()
+
+
+EXERCISES = {
+    name: value
+    for name, value in globals().items()
+    if callable(value) and getattr(value, "__module__", "") == __name__ and not name.startswith(("test_", "_"))
+}
+EXERCISES |= {
+    "objective/weighting": objective,
+    "objective/times": objective,
+    "lr_scheduler": optimizer,
+    "logger": callbacks,
+}
