@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
-from diffusion.types import RandnLike, Spacing, combine
+from diffusion.types import Cond, Denoiser, RandnLike, Spacing, combine
 
 
 class DDIM(Sampler):
@@ -43,3 +45,40 @@ class DDIM(Sampler):
         variance = self.eta**2 * between(cur, nxt).small
         mean = combine(nxt.alpha, prediction.x0, math.sqrt(max(nxt.sigma**2 - variance, 0.0)), prediction.eps)
         return (combine(1.0, mean, math.sqrt(variance), randn_like(x)) if variance > 0 else mean), None
+
+    @torch.no_grad()
+    def encode(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Cond = Cond(),  # noqa: B008 - frozen and empty
+        *,
+        iterations: int = 1,
+    ) -> Tensor:
+        """Data (B, ...) -> the noise (B, ...) from which this sampler gives them back (Song et al. 2021, section 4.3).
+
+        A step is undone by solving x_s = DDIM(x_t) for x_t with the noise that the model sees at x_t: once from
+        x_t = x_s, the usual inversion, of order 1; each further iteration of this fixed point brings the way back
+        nearer to exact. From alpha = 0 nothing leads back, and that one step is taken forwards.
+
+        Raises:
+            ValueError: eta above 0, fewer than one iteration, or a single step from alpha = 0.
+        """
+        if self.eta > 0 or iterations < 1:
+            raise ValueError(
+                f"only the deterministic sampler has an inverse, in 1 or more iterations, got eta {self.eta} and "
+                f"{iterations} iterations; set sampler.eta=0"
+            )
+        denoise = Denoise(denoiser, cond, denoiser.schedule)
+        levels = self.levels(denoiser.schedule)
+        x = x0
+        for clean, noisy in pairwise(reversed(levels)):
+            if noisy.alpha == 0:
+                if clean.sigma == 0:
+                    raise ValueError("a single step from alpha = 0 has no inverse; set sampler.steps to 2 or more")
+                x = denoise(x, clean.t).eps * noisy.sigma
+                continue
+            ratio, start = noisy.alpha / clean.alpha, x
+            for _ in range(iterations):
+                x = combine(ratio, start, noisy.sigma - ratio * clean.sigma, denoise(x, noisy.t).eps)
+        return x / denoiser.schedule.prior_std(levels[0])

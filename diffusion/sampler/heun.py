@@ -25,10 +25,15 @@ class Heun(ChurnedSampler):
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, None]:
         x, cur = self.stir(denoise, x, cur, randn_like)
-        first = denoise(x, cur.t)
-        euler = combine(nxt.alpha, first.x0, nxt.sigma, first.eps)
-        if cur.alpha == 0 or nxt.sigma == 0:
-            return euler, None
-        second = denoise(euler, nxt.t)
-        half = 0.5 * nxt.alpha * (nxt.noise - cur.noise)
-        return euler.add(second.eps, alpha=half).sub_(first.eps, alpha=half), None
+        return trapezoid(denoise, x, cur, nxt), None
+
+
+def trapezoid(denoise: Denoise, x: Tensor, cur: Level, nxt: Level) -> Tensor:
+    """Heun's step without churn."""
+    first = denoise(x, cur.t)
+    euler = combine(nxt.alpha, first.x0, nxt.sigma, first.eps)
+    if cur.alpha == 0 or nxt.sigma == 0:
+        return euler
+    second = denoise(euler, nxt.t)
+    half = 0.5 * nxt.alpha * (nxt.noise - cur.noise)
+    return euler.add(second.eps, alpha=half).sub_(first.eps, alpha=half)
