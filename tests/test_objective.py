@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -14,21 +17,45 @@ from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.network.base import Network
 from diffusion.objective.base import Times, Weighting
 from diffusion.objective.regression import Regression
+from diffusion.objective.times.importance import Importance
+from diffusion.objective.times.log_normal import LogNormal
+from diffusion.objective.times.logit_normal import LogitNormal
 from diffusion.objective.times.uniform import Uniform
+from diffusion.objective.weighting import edm as edm_weighting
 from diffusion.objective.weighting.constant import Constant
 from diffusion.objective.weighting.min_snr import MinSNR
 from diffusion.objective.weighting.p2 import P2
+from diffusion.objective.weighting.sigmoid import Sigmoid
+from diffusion.objective.weighting.snr_plus_one import SNRPlusOne
+from diffusion.objective.weighting.soft_min_snr import SoftMinSNR
+from diffusion.objective.weighting.truncated_snr import TruncatedSNR
 from diffusion.parameterization.base import Parameterization
+from diffusion.parameterization.edm import EDM
 from diffusion.parameterization.epsilon import Epsilon
+from diffusion.parameterization.flow import Flow
+from diffusion.parameterization.score import Score
 from diffusion.parameterization.velocity import Velocity
 from diffusion.parameterization.x0 import X0
+from diffusion.schedule import edm as edm_schedule
 from diffusion.schedule.cosine import Cosine
+from diffusion.schedule.flow import Flow as FlowSchedule
 from diffusion.schedule.linear import Linear
 from diffusion.seeds import TRAINING, KeyedRandomness
 from diffusion.types import Cond, expand
 
-TARGETS: list[Parameterization] = [Epsilon(), X0(), Velocity()]
-WEIGHTINGS: list[Weighting] = [MinSNR(), MinSNR(gamma=1.0), P2(), P2(gamma=0.5, k=2.0)]
+TARGETS: list[Parameterization] = [Epsilon(), X0(), Velocity(), Flow(), Score(), EDM()]
+CONF = Path(__file__).parents[1] / "conf"
+WEIGHTINGS: list[Weighting] = [
+    MinSNR(),
+    MinSNR(gamma=math.inf),
+    P2(),
+    P2(gamma=0.5, k=2.0),
+    SoftMinSNR(),
+    edm_weighting.EDM(),
+    Sigmoid(),
+    SNRPlusOne(),
+    TruncatedSNR(),
+]
 named = {"ids": lambda part: type(part).__name__}
 
 
@@ -74,7 +101,8 @@ def test_a_weighting_means_the_same_under_any_target(weighting: Weighting, targe
     denoiser = NetworkDenoiser(network, Cosine(), target)
     loss = Regression(weighting, At(t))(denoiser, x0, Cond(), randomness=keyed(4))
     level = denoiser.schedule.level(t)
-    said = target.decode(network.answer, network.x, level.alpha, level.sigma)
+    x = network.x / target.input_scale(level.alpha, level.sigma)
+    said = target.decode(network.answer, x, level.alpha, level.sigma)
     error = (said.x0 - x0).square().flatten(1).mean(1)
     weight = weighting.on_x0(torch.tensor(2 * level.lam, dtype=torch.float64))
     torch.testing.assert_close(loss.total, weight * error, rtol=1e-6, atol=1e-12)
@@ -88,9 +116,11 @@ def test_constant_is_the_error_of_the_target_itself(target: Parameterization):
     )
     torch.testing.assert_close(loss.total, loss.logs["mse"])
     alpha, sigma = (expand(c, x0) for c in (Linear().alpha(loss.t), Linear().sigma(loss.t)))
-    eps = (network.x - alpha * x0) / sigma
-    wanted = {"Epsilon": eps, "X0": x0, "Velocity": alpha * eps - sigma * x0}[type(target).__name__]
-    torch.testing.assert_close(loss.total, (network.answer - wanted).square().mean((1, 2, 3)))
+    eps = (network.x - alpha * x0) / sigma  # EDM's input is scaled; it is checked through its x_0 error above
+    wanted = {"Epsilon": eps, "X0": x0, "Velocity": alpha * eps - sigma * x0, "Flow": eps - x0, "Score": -eps / sigma}
+    if type(target).__name__ in wanted:
+        error = (network.answer - wanted[type(target).__name__]).square().mean((1, 2, 3))
+        torch.testing.assert_close(loss.total, error)
 
 
 @settings(max_examples=30, deadline=None)
@@ -187,3 +217,189 @@ def test_the_simple_objective_leaves_the_variance_half_alone():
 def test_bad_numbers_name_their_key(make):
     with pytest.raises(ValueError, match=r"set objective\."):
         make()
+
+
+@settings(max_examples=30, deadline=None)
+@given(log_snr=st.floats(-12, 12), sigma_data=st.floats(0.2, 2))
+def test_weightings_are_those_of_their_papers(log_snr: float, sigma_data: float):
+    """In the papers' own variables: sigma = SNR^(-1/2) for EDM and HDiT, the error of eps for the sigmoid."""
+    snr, at = math.exp(log_snr), torch.tensor([log_snr], dtype=torch.float64)
+    sigma = snr**-0.5
+    edm = (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
+    assert float(edm_weighting.EDM(sigma_data).on_x0(at)) == pytest.approx(edm)
+    assert float(SoftMinSNR(sigma_data**-2).on_x0(at)) == pytest.approx(1 / (sigma**2 + sigma_data**2))
+    assert float(Sigmoid(1.5).on_x0(at)) / snr == pytest.approx(1 / (1 + math.exp(log_snr - 1.5)))
+    assert float(TruncatedSNR().on_x0(at)) == pytest.approx(max(snr, 1))
+    assert float(MinSNR(math.inf).on_x0(at)) == pytest.approx(snr)
+
+
+@pytest.mark.parametrize(
+    ("weighting", "target"),
+    [(SNRPlusOne(), Velocity()), (MinSNR(math.inf), Epsilon()), (edm_weighting.EDM(), EDM())],
+    **named,
+)
+def test_some_weightings_are_1_on_their_own_target(weighting: Weighting, target: Parameterization):
+    schedule, t = Cosine(), torch.linspace(0.01, 1, 40, dtype=torch.float64)
+    gain = (schedule.sigma(t) / target.determinant(schedule.alpha(t), schedule.sigma(t))) ** 2
+    torch.testing.assert_close(weighting.on_target(schedule.log_snr(t), gain), torch.ones_like(t))
+
+
+def test_the_scores_weighting_is_its_papers():
+    """sigma^2 on the score's error (Song et al. 2021, section 3.3) is the SNR on the x_0 error."""
+    schedule, t = Cosine(), torch.linspace(0.01, 1, 40, dtype=torch.float64)
+    gain = (schedule.sigma(t) / Score().determinant(schedule.alpha(t), schedule.sigma(t))) ** 2
+    weight = MinSNR(math.inf).on_target(schedule.log_snr(t), gain)
+    torch.testing.assert_close(weight, schedule.sigma(t) ** 2)
+
+
+# Times ---------------------------------------------------------------------------------------------------------------
+
+
+def on(schedule) -> NetworkDenoiser:
+    return NetworkDenoiser(Recorder(), schedule, Velocity())
+
+
+def test_log_normal_times_have_that_noise():
+    t, importance = LogNormal(-1.2, 1.2)(on(edm_schedule.EDM()), keyed(4000))
+    log_noise = edm_schedule.EDM().sigma(t).log()
+    assert importance is None
+    assert float(log_noise.mean()) == pytest.approx(-1.2, abs=0.08)
+    assert float(log_noise.std()) == pytest.approx(1.2, abs=0.05)
+
+
+def test_logit_normal_times_have_those_quantiles():
+    t, _ = LogitNormal(0.5, 0.8)(on(FlowSchedule()), keyed(4000))
+    logit = t.logit()
+    assert float(logit.mean()) == pytest.approx(0.5, abs=0.06)
+    assert float(logit.std()) == pytest.approx(0.8, abs=0.04)
+
+
+@pytest.mark.parametrize("times", [LogNormal(-1.2, 3.0), LogitNormal(0.0, 3.0)], **named)
+def test_on_a_table_times_are_knots(times: Times):
+    t, _ = times(on(Linear(T=10)), keyed(500))
+    torch.testing.assert_close(t * 10, (t * 10).round(), rtol=0, atol=1e-12)
+    assert (t.min(), t.max()) == (0.1, 1.0)
+
+
+@pytest.mark.parametrize("make", [Uniform, LogNormal, LogitNormal])
+@pytest.mark.parametrize("coupling", ["stratified", "antithetic"])
+def test_coupled_draws_keep_their_distribution_and_lose_variance(make: type, coupling: str):
+    """Over many batches each place is distributed as it would be alone, and the mean of a batch varies less."""
+    schedule = on(FlowSchedule())
+    together = torch.stack([make(coupling=coupling)(schedule, keyed(8, step))[0] for step in range(400)])
+    alone = torch.stack([make()(schedule, keyed(8, step))[0] for step in range(400)])
+    for place in (0, 3, 7):
+        gap = (together[:, place].sort().values - alone.flatten().sort().values[4::8]).abs().max()
+        assert gap < 0.15  # quantiles, within what 400 draws can tell
+    assert together.mean(1).std() < 0.5 * alone.mean(1).std()
+
+
+def test_continuous_times_stay_above_their_least():
+    t, _ = Uniform(t_min=0.25)(on(FlowSchedule()), keyed(2000))
+    assert 0.25 < t.min() < 0.26
+    assert 0.99 < t.max() <= 1.0
+
+
+def filled(T: int = 4, history: int = 3) -> tuple[Importance, NetworkDenoiser, Tensor]:
+    """A full history in which knot i always had the loss i + 1."""
+    times, denoiser = Importance(history), on(Linear(T=T, beta_end=0.5))
+    times(denoiser, keyed(1))
+    knots = torch.arange(1, T + 1, dtype=torch.float64)
+    for _ in range(history):
+        times.update(knots / T, knots)
+    return times, denoiser, knots
+
+
+def test_importance_is_uniform_until_it_knows_and_then_by_second_moment():
+    times, denoiser, knots = filled()
+    torch.testing.assert_close(times.probabilities(), 0.999 * knots / knots.sum() + 0.001 / 4)
+    t, importance = times(denoiser, keyed(4000))
+    shares = torch.stack([(t == k / 4).double().mean() for k in knots])
+    torch.testing.assert_close(shares, times.probabilities(), rtol=0, atol=0.03)
+    torch.testing.assert_close(importance, 1 / (4 * times.probabilities()[(t * 4).long() - 1]))
+    fresh = Importance(3)
+    fresh(denoiser, keyed(1))
+    fresh.update(torch.tensor([0.25, 0.25, 0.25]), torch.tensor([9.0, 9.0, 9.0]))
+    torch.testing.assert_close(fresh.probabilities(), torch.full((4,), 0.25, dtype=torch.float64))
+
+
+def test_importance_leaves_the_expected_loss_alone():
+    times, denoiser, knots = filled()
+    t, importance = times(denoiser, keyed(4000))
+    assert float((importance * (t * 4)).mean()) == pytest.approx(float(knots.mean()), rel=0.02)
+
+
+def test_importance_learns_in_training_only_and_resumes():
+    objective = Regression(Constant(), Importance(history=2))
+    denoiser = on(Linear(T=2, beta_end=0.5))
+    denoiser.eval()
+    objective(denoiser, data(), Cond(), randomness=keyed(4))
+    assert int(objective.state_dict()["counts"].sum()) == 0
+    denoiser.train()
+    for step in range(6):
+        loss = objective(denoiser, data(), Cond(), randomness=keyed(4, step))
+    assert int(objective.state_dict()["counts"].sum()) == 24
+    resumed = Regression(Constant(), Importance(history=2))
+    resumed.load_state_dict(objective.state_dict())
+    one, other = (o(denoiser, data(), Cond(), randomness=keyed(4, 6)) for o in (objective, resumed))
+    torch.testing.assert_close(one.total, other.total)
+    assert one.t.tolist() == other.t.tolist()
+    assert not torch.equal(one.total, one.logs["mse"])  # weighted by now
+    assert loss.t.shape == (4,)
+
+
+def test_importance_needs_its_table():
+    times, _, _ = filled()
+    with pytest.raises(ValueError, match="continuous"):
+        times(on(FlowSchedule()), keyed(2))
+    with pytest.raises(ValueError, match="table of 4"):
+        times(on(Linear(T=5)), keyed(2))
+
+
+# Noise ---------------------------------------------------------------------------------------------------------------
+
+
+def test_offset_noise_moves_the_mean_of_a_channel():
+    """The variance of a picture's mean noise is 1 / pixels + offset^2, and the target holds it."""
+    x0 = torch.zeros(400, 2, 8, 8)
+    noised = Regression(Constant(), At(1.0), offset_noise=0.5).noised(on(Linear()), x0, keyed(400))
+    means = noised.eps.mean((2, 3))
+    assert float(means.var()) == pytest.approx(1 / 64 + 0.25, rel=0.15)
+    torch.testing.assert_close(noised.x, expand(noised.sigma, x0).float() * noised.eps)
+    assert abs(float(torch.corrcoef(means.T)[0, 1])) < 0.15  # each channel its own
+
+
+def test_input_perturbation_is_in_the_input_only():
+    x0 = torch.zeros(200, 1, 8, 8)
+    noised = Regression(Constant(), At(1.0), input_perturbation=0.4).noised(on(Linear()), x0, keyed(200))
+    more = noised.x / expand(noised.sigma, x0).float() - noised.eps
+    assert float(noised.eps.std()) == pytest.approx(1, rel=0.02)
+    assert float(more.std()) == pytest.approx(0.4, rel=0.02)
+    plain = Regression(Constant(), At(1.0)).noised(on(Linear()), x0, keyed(200))
+    torch.testing.assert_close(plain.eps, noised.eps)
+    with pytest.raises(ValueError, match=r"objective\.offset_noise"):
+        Regression(Constant(), Uniform(), offset_noise=-1.0)
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+OPTIONS = [
+    *(f"+objective={p.stem}" for p in sorted((CONF / "objective").glob("*.yaml"))),
+    *(f"+objective=simple objective/times={p.stem}" for p in sorted((CONF / "objective" / "times").glob("*.yaml"))),
+    *(
+        f"+objective=simple objective/weighting={p.stem}"
+        for p in sorted((CONF / "objective" / "weighting").glob("*.yaml"))
+    ),
+]
+
+
+@pytest.mark.parametrize("overrides", OPTIONS)
+def test_every_file_builds_and_trains(overrides: str):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        objective = instantiate(compose(overrides=overrides.split()).objective, _convert_="all")
+    denoiser = NetworkDenoiser(Recorder(factor=2), Cosine(), Epsilon(learned_variance=True))
+    loss = objective(denoiser, data(dtype=torch.float32).clamp(-1, 1), Cond(), randomness=keyed(4))
+    loss.total.mean().backward()
+    assert loss.total.shape == loss.t.shape == (4,)
+    assert loss.total.isfinite().all()
+    assert denoiser.network.gain.grad.isfinite()

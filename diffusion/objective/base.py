@@ -36,6 +36,13 @@ class Objective(ABC):
         randomness: where times and noise are drawn from; torch's global generator where ``None``.
         """
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was learned from losses, for a checkpoint: a resumed training draws as an undisturbed one."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives have none
+        """Goes on from a :meth:`state_dict`."""
+
 
 class Times(ABC):
     """A distribution of training times."""
@@ -45,7 +52,14 @@ class Times(ABC):
         """((B,) float64 times in (0, 1], (B,) importance weights 1 / (density) or ``None`` where all are 1)."""
 
     def update(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 - most distributions do not learn
-        """Told of the losses (B,) that the times (B,) gave; for distributions that adapt to them."""
+        """Told of the losses (B,) that the times (B,) gave in training; for distributions that adapt to them."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was learned from losses, for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most distributions have none
+        """Goes on from a :meth:`state_dict`."""
 
 
 class Weighting(ABC):

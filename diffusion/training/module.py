@@ -143,9 +143,11 @@ class DiffusionModule(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches"] = self.batches
+        checkpoint["objective"] = self.objective.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = int(checkpoint["batches"])
+        self.objective.load_state_dict(checkpoint.get("objective", {}))
 
     def _trained(self) -> list[nn.Parameter]:
         return [*self.denoiser.parameters(), *self.conditioner.parameters()]

@@ -1,0 +1,57 @@
+"""Improved DDPM's objective: the simple loss for the mean, the bound for the variance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.objective.base import Loss, Times, Weighting
+from diffusion.objective.regression import Regression
+from diffusion.objective.variational import bound
+from diffusion.types import Cond, Randomness
+
+
+class Hybrid(Regression):
+    """L_simple + vlb_weight L_vlb, the bound's gradient stopped at the mean (Nichol & Dhariwal 2021, eq. 16).
+
+    L_vlb is the sum over the T steps, in bits per dimension, estimated by T times the term of one step.
+
+    Args:
+        vlb_weight: 0.001 in the paper.
+        weighting, times, offset_noise, input_perturbation: see :class:`Regression`.
+
+    Raises:
+        ValueError: when called, a model without a learned variance.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting,
+        times: Times,
+        vlb_weight: float = 0.001,
+        offset_noise: float = 0.0,
+        input_perturbation: float = 0.0,
+    ) -> None:
+        super().__init__(weighting, times, offset_noise, input_perturbation)
+        if not vlb_weight >= 0:
+            raise ValueError(f"the bound's weight is 0 or above, got {vlb_weight}; set objective.vlb_weight")
+        self.vlb_weight = vlb_weight
+
+    def __call__(
+        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+    ) -> Loss:
+        if not denoiser.parameterization.learned_variance:
+            raise ValueError(
+                "the hybrid objective trains a learned variance and this model has none; "
+                "set parameterization.learned_variance=true, or use objective=simple"
+            )
+        noised = self.noised(denoiser, x0, randomness)
+        output = denoiser.output(noised.x, noised.t, cond)
+        weight, mse = self.error(denoiser, output, x0, noised)
+        said = denoiser.parameterization.decode(output, noised.x, noised.alpha, noised.sigma)
+        fixed_mean = replace(said, x0=said.x0.detach(), eps=said.eps.detach())
+        vb = bound(fixed_mean, denoiser.schedule, x0, noised.x, noised.t, "learned")
+        total = weight * mse + self.vlb_weight * (denoiser.schedule.steps or 1) * vb
+        return self.finish(denoiser, total, {"mse": mse, "vb": vb}, noised)

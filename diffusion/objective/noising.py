@@ -1,0 +1,85 @@
+"""One draw of the forward process for a batch: what every objective begins and ends with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.objective.base import Loss, Objective, Times
+from diffusion.types import GlobalRandomness, Randomness, combine
+
+
+@dataclass(frozen=True, slots=True)
+class Noised:
+    """x = alpha x_0 + sigma eps (B, ...) at times t (B,) float64; importance (B,) or ``None`` where all are 1.
+
+    eps is what a target is made of; with input perturbation x holds more noise than it.
+    """
+
+    x: Tensor
+    eps: Tensor
+    t: Tensor
+    alpha: Tensor
+    sigma: Tensor
+    importance: Tensor | None
+
+
+class Noising(Objective):
+    """An objective at one random level a sample.
+
+    Args:
+        times: the distribution of levels.
+        offset_noise: adds this times a standard normal for each sample and channel to eps, so that the mean of a
+            picture is learned too (Guttenberg 2023); Lin et al. (2024) prefer zero terminal SNR.
+        input_perturbation: adds this times fresh noise to the eps of the input and not of the target
+            (Ning et al. 2023, algorithm 1; 0.1 there).
+    """
+
+    def __init__(self, times: Times, offset_noise: float = 0.0, input_perturbation: float = 0.0) -> None:
+        if offset_noise < 0 or input_perturbation < 0:
+            raise ValueError(
+                f"offset_noise and input_perturbation are 0 or above, got {offset_noise} and {input_perturbation}; "
+                "set objective.offset_noise and objective.input_perturbation"
+            )
+        self.times = times
+        self.offset_noise = offset_noise
+        self.input_perturbation = input_perturbation
+
+    def noised(self, denoiser: NetworkDenoiser, x0: Tensor, randomness: Randomness | None) -> Noised:
+        """Times, then noise, from ``randomness``."""
+        randomness = randomness or GlobalRandomness(x0)
+        t, importance = self.times(denoiser, randomness)
+        t = t.to(x0.device)
+        alpha, sigma = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
+        eps = randomness.randn_like(x0)
+        if self.offset_noise:
+            each = x0[:, :, *[slice(0, 1)] * (x0.ndim - 2)]
+            eps = eps + self.offset_noise * randomness.randn_like(each)
+        seen = eps
+        if self.input_perturbation:
+            seen = combine(1.0, eps, self.input_perturbation, randomness.randn_like(x0))
+        x = combine(alpha, x0, sigma, seen)
+        return Noised(x, eps, t, alpha, sigma, None if importance is None else importance.to(t))
+
+    def finish(self, denoiser: NetworkDenoiser, loss: Tensor, logs: dict[str, Tensor], noised: Noised) -> Loss:
+        """Times learn from the loss (B,) while training, and it gets its importance weight."""
+        if denoiser.training:
+            self.times.update(noised.t, loss.detach())
+        if noised.importance is not None:
+            loss = noised.importance.to(loss) * loss
+        return Loss(total=loss, logs=logs, t=noised.t)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self.times.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.times.load_state_dict(state)
+
+
+def squared_error(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of (a - b)^2 over everything but the batch, (B,), in float32 at least."""
+    dtype = torch.promote_types(a.dtype, torch.float32)
+    return (a.to(dtype) - b.to(dtype)).square().flatten(1).mean(1)
