@@ -25,10 +25,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.experiment import check, mistakes, resolvers
+from diffusion.experiment import check, mistakes, resolvers, sweep
 from diffusion.experiment.mistakes import ConfigError, as_mistake
 from diffusion.experiment.restore import resume_overrides
 
@@ -57,8 +58,13 @@ def app(
     def decorate(main: Main) -> Callable[[], None]:
         @functools.wraps(main)
         def task(cfg: DictConfig) -> Any:
+            resolvers.register()
+            if HydraConfig.get().mode is RunMode.MULTIRUN:
+                return sweep.job(main, cfg)
             with _said_in_one_sentence():
                 return main(cfg)
+
+        task.finish = finish  # type: ignore[attr-defined]
 
         @functools.wraps(main)
         def command() -> None:
@@ -126,12 +132,23 @@ class Composer:
         with self._session():
             groups = self._groups()
             mistakes.check_groups(self.overrides, groups, sweep=self.sweep)
-            fixed = [o for o in self.overrides if not o.is_sweep_override()]
+            fixed = self._first()
             cfg = self._compose(fixed, groups)
             added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
             self._check_top(cfg)
             base = self._compose([o for o in fixed if o not in added], groups) if added else None
             check.check(self._whole(cfg), added, None if base is None else self._whole(base))
+
+    def _first(self) -> list[Override]:
+        """The overrides of a sweep's first job: the other values are checked when the sweep is laid out."""
+        parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
+        return [
+            parser.parse_override(f"{o.get_key_element()}={next(iter(o.sweep_string_iterator()))}")
+            if o.is_discrete_sweep()
+            else o
+            for o in parser.parse_overrides([o.input_line or "" for o in self.overrides])
+            if o.is_discrete_sweep() or not o.is_sweep_override()
+        ]
 
     def _check_top(self, cfg: DictConfig) -> None:
         """A file merged at the top (an experiment) may set keys, and not make new ones."""
@@ -150,7 +167,7 @@ class Composer:
         """The text of ``--help``: what the script does, its examples, the groups with their options, the keys."""
         with self._session():
             groups = self._groups()
-            cfg = self._compose([o for o in self.overrides if not o.is_sweep_override()], groups)
+            cfg = self._compose(self._first(), groups)
         chosen = cfg.hydra.runtime.choices
         used = {group: names for group, names in groups.items() if group in chosen and not group.startswith("hydra")}
         width = max(map(len, used), default=0)

@@ -1,0 +1,57 @@
+"""A cell of a sweep is what its config says, and nothing else: its identity is a hash of that.
+
+Left out is where things lie and what they run on. Sample order, noise and batches do not depend on the number of
+devices, so a cell that ran on one machine is finished on every other.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+MACHINE = (
+    "name",
+    "paths",
+    "resume",
+    "tags",
+    "logger",
+    "callbacks.progress",
+    "data.cache",
+    "data.download",
+    "data.num_workers",
+    "data.pin_memory",
+    "trainer.accelerator",
+    "trainer.default_root_dir",
+    "trainer.devices",
+    "trainer.enable_checkpointing",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.num_nodes",
+    "trainer.strategy",
+)
+"""Keys that say where and on what a job runs."""
+
+
+def identity(cfg: DictConfig) -> str:
+    """Twelve hexadecimal digits of a config without Hydra's own node; equal for two that ask for the same numbers."""
+    own = copy.deepcopy(cfg)
+    OmegaConf.set_struct(own, False)
+    paths = own.get("paths")
+    for key in list(paths) if paths else []:
+        paths[key] = f"<{key}>"  # whatever refers to a path refers to its name
+    plain: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
+    for path in MACHINE:
+        _remove(plain, path.split("."))
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _remove(node: Any, path: list[str]) -> None:
+    for name in path[:-1]:
+        node = node.get(name) if isinstance(node, dict) else None
+    if isinstance(node, dict):
+        node.pop(path[-1], None)
