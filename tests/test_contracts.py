@@ -1,5 +1,6 @@
 """Every file in conf/ is found here by itself, composed, checked, built and put to work."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ import torch
 from conftest import CONF, config
 from hydra.utils import instantiate
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.experiment.build import build_module, build_trainer
@@ -95,8 +95,9 @@ def parameterization(cfg, tmp_path, name):
 
 
 def network(cfg, tmp_path, name):
-    """With fake tensors: shapes without the arithmetic, so that half a billion parameters cost nothing."""
-    with FakeTensorMode():
+    """On the meta device: shapes without the arithmetic, so that half a billion parameters cost nothing."""
+    with torch.device("meta"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())  # it does not know the device
         built = instantiate(cfg.network, _convert_="all")
         shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
         out = built(torch.empty(shape), torch.empty(2), Cond())
@@ -226,4 +227,6 @@ EXERCISES |= {
     "objective/times": objective,
     "lr_scheduler": optimizer,
     "logger": callbacks,
+    "hydra/launcher": hydra,
+    "hydra/sweeper": hydra,
 }
