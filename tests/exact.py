@@ -2,14 +2,40 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Level, Schedule, VariancePreserving
 from diffusion.types import Cond, Prediction, expand
+
+CONF = Path(__file__).parents[1] / "conf"
+SAMPLERS = sorted((CONF / "sampler").glob("*.yaml"))
+BRINGS = "override /spacing@_global_.spacing"
+
+
+def noise(rows=4, dim=2, seed=0, dtype=torch.float64):
+    """Seeded noise (rows, dim)."""
+    return torch.randn(rows, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def replay(draws):
+    """A source of noise that gives these, in order."""
+    source = iter(draws)
+    return lambda x: next(source)
+
+
+def from_config(path, **settings):
+    """The sampler of a file in conf/sampler, with the spacing that the file asks for."""
+    node = OmegaConf.load(path)
+    chosen = [d[BRINGS] for d in node.pop("defaults", []) if BRINGS in d]
+    spacing = OmegaConf.load(CONF / "spacing" / f"{chosen[0] if chosen else 'trailing'}.yaml")
+    return instantiate(OmegaConf.create({"spacing": spacing, "it": OmegaConf.merge(node, settings)}))["it"]
 
 
 class ContinuousVP(VariancePreserving):

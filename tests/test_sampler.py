@@ -1,12 +1,8 @@
 """Samplers against closed form: a Gaussian's exact ODE map and moments, DDPM's own formulas, limits and bad input."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from exact import Between, ContinuousVP, Exploding, Flow, moments, slope
-from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from exact import SAMPLERS, ContinuousVP, Flow, from_config, moments, noise, replay
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.ancestral import Ancestral
@@ -23,80 +19,18 @@ from diffusion.spacing.linspace import Linspace
 from diffusion.spacing.log_snr import LogSNR
 from diffusion.types import Cond, Prediction
 
-CONF = Path(__file__).parents[1] / "conf"
-BRINGS = "override /spacing@_global_.spacing"
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
-INTERIOR = {
-    "vp": Between(ContinuousVP(), 0.02, 0.9),
-    "flow": Between(Flow(), 0.02, 0.95),
-    "exploding": Between(Exploding(), 0.1, 0.6),
-}
 
 
-def noise(rows=4, dim=2, seed=0, dtype=torch.float64):
-    return torch.randn(rows, dim, dtype=dtype, generator=torch.Generator().manual_seed(seed))
-
-
-def replay(draws):
-    """A source of noise that gives these, in order."""
-    source = iter(draws)
-    return lambda x: next(source)
-
-
-def from_config(path, **settings):
-    """The sampler of a file in conf/sampler, with the spacing that the file asks for."""
-    node = OmegaConf.load(path)
-    chosen = [d[BRINGS] for d in node.pop("defaults", []) if BRINGS in d]
-    spacing = OmegaConf.load(CONF / "spacing" / f"{chosen[0] if chosen else 'trailing'}.yaml")
-    return instantiate(OmegaConf.create({"spacing": spacing, "it": OmegaConf.merge(node, settings)}))["it"]
-
-
-SAMPLERS = sorted((CONF / "sampler").glob("*.yaml"))
-
-
-# Convergence ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("schedule", INTERIOR.values(), ids=INTERIOR.keys())
-@pytest.mark.parametrize("make", [DDIM, Euler, Heun, DPMSolverPP2M])
-def test_deterministic_samplers_converge_with_their_declared_order(make, schedule):
-    denoiser, z = GaussianDenoiser(schedule, MEAN, STD), noise()
-    exact = denoiser.transport(z * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0)
-    steps = [48, 96, 192]
-    errors = [float((make(n)(denoiser, z) - exact).norm()) for n in steps]
-    assert slope(steps, errors) == pytest.approx(make.order, abs=0.15)
-
-
-@pytest.mark.parametrize("schedule", INTERIOR.values(), ids=INTERIOR.keys())
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda n: Ancestral(n, variance="small"),
-        lambda n: Ancestral(n, variance="large"),
-        lambda n: DDIM(n, eta=0.5),
-        lambda n: DDIM(n, eta=1.0),
-        lambda n: Euler(n, churn=4.0),
-    ],
-    ids=["small", "large", "eta 0.5", "eta 1", "churned"],
-)
-def test_stochastic_samplers_reach_the_exact_moments_with_weak_order_one(make, schedule):
-    denoiser = GaussianDenoiser(schedule, MEAN, STD)
-    end = schedule.level(0.0)
-    mean, std = end.alpha * MEAN, (end.alpha**2 * STD**2 + end.sigma**2).sqrt()
-    steps, errors = [48, 96, 192], []
-    for n in steps:
-        got = moments(make(n), denoiser, draws=2 * n)
-        errors.append(float(torch.cat((got[0] - mean, got[1] - std)).norm()))
-    assert slope(steps, errors) == pytest.approx(1, abs=0.15)
-    assert errors[-1] < 0.03
-
-
-@pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [p for p in SAMPLERS if p.stem != "predictor_corrector"], ids=lambda path: path.stem)
 @pytest.mark.parametrize("schedule", [Flow(), ContinuousVP(), Cosine(1000)], ids=["flow", "vp", "cosine"])
 def test_every_configured_sampler_turns_noise_into_the_data(path, schedule):
-    """From real ends: alpha(1) = 0 in the flow, 5e-5 in the cosine table, and sigma(0) = 0 in all."""
-    sampler = from_config(path, steps=100)
-    mean, std = moments(sampler, GaussianDenoiser(schedule, MEAN, STD), draws=400)
+    """From real ends: alpha(1) = 0 in the flow, 5e-5 in the cosine table, and sigma(0) = 0 in all.
+
+    Langevin correction is not affine in its noise, and has tests of its own.
+    """
+    steps = 500 if path.stem == "reverse_diffusion" else 100
+    mean, std = moments(from_config(path, steps=steps), GaussianDenoiser(schedule, MEAN, STD), draws=2 * steps)
     assert torch.allclose(mean, MEAN.double(), atol=0.03)
     assert torch.allclose(std, STD.double(), rtol=0.1)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from exact import ContinuousVP, Exploding, Flow
+from exact import Between, ContinuousVP, Exploding, Flow
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,20 +14,23 @@ from omegaconf import OmegaConf
 
 from diffusion.schedule.cosine import Cosine
 from diffusion.schedule.linear import Linear
+from diffusion.spacing.align_your_steps import AlignYourSteps
+from diffusion.spacing.exponential import Exponential
 from diffusion.spacing.indices import Indices
 from diffusion.spacing.karras import Karras
 from diffusion.spacing.linspace import Linspace
 from diffusion.spacing.log_snr import LogSNR
 from diffusion.spacing.quadratic import Quadratic
+from diffusion.spacing.sections import Sections
 from diffusion.spacing.trailing import Trailing
 from diffusion.spacing.uniform import Uniform
 
 FILES = sorted((Path(__file__).parents[1] / "conf" / "spacing").glob("*.yaml"))
 SETTINGS = {"indices": {"indices": [900, 500, 100]}}
-STEPS = {"indices": [3]}
+STEPS = {"indices": [3], "sections": [250]}
 SCHEDULES = {"linear": Linear(1000), "cosine": Cosine(1000), "flow": Flow(), "vp": ContinuousVP(), "ve": Exploding()}
 CONTINUOUS = {"flow", "vp", "ve"}
-COUNTS_INDICES = {"uniform", "quadratic", "indices"}
+COUNTS_INDICES = {"uniform", "quadratic", "indices", "sections"}
 
 
 def indices(times, T=1000):
@@ -111,7 +114,45 @@ def test_ends_in_noise_are_narrowed_to_the_schedule(spacing):
     assert narrow(linear, 12)[0] == 1.0
 
 
+def test_sections_are_adms():
+    """Worked by hand: thirds of 300 indices, even strides from each third's first index to its last."""
+    times = Sections("10,15,20")(Linear(300), 45)
+    got = indices(times, 300)[::-1]
+    assert got[:10] == list(range(0, 100, 11))
+    assert got[10:25] == [100 + round(99 / 14 * k) for k in range(15)]
+    assert got[-1] == 299
+    assert len(got) == 45
+    lsun = indices(Sections("90,60,60,20,20")(Linear(1000), 250))
+    assert [sum(lo <= i < lo + 200 for i in lsun) for lo in range(0, 1000, 200)] == [90, 60, 60, 20, 20]
+
+
+def test_exponential_with_rho_one_is_even_log_snr():
+    for schedule in SCHEDULES.values():
+        assert Exponential()(schedule, 12) == pytest.approx(LogSNR()(schedule, 12), abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("table", "name"),
+    [
+        ("stable_diffusion", "StableDiffusionSigmas"),
+        ("sdxl", "StableDiffusionXLSigmas"),
+        ("video", "StableDiffusionVideoSigmas"),
+    ],
+)
+def test_aligned_tables_are_the_ones_that_diffusers_took_from_their_authors(table, name):
+    AysSchedules = pytest.importorskip("diffusers.schedulers.scheduling_utils").AysSchedules
+    wide = Between(Exploding(), 0.0, 1.0, lambda t: t * 10 ** (1 / 3))  # up to 800
+    got = [wide.level(t).noise for t in AlignYourSteps(table)(wide, 10)]
+    assert got == pytest.approx(AysSchedules[name], rel=1e-6, abs=1e-9)
+    assert len(AlignYourSteps(table)(wide, 25)) == 26
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_part_shorter_than_its_count_is_refused():
+    with pytest.raises(ValueError, match="part 2 of .* asks 12 steps of 10 indices"):
+        Sections("5,12")(Linear(20), 17)
 
 
 @pytest.mark.parametrize(
@@ -128,6 +169,11 @@ def test_ends_in_noise_are_narrowed_to_the_schedule(spacing):
         (lambda: Indices([]), "decrease strictly"),
         (lambda: Indices([5, 3]), "sampler.steps=2"),
         (lambda: Indices([1000, 3, 1]), "0..999"),
+        (lambda: Sections("1,x"), "whole numbers"),
+        (lambda: Sections("2,2"), "sampler.steps=4"),
+        (lambda: Sections([1, 1, 0]), "whole numbers"),
+        (lambda: Exponential(rho=-1.0), "spacing.rho"),
+        (lambda: AlignYourSteps("sd3"), "spacing.table"),
     ],
 )
 def test_bad_spacings_are_refused(make, says):

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -94,11 +95,19 @@ class Sampler(ABC):
         x = noise if start == 1.0 else noise * start
         denoise = Denoise(denoiser, cond, denoiser.schedule)
         state: Any = None
+        after = getattr(denoiser, "after", None)  # a guidance's hold on the result of a step
         for i, (cur, nxt) in enumerate(pairwise(levels)):
-            x, state = self.step(denoise, x, cur, nxt, state, randn_like)
+            reached, then = self.step(denoise, x, cur, nxt, state, randn_like)
+            if after is not None:
+                again = partial(self._again, denoise, cur, nxt, state, randn_like)
+                reached = after(reached, cur, nxt, again, randn_like)
+            x, state = reached, then
             if on_step is not None:
                 on_step(i, nxt, x)
         return x
+
+    def _again(self, denoise: Denoise, cur: Level, nxt: Level, state: Any, randn_like: RandnLike, x: Tensor) -> Tensor:
+        return self.step(denoise, x, cur, nxt, state, randn_like)[0]
 
     @abstractmethod
     def step(

@@ -18,6 +18,11 @@ State = tuple[Tensor, ...]
 _ADAMS_BASHFORTH = {2: (3 / 2, -1 / 2), 3: (23 / 12, -16 / 12, 5 / 12), 4: (55 / 24, -59 / 24, 37 / 24, -9 / 24)}
 
 
+_LEAP = 4.0
+"""A step that raises alpha by more (the first of a cosine table, any from alpha = 0) is no small step in time: another
+noise than the newest would be blown up by that ratio, so it is a DDIM step and the past begins after it."""
+
+
 class PNDM(Sampler):
     """DDIM steps whose noise is a multistep mean of the last four answers (Liu et al. 2022, PNDM, eqs. 11-13).
 
@@ -58,7 +63,7 @@ class PNDM(Sampler):
         newest = denoise(x, cur.t)
         past = (newest.eps, *(state or ()))[:4]
         ddim = combine(nxt.alpha, newest.x0, nxt.sigma, newest.eps)
-        if cur.alpha == 0:  # a DDIM step can be taken, but not with another noise
+        if nxt.alpha > _LEAP * cur.alpha:
             return ddim, ()
         if nxt.sigma > 0 and self.start == "runge_kutta" and len(past) < 4:
             return _transfer(x, self._runge_kutta(denoise, x, newest.eps, cur, nxt), cur, nxt), past

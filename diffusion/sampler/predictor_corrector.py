@@ -17,7 +17,8 @@ class PredictorCorrector(ReverseDiffusion):
 
         x <- x + e score + sqrt(2 e) z,   e = 2 a^2 (snr |z| / |score|)^2,   a = alpha_t / alpha_s
 
-    Norms are taken for each sample, where the paper averages them over the batch: sample i is then its own.
+    Norms are taken for each sample, where the paper averages them over the batch: sample i is then its own. In few
+    dimensions, where norms fluctuate, that biases the samples.
 
     Args:
         corrections: Langevin steps, and calls, at each level; 0 leaves reverse diffusion.
