@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
+import uuid
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -60,16 +60,14 @@ def _key(files: Sequence[Path], decoder: Decoder) -> str:
 
 def _write(path: Path, shape: tuple[int, ...], files: Sequence[Path], decoder: Decoder) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    os.close(handle)
+    part = path.with_name(f"{path.stem}.{uuid.uuid4().hex}.part")
     try:
-        array = np.lib.format.open_memmap(name, mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         _fill(array, files, decoder)
         array.flush()
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+        os.replace(part, path)  # several ranks may make it; each replaces the same bytes
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> None:
