@@ -1,21 +1,21 @@
-"""Scores a run; schedule, target and network are the run's, sampler and protocol are yours.
+"""Scores a run, a checkpoint or anybody's pictures; a run's schedule, target and network are its own.
 
 python scripts/evaluate.py run=outputs/demo/20260131-235959-4f1c
-python scripts/evaluate.py run=outputs/demo/20260131-235959-4f1c sampler=ddim sampler.steps=20
-python scripts/evaluate.py -m run=outputs/demo/20260131-235959-4f1c sampler=ddim,heun sampler.steps=10,20,50
+python scripts/evaluate.py run=outputs/demo/20260131-235959-4f1c sampler=ddim sampler.steps=20 trainer=ddp
+python scripts/evaluate.py images=samples.npz data=cifar10 evaluation=inception
 """
 
 from omegaconf import DictConfig
 
 from diffusion.experiment.app import app
-from diffusion.experiment.restore import free_overrides, with_run
+from diffusion.experiment.scored import score_overrides, whole
 
 
-@app("evaluate", rewrite=free_overrides, finish=with_run)
+@app("evaluate", rewrite=score_overrides, finish=whole)
 def main(cfg: DictConfig) -> None:
     from diffusion.experiment.evaluate import evaluate
 
-    evaluate(with_run(cfg))
+    evaluate(whole(cfg))
 
 
 if __name__ == "__main__":

@@ -111,6 +111,12 @@ class Evaluator:
         generated = isinstance(samples, Generator)
         total = self.num_samples if isinstance(samples, Generator) else _count(samples)
         fidelity.check(self.metrics, total, self.protocol)
+        has_labels = bool(samples.num_classes) if isinstance(samples, Generator) else labels is not None
+        if "fd_class" in self.metrics and not has_labels:
+            raise ValueError(
+                "fd_class needs labels: a class-conditional model, or pictures with labels; "
+                "leave it out of evaluation.metrics"
+            )
         where = torch.device(device or (samples.device if isinstance(samples, Generator) else "cpu"))
         ranks = Ranks()
         try:
