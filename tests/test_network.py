@@ -9,6 +9,8 @@ import torch
 import yaml
 from torch import nn
 
+from diffusion.network.attention import attend
+from diffusion.network.blocks import Upsample
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
@@ -274,3 +276,31 @@ def test_refuses_what_it_cannot_build(settings: dict[str, object], sentence: str
 def test_refuses_what_it_was_not_built_for(shape: tuple[int, ...], cond: Cond, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         tiny()(torch.zeros(shape), torch.zeros(2), cond)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_upsampling_by_phase_is_repetition_and_convolution(memory_format: torch.memory_format) -> None:
+    layer = Upsample(6).double()
+    x = torch.randn(2, 6, 5, 3, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    expected = nn.functional.conv2d(repeated, layer.conv.weight, layer.conv.bias, padding=1)
+    out = layer(x, None)
+    torch.testing.assert_close(out, expected)
+    assert out.is_contiguous(memory_format=memory_format)
+    weights = torch.randn_like(expected)
+    inputs = (x, layer.conv.weight, layer.conv.bias)
+    for a, b in zip(
+        torch.autograd.grad((out * weights).sum(), inputs),
+        torch.autograd.grad((expected * weights).sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize(("keys", "width"), [(16, 64), (300, 64)])
+def test_half_precision_attention_is_the_fused_one(keys: int, width: int) -> None:
+    q, k, v = torch.randn(3, 2, 2, keys, width, generator=torch.Generator().manual_seed(0))
+    exact = nn.functional.scaled_dot_product_attention(q, k, v)
+    half = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - exact).norm() < 0.01 * exact.norm()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+PLAIN_UP_TO = 4
+"""Keys for each channel of a head up to which plain attention was measured to win in bf16 on a CPU."""
+
 
 class SelfAttention(nn.Module):
     """Every token attends to every other (Vaswani et al. 2017, section 3.2)."""
@@ -40,7 +43,14 @@ class CrossAttention(nn.Module):
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)) v for (B, heads, N, d); mask broadcasts to (B, heads, N, L), True where it counts."""
+    """softmax(q k^T / sqrt(d)) v for (B, heads, N, d); mask broadcasts to (B, heads, N, L), True where it counts.
+
+    Fused, but for half precision on a CPU up to ``PLAIN_UP_TO`` keys for each channel of a head: there two plain matrix
+    products take about half the time of torch's fused kernel (in float32 the two are equal).
+    """
+    if q.device.type == "cpu" and mask is None and q.dtype.itemsize == 2 and k.shape[2] <= PLAIN_UP_TO * q.shape[3]:
+        weights = (q * q.shape[3] ** -0.5) @ k.transpose(2, 3)
+        return weights.softmax(-1).to(v.dtype) @ v
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 

@@ -119,14 +119,31 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Twice the size by repetition, then a 3x3 convolution."""
+    """Twice the size by repetition, then a 3x3 convolution.
+
+    After repetition a 3x3 window holds at most 2x2 different numbers, at one of four places. On a CPU it is computed
+    so: four 2x2 convolutions at the small size with summed weights, 16 products instead of 36.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self.conv(_resample(x, "up"))
+        return self._by_phase(x) if x.device.type == "cpu" else self.conv(_resample(x, "up"))
+
+    def _by_phase(self, x: Tensor) -> Tensor:
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        height = 1 if last else 2
+        rows = []
+        for i, above in enumerate(_halves(self.conv.weight, 2)):
+            row = []
+            for j, kernel in enumerate(_halves(above, 3)):
+                phase = F.conv2d(F.pad(x, (1 - j, j, 1 - i, i)), kernel, self.conv.bias)
+                row.append(phase.permute(0, 2, 3, 1) if last else phase)
+            rows.append(_interleave(row, height + 1))
+        out = _interleave(rows, height)
+        return out.permute(0, 3, 1, 2) if last else out
 
 
 class Stage(nn.ModuleList):
@@ -136,6 +153,16 @@ class Stage(nn.ModuleList):
         for layer in self:
             x = layer(x, context)
         return x
+
+
+def _halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Three taps over pairs of equal numbers are two: (a, b + c) where a pair begins, (a + b, c) where it ends."""
+    a, b, c = weight.unbind(dim)
+    return torch.stack((a, b + c), dim), torch.stack((a + b, c), dim)
+
+
+def _interleave(tensors: list[Tensor], dim: int) -> Tensor:
+    return torch.stack(tensors, dim + 1).flatten(dim, dim + 1)
 
 
 def _resample(x: Tensor, how: str) -> Tensor:
