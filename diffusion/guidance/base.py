@@ -1,20 +1,23 @@
 r"""Guidance: a denoiser around a denoiser. It nests, works in every sampler, and states its interval in sigma / alpha.
 
 The guided prediction stays consistent, x_t = alpha x_0 + sigma eps: a wrapper changes one of the two and derives the
-other.
+other. What cannot be said as a prediction acts on the state after a step (:meth:`Guidance.after`).
 """
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffusion.schedule.base import Schedule
-from diffusion.types import Cond, Denoiser, Prediction, combine, expand
+from diffusion.schedule.base import Level, Schedule
+from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine, expand, scale
+
+Again = Callable[[Tensor], Tensor]
+"""A sampler's step from another x at the level it left, to the level it reached."""
 
 
 class Guidance(ABC):
@@ -33,6 +36,17 @@ class Guidance(ABC):
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Prediction:
         """x (B, ...), t a float, () or (B,) -> the guided prediction."""
+
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+        """What guidance makes of a sampler's step: x (B, ...) at ``nxt``, reached from ``cur`` -> x at ``nxt``.
+
+        Most guidance changes the prediction and leaves this alone. It serves what acts on the state between two steps
+        (replaced pixels, a gradient that is added to it), in any sampler; the innermost wrapper comes first.
+
+        again: the same step from another x at ``cur``, for going back and forth.
+        """
+        inner = getattr(self.denoiser, "after", None)
+        return x if inner is None else inner(x, cur, nxt, again, randn_like)
 
 
 def coefficients(schedule: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
@@ -63,35 +77,35 @@ def with_eps(schedule: Schedule, prediction: Prediction, eps: Tensor, x: Tensor,
     return Prediction(_other(x, eps, sigma, alpha, prediction.x0), eps, prediction.var_mix)
 
 
-def mix(a: Prediction, b: Prediction, scale: Tensor | float) -> Prediction:
-    """a + scale (b - a) in both expectations, so it stays consistent; the learned variance is b's."""
-    if isinstance(scale, Tensor):
-        scale = expand(scale.to(a.x0), a.x0)
-    return Prediction(torch.lerp(a.x0, b.x0, scale), torch.lerp(a.eps, b.eps, scale), b.var_mix)
+def mix(a: Prediction, b: Prediction, weight: Tensor | float) -> Prediction:
+    """a + weight (b - a) in both expectations, so it stays consistent; the learned variance is b's."""
+    if isinstance(weight, Tensor):
+        weight = expand(weight.to(a.x0), a.x0)
+    return Prediction(torch.lerp(a.x0, b.x0, weight), torch.lerp(a.eps, b.eps, weight), b.var_mix)
 
 
-def noise_of(schedule: Schedule, x: Tensor, t: Tensor | float) -> Tensor | float:
-    """sigma / alpha at t, a float for a float; inf where alpha is 0."""
-    if not isinstance(t, Tensor):
-        return schedule.level(t).noise
-    alpha, sigma = coefficients(schedule, x, t)
-    return sigma / alpha
+def to_other(schedule: Schedule, other: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
+    """(x, t) of one schedule as the same data in the same noise on another one, for a second model's answer.
 
-
-def interval_of(interval: Iterable[float] | None, key: str) -> tuple[float, float]:
-    """(low, high) of an interval in sigma / alpha, everything where ``None``.
-
-    Raises:
-        ValueError: not two numbers 0 <= low <= high; ``key`` is where to set them.
+    Differentiable in x. Pictures meet where sigma / alpha is the same; they differ by a factor only.
     """
-    if interval is None:
-        return -math.inf, math.inf
-    low, high = bounds if len(bounds := tuple(interval)) == 2 else (math.nan, math.nan)
-    if not 0 <= low <= high:
-        raise ValueError(
-            f"a guidance interval is [low, high] in sigma / alpha with 0 <= low <= high, got {list(bounds)}; set {key}"
-        )
-    return float(low), float(high)
+    if other is schedule:
+        return x, t
+    if not isinstance(t, Tensor):
+        here = schedule.level(t)
+        there = other.level(other.time(here.noise))
+        return scale(there.alpha / here.alpha if here.alpha > 0 else there.sigma / here.sigma, x), there.t
+    alpha, sigma = coefficients(schedule, x, t)
+    at = other.times(torch.as_tensor(sigma / alpha))
+    factor = torch.where(torch.as_tensor(alpha > 0), other.alpha(at) / alpha, other.sigma(at) / sigma)
+    return scale(factor, x), at
+
+
+def placed(model: Any, x: Tensor) -> Any:
+    """A second model where x is: moved there at the first call, where it is a module."""
+    if isinstance(model, nn.Module) and (parameter := next(model.parameters(), None)) is not None:
+        return model if parameter.device == x.device else model.to(x.device)
+    return model
 
 
 def _other(x: Tensor, known: Tensor, a: Tensor | float, b: Tensor | float, otherwise: Tensor) -> Tensor:
