@@ -17,17 +17,20 @@ class Constant(LambdaLR):
 
 
 class Cosine(LambdaLR):
-    """Linear warm-up, then half a cosine from 1 to ``floor`` at ``total`` steps (Loshchilov & Hutter 2017, eq. 5)."""
+    """Linear warm-up, then half a cosine from 1 to ``floor`` at ``total`` steps (Loshchilov & Hutter 2017, eq. 5).
+
+    A run no longer than its warm-up only warms up.
+    """
 
     def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0) -> None:
         _check(warmup)
-        if total <= warmup:
-            raise ValueError(f"a cosine needs more steps than its warm-up: total {total}, warmup {warmup}")
+        if total < 1:
+            raise ValueError(f"a cosine over {total} steps ends nowhere; set trainer.max_steps or lr_scheduler.total")
         if not 0.0 <= floor <= 1.0:
             raise ValueError(f"the floor is a share of the learning rate in [0, 1], got {floor}")
 
         def factor(step: int) -> float:
-            done = min(max(step - warmup, 0) / (total - warmup), 1.0)
+            done = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
             return _ramp(step, warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
 
         super().__init__(optimizer, factor)

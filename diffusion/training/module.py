@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies.fsdp import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
@@ -118,6 +119,18 @@ class DiffusionModule(pl.LightningModule):
         beta = self._ema.beta(self.trainer.global_step + 1)
         average(self._averaged(), self._trained(), beta)
         copy_buffers(self.ema_denoiser, self.denoiser)
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips also where a fused optimizer meets mixed precision, which Lightning refuses."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if isinstance(self.trainer.strategy, FSDPStrategy) or gradient_clip_algorithm == "value":
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val:
+            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+                scaler.unscale_(optimizer)  # a fused step would unscale by itself, after the clipping
+            nn.utils.clip_grad_norm_(self._trained(), gradient_clip_val)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

@@ -1,0 +1,120 @@
+"""Every command in README and docs runs, and every example is what it says."""
+
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = [
+    "network.channels=8",
+    "trainer.max_steps=2",
+    "trainer.val_check_interval=2",
+    "callbacks.samples.num_samples=2",
+    "~logger.wandb",
+]
+"""What makes a documented training small; the command's own words come after it."""
+SCORED = ["evaluation.num_samples=64", "evaluation.kid_subset_size=32", "evaluation.is_splits=2"]
+
+
+def commands():
+    for page in PAGES:
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
+            for line in block.strip().splitlines():
+                if line.startswith("python scripts/"):
+                    yield pytest.param(line, id=f"{page.name}: {line.removeprefix('python scripts/')}")
+
+
+def run_script(line: str) -> None:
+    """A script in this process: imports are paid once."""
+    words = shlex.split(line)
+    argv, sys.argv = sys.argv, [str(ROOT / words[0]), *words[1:]]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as ended:
+        assert not ended.code, f"{line} ended with {ended.code}"
+    finally:
+        sys.argv = argv
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A small run that the documented commands read."""
+    folder = tmp_path_factory.mktemp("docs")
+    run_script(f"scripts/train.py {' '.join([*SHORT, *SCORED])} sampler.steps=2 hydra.run.dir={folder / 'run'}")
+    return folder / "run"
+
+
+@pytest.mark.parametrize("line", list(commands()))
+def test_the_documented_command_runs(line, finished_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    words = line.replace("<run>", str(run)).split()[1:]
+    extra = []
+    if "train.py" in words[0] and not {"--help", "--cfg"} & set(words):
+        given = {word.split("=")[0] for word in words}
+        extra = [f"paths.outputs={tmp_path}/outputs"]
+        if "resume" in given:
+            extra = ["trainer.max_steps=4"]
+        else:
+            extra += [key for key in SHORT if key.split("=")[0] not in given and "debug=fast" not in words]
+            extra += ["evaluation=none"] if "evaluation" not in given else []
+            extra += ["sampler.steps=2"] if "sampler.steps" not in given else []
+    if any("fashion" in word for word in words):
+        write_fashion(tmp_path / "data")
+        extra += ["paths.data=data", "evaluation=none"]
+        words = [word for word in words if not word.startswith("evaluation=")]
+    if any("image_folder" in word for word in words):
+        write_pictures(tmp_path / "pictures")
+    if "network=unet_small" in words:
+        extra += ["data.batch_size=4"]
+    run_script(" ".join([*words, *(word for word in extra if word not in words)]))
+
+
+def write_pictures(folder: Path) -> None:
+    folder.mkdir()
+    for i in range(24):
+        noise = np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{i}.png")
+
+
+def write_fashion(folder: Path) -> None:
+    raw = folder / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for part, count in (("train", 16), ("t10k", 8)):
+        images = np.random.default_rng(0).integers(0, 255, (count, 28, 28), dtype=np.uint8)
+        header = b"".join(n.to_bytes(4, "big") for n in (0x803, count, 28, 28))
+        (raw / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        labels = np.arange(count, dtype=np.uint8) % 10
+        header = b"".join(n.to_bytes(4, "big") for n in (0x801, count))
+        (raw / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+def test_the_example_of_a_new_part_is_a_sampler_of_its_declared_order():
+    from diffusion.denoiser import GaussianDenoiser
+    from diffusion.schedule.cosine import Cosine
+
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_part.md").read_text(), re.S)
+    names: dict = {}
+    exec(code.group(1), names)
+    denoiser = GaussianDenoiser(Cosine(), mean=0.5, std=0.3)
+    noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(9, 1)
+    exact = denoiser.transport(noise, 1.0, 0.0)
+    coarse, fine = ((names["Held"](steps)(denoiser, noise) - exact).abs().max() for steps in (50, 100))
+    assert torch.log2(coarse / fine) == pytest.approx(names["Held"].order, abs=0.15)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_and_pictures_of_a_page_exist(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
