@@ -40,7 +40,8 @@ def run_script(line: str) -> None:
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as ended:
-        assert not ended.code, f"{line} ended with {ended.code}"
+        if ended.code:
+            pytest.fail(f"{line} ended with {ended.code}")
     finally:
         sys.argv = argv
 
