@@ -87,9 +87,12 @@ def plan(context: Any, task: Any, config: DictConfig, arguments: list[str]) -> l
     parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
     swept = [o.get_key_element() for o in parsed if o.is_sweep_override()]
     cells = []
-    for overrides in combinations(parsed):
-        mine = [line for line in overrides if line.partition("=")[0] in swept]
-        cells.append(_cell(context, task, config, overrides, mine))
+    try:
+        for overrides in combinations(parsed):
+            mine = [line for line in overrides if line.partition("=")[0] in swept]
+            cells.append(_cell(context, task, config, overrides, mine))
+    finally:
+        HydraConfig.instance().set_config(config)
     _refuse_pinned(cells)
     if cells and cells[0].recorded:
         _write_manifest(cells, [o.input_line or "" for o in parsed if not o.is_sweep_override()], swept)
@@ -118,17 +121,14 @@ def combinations(parsed: Sequence[Override]) -> Iterator[list[str]]:
     yield from map(list, itertools.product(*choices))
 
 
-def compose(
-    context: Any, task: Any, config: DictConfig, overrides: list[str], folder: Path | None = None
-) -> DictConfig:
-    """A job's whole config, without Hydra's node, as the job will see it.
+def compose(context: Any, task: Any, config: DictConfig, overrides: list[str]) -> DictConfig:
+    """A job's whole config, without Hydra's node, as the job will see it; ``${hydra:...}`` speaks of this job then.
 
     Raises:
         ConfigError: it cannot be composed.
     """
-    loader = context.config_loader
     try:
-        cfg = loader.load_sweep_config(config, overrides)
+        cfg = context.config_loader.load_sweep_config(config, overrides)
         cfg.hydra.runtime.output_dir = "."
         HydraConfig.instance().set_config(cfg)
         own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
@@ -137,8 +137,6 @@ def compose(
     except (HydraException, OmegaConfBaseException) as error:
         parsed = OverridesParser.create().parse_overrides(overrides)
         raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
-    finally:
-        HydraConfig.instance().set_config(config)
 
 
 def _cell(context: Any, task: Any, config: DictConfig, overrides: list[str], swept: list[str]) -> Cell:
