@@ -92,6 +92,7 @@ class Evaluator:
         folder: Path | None = None,
         *,
         labels: Tensor | None = None,
+        floor: bool = True,
         about: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
@@ -101,6 +102,7 @@ class Evaluator:
         data: where the reference and the floor come from; may be ``None`` where ``reference`` is a file.
         folder: where finished batches and, in the end, ``metrics.json`` go; ``None`` keeps nothing on disk.
         labels: (N,) classes of given pictures, for metrics by class.
+        floor: score the held-out real pictures too.
         about: plain values that the record should name and that cannot be seen here (run, checkpoint, step, EMA).
 
         Raises:
@@ -121,7 +123,7 @@ class Evaluator:
         ranks = Ranks()
         try:
             scoring = Scoring(self, ranks, where, data, progress)
-            scoring.prepare(None if isinstance(samples, Generator) else list(samples.shape[1:]), total)
+            scoring.prepare(None if isinstance(samples, Generator) else list(samples.shape[1:]), total, floor)
             origin = samples.describe() if isinstance(samples, Generator) else {"sha256": content(samples)}
             repeated: list[dict[str, float]] = []
             cost: dict[str, float] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,6 +74,7 @@ def load_or_build(
     extract: Batch,
     batch: int,
     cache: Path | None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> Reference:
     """The rows of ``spec``, from the cache or extracted by all ranks and put there.
 
@@ -88,7 +89,7 @@ def load_or_build(
         if known and path is not None:
             rows = _load(path, spec)
     if not ranks.on_root(lambda: known):
-        rows = gatherer.gather(int(spec["num"]), batch, extract).rows
+        rows = gatherer.gather(int(spec["num"]), batch, extract, on_batch=on_batch).rows
         with ranks.together():
             if ranks.is_root and path is not None:
                 _save(path, rows, spec)

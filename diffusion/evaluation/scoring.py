@@ -38,6 +38,7 @@ class Scoring:
         self.plan, self.ranks, self.device, self.data = plan, ranks, device, data
         self.progress = progress or (lambda what, done, total: None)
         self.needed = sorted({layer for metric, layer in plan.layers.items() if metric in plan.metrics})
+        self.compared = sorted({plan.layers[metric] for metric in plan.metrics if metric not in ("is", "clip_score")})
         self.floor: dict[str, float] = {}
         self._held_out: Side | None = None
         with ranks.together():
@@ -47,7 +48,7 @@ class Scoring:
             if plan.clip is not None:
                 plan.clip.load(device)
 
-    def prepare(self, shape: list[int] | None, total: int) -> None:
+    def prepare(self, shape: list[int] | None, total: int, floor: bool = True) -> None:
         """The reference, and the metrics of ``total`` held-out real pictures, or of all where there are fewer.
 
         shape: of the pictures that will be scored, ``None`` for a generator's.
@@ -55,7 +56,7 @@ class Scoring:
         Raises:
             ValueError: a shape that the reference does not have.
         """
-        self.reference = self._reference()
+        self.reference = self.build_reference()
         with self.ranks.together():
             real = self.reference.spec.get("shape")
             if None not in (shape, real) and shape != real:
@@ -63,7 +64,7 @@ class Scoring:
                     f"the pictures have shape {shape}, the reference's have {real} (channels, height, width); "
                     "compare with data of their own resolution"
                 )
-        if self.data is None:
+        if self.data is None or not (floor or "memorisation" in self.plan.metrics):
             return
         other = "train" if self.plan.reference == "test" else "test"
         pictures = self.data.split(other)
@@ -120,9 +121,9 @@ class Scoring:
             "versions": fingerprint.versions(),
         }
 
-    def _extract(self, images: Tensor, texts: Sequence[str] | None) -> Rows:
+    def _extract(self, images: Tensor, texts: Sequence[str] | None, only_features: bool = False) -> Rows:
         rows = {} if self.network is None else extract(self.network, images)
-        if self.plan.clip is not None:
+        if self.plan.clip is not None and not only_features:
             rows["clip_score"] = self.plan.clip(images, texts)
         return rows
 
@@ -139,22 +140,30 @@ class Scoring:
             .rows
         )
 
-    def _reference(self) -> Reference:
+    def build_reference(self) -> Reference:
+        """The reference, from the cache, a file, or the data; all ranks take part."""
         plan, data = self.plan, self.data
         described = plan.extractor.describe()
         if data is None or plan.reference not in ("train", "test"):
             with self.ranks.together():
                 return from_file(Path(plan.reference), described, plan.metrics, plan.layers)
         pictures = data.split(plan.reference)
-        spec = specify(data, plan.reference, described, self.needed, plan.batch_size)
-        network = self.network
+        spec = specify(data, plan.reference, described, self.compared, plan.batch_size)
+        if not self.compared:
+            return Reference(Side({}), spec)
+
+        def rows(at: Tensor) -> tuple[Rows, dict[str, float]]:
+            found = self._extract(pictures.images[at], None, only_features=True)
+            return {layer: found[layer] for layer in self.compared}, {}
+
         return load_or_build(
             spec,
             pictures.labels,
             FeatureGatherer(self.ranks),
-            lambda at: ({} if network is None else extract(network, pictures.images[at]), {}),
+            rows,
             plan.batch_size,
             plan.cache,
+            lambda done, total: self.progress("reading the reference", done, total),
         )
 
     def _draw(

@@ -106,14 +106,14 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
 
 
 def _score_model(cfg: DictConfig, module: DiffusionModule, data: Any, checkpoint: Path) -> Result:
-    averaged = cfg.get("weights", "ema") == "ema"
+    averaged, captions = cfg.get("weights", "ema") == "ema", data.split("test").texts
     about = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": sha256_of(checkpoint),
         "weights": "ema" if averaged else "raw",
         "code": environment()["git"],
     }
-    return _evaluate(cfg, lambda plan: build_generator(cfg, module, plan.labels), data, {"about": about})
+    return _evaluate(cfg, lambda plan: build_generator(cfg, module, plan.labels, captions), data, {"about": about})
 
 
 def _score_pictures(cfg: DictConfig, where: torch.device) -> Result:
@@ -128,9 +128,9 @@ def _score_pictures(cfg: DictConfig, where: torch.device) -> Result:
 
 def _evaluate(cfg: DictConfig, samples: Callable[[Any], Any], data: Any, more: dict[str, Any]) -> Result:
     evaluator, folder = build(cfg.evaluation), target(cfg)
-    with _progress() as progress:
+    with progress() as show:
         try:
-            result: Result = evaluator.evaluate(samples(evaluator), data, folder, progress=progress, **more)
+            result: Result = evaluator.evaluate(samples(evaluator), data, folder, progress=show, **more)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     if rank() == 0:
@@ -139,7 +139,7 @@ def _evaluate(cfg: DictConfig, samples: Callable[[Any], Any], data: Any, more: d
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None]]:
+def progress() -> Iterator[Callable[[str, int, int], None]]:
     """A bar in a terminal, a log line for each thing that is begun elsewhere."""
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal or rank() > 0)

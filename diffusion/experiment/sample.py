@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def sample(cfg: DictConfig) -> Path:
     return folder
 
 
-def build_generator(cfg: DictConfig, module: DiffusionModule, labels: Any = "balanced") -> Generator:
+def build_generator(
+    cfg: DictConfig, module: DiffusionModule, labels: Any = "balanced", captions: Sequence[str] | None = None
+) -> Generator:
     """What draws with a trained module: its averaged weights unless ``cfg.weights`` is raw, the config's sampler."""
     averaged = cfg.get("weights", "ema") == "ema"
     data = cfg.data
@@ -68,6 +71,7 @@ def build_generator(cfg: DictConfig, module: DiffusionModule, labels: Any = "bal
         autoencoder=module.autoencoder,
         num_classes=data.num_classes if module.conditioner.dim else 0,
         labels=labels,
+        captions=captions,
         device=module.device,
     )
 

@@ -94,9 +94,10 @@ class Extractor:
                 f"put the hub's copy of facebookresearch/dinov2 into {torch.hub.get_dir()}"
             )
         try:
-            built = create_feature_extractor(
-                self.registered, layers, cuda=False, feature_extractor_weights_path=path, verbose=False
-            )
+            with torch.random.fork_rng(devices=[]):  # initial weights, overwritten at once, draw from the global RNG
+                built = create_feature_extractor(
+                    self.registered, layers, cuda=False, feature_extractor_weights_path=path, verbose=False
+                )
         except OSError as error:  # a download that failed
             raise ValueError(
                 f"the weights of {self.name} could not be fetched ({error}); "
