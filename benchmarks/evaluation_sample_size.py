@@ -1,0 +1,79 @@
+"""How the Frechet distance of real pictures depends on their number, and what rank 0 needs of memory for 50,000.
+
+python benchmarks/evaluation_sample_size.py curve --data data     # Fashion-MNIST, test against train
+python benchmarks/evaluation_sample_size.py memory                # 50,000 x 2048 features, random
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import time
+
+import torch
+from rich.console import Console
+
+from diffusion.data.mnist import MNIST
+from diffusion.evaluation import fidelity
+from diffusion.evaluation.extractors.extractor import Extractor, extract
+from diffusion.evaluation.fidelity import Side
+from diffusion.evaluation.frechet import Statistics, frechet
+
+SIZES = (250, 500, 1000, 2500, 5000)
+DRAWS = 5
+console = Console()
+
+
+def curve(folder: str) -> None:
+    """FD and KID of n test pictures against the 60,000 training pictures, mean and standard deviation of five draws."""
+    data = MNIST(dataset="FashionMNIST", root=folder)
+    network = Extractor("fashion-cnn-v1").build(["features"])
+    train, test = (
+        torch.cat([extract(network, images)["features"] for images in data.split(name).images.split(250)])
+        for name in ("train", "test")
+    )
+    reference = Side({"features": train})
+    layers = dict.fromkeys(fidelity.METRICS, "features")
+    random = torch.Generator().manual_seed(0)
+    for n in (*SIZES, len(test)):
+        draws = DRAWS if n < len(test) else 1
+        found = []
+        for _ in range(draws):
+            side = Side({"features": test[torch.randperm(len(test), generator=random)[:n]]})
+            found.append([frechet(side.statistics("features"), reference.statistics("features"))])
+            found[-1] += fidelity.compute(["kid"], side, reference, layers, fidelity.Protocol()).values()
+        values = torch.tensor(found)
+        spread = values.std(0).tolist() if draws > 1 else [float("nan")] * values.shape[1]
+        mean = values.mean(0).tolist()
+        console.print(f"n {n:6d}  FD {mean[0]:.3f} +- {spread[0]:.3f}  KID {mean[1]:.4f} +- {spread[1]:.4f}")
+
+
+def memory() -> None:
+    """Peak memory and time of each metric on 50,000 rows of Inception's width on both sides."""
+    random = torch.Generator().manual_seed(0)
+    rows, real = (torch.rand(50_000, 2048, generator=random) for _ in range(2))
+    console.print(f"rows of both sides: {_peak():.2f} GB")
+    began = time.perf_counter()
+    frechet(Statistics.of(rows), Statistics.of(real))
+    console.print(f"fd: {time.perf_counter() - began:.0f} s, peak so far {_peak():.2f} GB")
+    layers = dict.fromkeys(fidelity.METRICS, "features")
+    for metric in ("is", "kid", "precision"):
+        began = time.perf_counter()
+        cut = slice(None, 10_000) if metric == "precision" else slice(None)
+        fidelity.compute([metric], Side({"features": rows[cut]}), Side({"features": real[cut]}), layers, _PROTOCOL)
+        console.print(f"{metric}: {time.perf_counter() - began:.0f} s, peak so far {_peak():.2f} GB")
+
+
+_PROTOCOL = fidelity.Protocol()
+
+
+def _peak() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["curve", "memory"])
+    parser.add_argument("--data", default="data")
+    args = parser.parse_args()
+    curve(args.data) if args.what == "curve" else memory()
