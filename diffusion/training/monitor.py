@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
+from torchmetrics.aggregation import MeanMetric
 from torchmetrics.metric import Metric
 
 
@@ -60,7 +61,8 @@ class Monitor(Callback):
     def __init__(self, bins: int = 10) -> None:
         self.latest: dict[str, float] = {}
         self._train, self._val = LossByLevel(bins), LossByLevel(bins)
-        self._pending: list[tuple[Tensor, Tensor]] = []
+        self._parts: dict[str, MeanMetric] = {}
+        self._pending: list[dict[str, Any]] = []
         self._logged = -1
         self._clock = 0.0
 
@@ -72,7 +74,7 @@ class Monitor(Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._pending.append((outputs["per_sample"], outputs["t"]))
+        self._pending.append(outputs)
         step = trainer.global_step
         if step != self._logged and step % log_interval(trainer) == 0:
             self._log_training(trainer)
@@ -100,11 +102,15 @@ class Monitor(Callback):
         self._publish(trainer, {f"val/{name}": float(value) for name, value in self._val.compute().items()})
 
     def _log_training(self, trainer: pl.Trainer) -> None:
-        losses = torch.cat([loss for loss, _ in self._pending])
-        times = torch.cat([t for _, t in self._pending]).to(losses.device)
-        self._pending.clear()
-        self._train.update(losses, times)
+        pending, self._pending = self._pending, []
+        losses = torch.cat([outputs["per_sample"] for outputs in pending])
+        self._train.update(losses, torch.cat([outputs["t"] for outputs in pending]).to(losses.device))
         values = {f"train/{name}": float(value) for name, value in self._train.compute().items()}
+        for name in pending[0]["logs"]:
+            part = self._parts.setdefault(name, MeanMetric().to(losses.device))
+            part.update(torch.cat([outputs["logs"][name] for outputs in pending]))
+            values[f"train/{name}"] = float(part.compute())
+            part.reset()
         self._train.reset()
         now = time.perf_counter()
         values["train/images_per_s"] = len(losses) * trainer.world_size / (now - self._clock)
