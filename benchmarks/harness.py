@@ -1,0 +1,128 @@
+"""Fair timing on a machine that others use too.
+
+Contestants run in one process and take turns, so that whatever slows the machine slows all of them. A sample is kept
+where nobody else had the processor: foreign load = (busy time of the whole machine - own processor time) / wall time.
+Medians of fewer than five clean samples each say nothing, and so does the row.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from statistics import median
+
+import psutil
+
+FOREIGN = 0.12
+"""CPUs of foreign load above which a sample is dropped: a two-thread step waits for its slower half."""
+CLEAN = 5
+"""Clean samples that every contestant needs."""
+SHORTEST = 0.3
+"""Seconds that a sample lasts at least, by repetition: the kernel counts busy time in hundredths of a second."""
+
+
+@dataclass
+class Timing:
+    """Seconds of one call, sample by sample, clean ones only, and the number of samples taken in all."""
+
+    seconds: list[float] = field(default_factory=list)
+    taken: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return len(self.seconds) >= CLEAN
+
+    @property
+    def median(self) -> float:
+        """Median seconds, ``nan`` where there is no clean sample."""
+        return median(self.seconds) if self.seconds else float("nan")
+
+
+def race(
+    contestants: Mapping[str, Callable[[], object]],
+    budget: float = 60.0,
+    samples: int = 9,
+    repeat: Mapping[str, int] | None = None,
+) -> dict[str, Timing]:
+    """Calls the contestants in turn, in a new order each round, until all have ``samples`` clean samples.
+
+    budget: seconds after which no new round begins, warm-up excluded.
+    repeat: calls a sample; as many as fill ``SHORTEST`` where not given.
+    """
+    calls = {name: _calls(run) for name, run in contestants.items()} | dict(repeat or {})
+    timings = {name: Timing() for name in contestants}
+    order = list(contestants)
+    shuffle = random.Random(0).shuffle
+    end = time.perf_counter() + budget
+    while time.perf_counter() < end and any(len(t.seconds) < samples for t in timings.values()):
+        shuffle(order)
+        for name in order:
+            seconds, foreign = sample(contestants[name], calls[name])
+            timings[name].taken += 1
+            if foreign <= FOREIGN:
+                timings[name].seconds.append(seconds)
+    return timings
+
+
+def sample(run: Callable[[], object], calls: int = 1) -> tuple[float, float]:
+    """(seconds a call, CPUs of foreign load) over ``calls`` calls."""
+    busy, own, wall = _busy(), time.process_time(), time.perf_counter()
+    for _ in range(calls):
+        run()
+    wall, own, busy = time.perf_counter() - wall, time.process_time() - own, _busy() - busy
+    return wall / calls, max(0.0, busy - own) / wall
+
+
+def ratio(timings: Mapping[str, Timing], over: str, under: str) -> float | None:
+    """median(over) / median(under), ``None`` where either has too few clean samples."""
+    if not (timings[over].clean and timings[under].clean):
+        return None
+    return timings[over].median / timings[under].median
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: a ratio, what it must reach and what it aims at.
+
+    smaller: reaching means at most (a time over a peer's) and not at least (a speed-up).
+    value: ``None`` is inconclusive. samples: clean ones of the contestant with the fewest, or a note.
+    """
+
+    name: str
+    what: str
+    against: str
+    value: float | None
+    must: float
+    aim: float
+    smaller: bool
+    samples: str
+
+    @property
+    def verdict(self) -> str:
+        if self.value is None:
+            return "inconclusive"
+        for goal, word in ((self.aim, "aim"), (self.must, "must")):
+            if self.value <= goal if self.smaller else self.value >= goal:
+                return word
+        return "missed"
+
+
+def counts(timings: Mapping[str, Timing], *names: str) -> str:
+    """Clean samples of the contestant with the fewest, of those taken."""
+    fewest = min((timings[name] for name in names), key=lambda timing: len(timing.seconds))
+    return f"{len(fewest.seconds)} of {fewest.taken}"
+
+
+def _calls(run: Callable[[], object]) -> int:
+    run()
+    seconds, _ = sample(run)
+    return max(1, round(SHORTEST / max(seconds, 1e-7)))
+
+
+def _busy() -> float:
+    times = psutil.cpu_times()
+    idle = times.idle + getattr(times, "iowait", 0.0)
+    counted_twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+    return sum(times) - idle - counted_twice
