@@ -111,6 +111,19 @@ class Mixture:
         return 0.5 * sum(0.5 * (1 + torch.erf((x - m) / (self.std * math.sqrt(2)))) for m in (d, -d))
 
 
+class Wiggly:
+    """A denoiser that is not Gaussian, so that no error cancels by symmetry; its variance is learned."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
+        level = self.schedule.level(float(t))
+        r = math.hypot(level.alpha, level.sigma)
+        eps = torch.sin(3 * x / r + t) * level.sigma / r
+        return Prediction(x0=(x - level.sigma * eps) / level.alpha, eps=eps, var_mix=torch.sigmoid(x))
+
+
 class OneHot:
     """A source of noise that gives call k's draw to row k alone, for samplers that are affine in all their noise.
 

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact import SAMPLERS, ContinuousVP, Flow, from_config, moments, noise, replay
+from exact import SAMPLERS, ContinuousVP, Flow, Wiggly, from_config, moments, noise, replay
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.ancestral import Ancestral
@@ -59,26 +59,12 @@ TABLES["cosine"] = Cosine(1000).betas
 SUBSETS = {"full": range(0, 1000, 1), "leading": range(0, 1000, 40), "few": [0, 9, 39, 88, 158, 246, 355, 800]}
 
 
-def wiggly(schedule):
-    """A denoiser that is not Gaussian, so that no error cancels by symmetry."""
-
-    class Wiggly:
-        def __call__(self, x, t, cond=Cond()):  # noqa: B008
-            level = self.schedule.level(float(t))
-            eps = torch.sin(3 * x + t) * level.sigma
-            x0 = (x - level.sigma * eps) / level.alpha
-            return Prediction(x0=x0, eps=eps, var_mix=torch.sigmoid(x))
-
-    Wiggly.schedule = schedule
-    return Wiggly()
-
-
 @pytest.mark.parametrize("subset", SUBSETS.values(), ids=SUBSETS.keys())
 @pytest.mark.parametrize("table", TABLES.values(), ids=TABLES.keys())
 @pytest.mark.parametrize("variance", ["small", "large", "learned"])
 def test_ancestral_is_ddpm(variance, table, subset):
     schedule, chain = DiscreteSchedule(table), Chain(table, subset)
-    denoiser = wiggly(schedule)
+    denoiser = Wiggly(schedule)
     draws = [noise(seed=1 + k) for k in range(len(subset))]
     x = noise()
     sampler = Ancestral(len(subset), Indices(list(reversed(subset))), variance=variance)
@@ -98,7 +84,7 @@ def test_ancestral_is_ddpm(variance, table, subset):
 @pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
 def test_ddim_is_the_papers_equation_12(eta, table, subset):
     schedule, chain = DiscreteSchedule(table), Chain(table, subset)
-    denoiser = wiggly(schedule)
+    denoiser = Wiggly(schedule)
     draws = [noise(seed=1 + k) for k in range(len(subset))]
     x = noise()
     sampler = DDIM(len(subset), Indices(list(reversed(subset))), eta=eta)
@@ -112,7 +98,7 @@ def test_ddim_is_the_papers_equation_12(eta, table, subset):
 
 
 def test_ddim_at_eta_one_is_ancestral_with_the_small_variance():
-    denoiser = wiggly(Linear(1000))
+    denoiser = Wiggly(Linear(1000))
     draws = [noise(seed=1 + k) for k in range(1000)]
     one = DDIM(1000, eta=1.0)(denoiser, noise(), randn_like=replay(draws))
     two = Ancestral(1000)(denoiser, noise(), randn_like=replay(draws))
@@ -120,7 +106,7 @@ def test_ddim_at_eta_one_is_ancestral_with_the_small_variance():
 
 
 def test_euler_and_ddim_are_one_method():
-    denoiser = wiggly(Cosine(1000))
+    denoiser = Wiggly(Cosine(1000))
     assert torch.allclose(Euler(30)(denoiser, noise()), DDIM(30)(denoiser, noise()), rtol=1e-12)
 
 
