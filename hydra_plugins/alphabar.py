@@ -49,3 +49,42 @@ class RayLauncher(Launcher):
         from diffusion.experiment.ray_launcher import launch
 
         return launch(self, job_overrides, initial_job_idx)
+
+
+class SearchSweeper(Sweeper):
+    """Looks for the best values with Optuna instead of trying all (:mod:`diffusion.experiment.search`).
+
+    Args:
+        metric: a metric of the evaluation, or a column of ``metrics.csv``, its last value.
+        direction: minimize or maximize.
+        n_trials: trials of the study altogether; the same command again adds what is missing.
+        n_jobs: trials that are laid out and launched together.
+        sampler: tpe, random or cmaes.
+        startup: trials at random before the sampler learns from them.
+        pruner: none, median or halving; stops trials whose ``report`` is poor.
+        report: the column of ``metrics.csv`` that pruning looks at.
+        seed: of the sampler.
+    """
+
+    def __init__(
+        self,
+        metric: str,
+        direction: str = "minimize",
+        n_trials: int = 20,
+        n_jobs: int = 1,
+        sampler: str = "tpe",
+        startup: int = 10,
+        pruner: str = "none",
+        report: str = "val/loss",
+        seed: int = 0,
+    ) -> None:
+        self.metric, self.direction, self.n_trials, self.n_jobs = metric, direction, n_trials, n_jobs
+        self.sampler, self.startup, self.pruner, self.report, self.seed = sampler, startup, pruner, report, seed
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.context, self.task, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> Any:
+        from diffusion.experiment.search import search
+
+        return search(self, arguments)

@@ -15,7 +15,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.record import PREEMPTED, Preempted, Record
+from diffusion.experiment.record import Preempted, Record
 from diffusion.experiment.status import FILE, read_status, write_status
 
 
@@ -70,8 +70,9 @@ def test_a_failed_run_keeps_reason_and_traceback(tmp_path: Path, caplog: pytest.
 
 
 def test_ctrl_c_is_no_failure(tmp_path: Path):
-    with pytest.raises(KeyboardInterrupt), Record(tmp_path):
+    with pytest.raises(Preempted) as caught, Record(tmp_path):
         raise KeyboardInterrupt
+    assert caught.value.code == 130
     assert read_status(tmp_path)["status"] == "preempted"
 
 
@@ -89,7 +90,7 @@ def test_sigterm_is_preemption_with_code_143(tmp_path: Path):
     wait_for(lambda: (tmp_path / "environment.json").exists())
     time.sleep(0.2)
     child.send_signal(signal.SIGTERM)
-    assert child.wait(20) == PREEMPTED == 143
+    assert child.wait(20) == 143
     assert read_status(tmp_path)["status"] == "preempted"
 
 

@@ -20,6 +20,7 @@ MACHINE = (
     "tags",
     "logger",
     "callbacks.progress",
+    "callbacks.pruning",
     "data.cache",
     "data.download",
     "data.num_workers",

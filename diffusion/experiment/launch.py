@@ -26,13 +26,15 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.experiment.ranks import joined, wanted_ranks
-from diffusion.experiment.record import PREEMPTED, Preempted, RankFailedError, asked_to_stop, defer
+from diffusion.experiment.record import Preempted, RankFailedError, _Signal, asked_to_stop, defer
 from diffusion.experiment.status import write_atomic
 
 __all__ = ["RankFailedError", "joined", "launch", "wanted_ranks"]
 
 SCRATCH = ".ranks"
 """Below the run folder: the job's config, the pid of each rank, and what a failed one said."""
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+"""Exit codes of a rank that was asked to stop."""
 GRACE = 15
 """Seconds between asking the other ranks of a failed job to end and making them."""
 
@@ -70,7 +72,7 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.trai
         defer(False)
     failure = _failure(scratch)
     if asked_to_stop() and failure is None:
-        raise Preempted
+        raise Preempted(_Signal.asked or signal.SIGTERM)
     if agent.returncode != 0:
         raise RankFailedError(failure or f"the agent of the ranks ended with code {agent.returncode}")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -141,7 +143,7 @@ def agent(folder: Path, task: str, count: int) -> int:
         ended = {
             number: f"was ended by {one.signal_name()}" if one.exitcode < 0 else f"ended with code {one.exitcode}"
             for number, one in failed.failures.items()
-            if one.exitcode != PREEMPTED
+            if one.exitcode not in STOPPED
         }
         write_atomic(folder / SCRATCH / "agent.json", json.dumps(ended))
         return 1

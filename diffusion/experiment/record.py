@@ -7,8 +7,8 @@
         status.json       running, finished, failed with the reason, preempted
         traceback.txt     of a failure; also in the run's log
 
-SIGTERM ends a run as preempted with exit code 143. Training is asked to stop at its next step and saves first
-(:class:`diffusion.experiment.preemption.StopWhenAsked`); anything else stops at once.
+SIGTERM ends a run as preempted with exit code 143, Ctrl-C with 130. Training is asked to stop at its next step and
+saves first (:class:`diffusion.experiment.preemption.StopWhenAsked`); anything else stops at once.
 """
 
 from __future__ import annotations
@@ -35,48 +35,65 @@ from diffusion.experiment.status import now, process, read_status, write_atomic,
 
 log = logging.getLogger(__name__)
 
-PREEMPTED = 128 + signal.SIGTERM
-
 
 class RankFailedError(RuntimeError):
     """A rank of the job failed; the message is its own, with its traceback."""
 
 
-class Preempted(SystemExit):
-    """The run was asked to stop by SIGTERM; exit code 143."""
+class PrunedError(RuntimeError):
+    """A search ended this run early: others did better by then. The run counts as finished."""
 
-    def __init__(self) -> None:
-        super().__init__(PREEMPTED)
+
+class Preempted(SystemExit):
+    """The run was asked to stop; exit code 143 for SIGTERM, 130 for Ctrl-C."""
+
+    def __init__(self, signum: int = signal.SIGTERM) -> None:
+        super().__init__(128 + signum)
 
 
 class _Signal:
-    """Whether SIGTERM came, and whether somebody saves before stopping."""
+    """Which signal asked this process to stop, and whether somebody saves before stopping."""
 
-    asked = False
+    asked: int | None = None
     deferred = False
+    before: tuple[Any, ...] | None = None
 
     @classmethod
     def handle(cls, signum: int, frame: FrameType | None) -> None:
-        cls.asked = True
+        again, cls.asked = cls.asked, signum
+        if signum == signal.SIGINT and (again or not cls.deferred):  # a second Ctrl-C does not wait
+            raise KeyboardInterrupt
         if not cls.deferred:
-            raise Preempted
+            raise Preempted(signum)
 
 
 def asked_to_stop() -> bool:
-    """Did SIGTERM come?"""
-    return _Signal.asked
+    """Did SIGTERM or Ctrl-C come?"""
+    return _Signal.asked is not None
 
 
 def defer(on: bool) -> None:
-    """From now on SIGTERM waits for whoever asks :func:`asked_to_stop` (on), or stops the run at once (off)."""
+    """From now on a signal waits for whoever asks :func:`asked_to_stop` (on), or stops the run at once (off)."""
     _Signal.deferred = on
 
 
-def listen() -> Any:
-    """Installs the handler of SIGTERM, in a main thread; returns the one before."""
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    return signal.signal(signal.SIGTERM, _Signal.handle)
+def listen() -> None:
+    """Installs the handler of SIGTERM and SIGINT, where this is the main thread."""
+    if threading.current_thread() is threading.main_thread():
+        before = tuple(signal.signal(number, _Signal.handle) for number in _SIGNALS)
+        if _Signal.before is None:
+            _Signal.before = before
+
+
+def _silence() -> None:
+    """The handlers that were there before."""
+    before, _Signal.before = _Signal.before, None
+    if before is not None and threading.current_thread() is threading.main_thread():
+        for number, handler in zip(_SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Record:
@@ -100,12 +117,11 @@ class Record:
         self.folder, self.cfg = folder, cfg
         self.status: dict[str, Any] = {"status": "running", "overrides": list(overrides), "cell": cell}
         self._clock = 0.0
-        self._handler: Any = None
         self._watching = rank() > 0
 
     def __enter__(self) -> Record:
-        _Signal.asked = _Signal.deferred = False
-        self._handler = listen()
+        _Signal.asked, _Signal.deferred = None, False
+        listen()
         if self._watching:
             return self
         before = read_status(self.folder)
@@ -127,24 +143,26 @@ class Record:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._handler is not None:
-            signal.signal(signal.SIGTERM, self._handler)
+    ) -> bool:
+        _silence()
         if self._watching:
-            return
+            return False
         ended = {"ended": now(), "seconds": round(time.monotonic() - self._clock, 3)}
         preempted = isinstance(error, Preempted) or _is_sigterm(error)
         self._write_environment()
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0) and not preempted):
             write_status(self.folder, self.status | ended | {"status": "finished"})
-            return
+            return False
+        if isinstance(error, PrunedError):
+            told = {"status": "finished", "pruned": True, "reason": str(error)}
+            write_status(self.folder, self.status | ended | told)
+            return True
         if preempted or isinstance(error, KeyboardInterrupt):
-            reason = "SIGTERM" if preempted else "interrupted at the keyboard"
+            signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else _Signal.asked or signal.SIGTERM
+            reason = "SIGTERM" if signum == signal.SIGTERM else "interrupted at the keyboard"
             write_status(self.folder, self.status | ended | {"status": "preempted", "reason": reason})
             log.warning("%s: the run stops here; resume=%s continues it", reason, self.folder)
-            if preempted:
-                raise Preempted from None
-            return
+            raise Preempted(signum) from None
         text = "".join(traceback.format_exception(kind, error, trace))
         write_atomic(self.folder / "traceback.txt", text)
         mistake = as_mistake(error)
@@ -152,6 +170,7 @@ class Record:
         error.recorded = True  # type: ignore[attr-defined]
         failed = {"status": "failed", "reason": mistake or _reason(error), "traceback": "traceback.txt"}
         write_status(self.folder, self.status | ended | failed)
+        return False
 
     def _write_environment(self) -> None:
         """Again at the end, when torch is there to say what it ran on."""

@@ -31,7 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.experiment import check
 from diffusion.experiment.cell import MACHINE, identity
 from diffusion.experiment.mistakes import ConfigError, explain
-from diffusion.experiment.record import PREEMPTED, Preempted
+from diffusion.experiment.record import Preempted
 from diffusion.experiment.status import read_status, write_atomic
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ class Cell:
     identity: str
     recorded: bool = True
     steps: int | None = None
+    extra: list[str] = field(default_factory=list)
     skipped: bool = False
     same_as: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
@@ -90,7 +91,7 @@ def plan(context: Any, task: Any, config: DictConfig, arguments: list[str]) -> l
     try:
         for overrides in combinations(parsed):
             mine = [line for line in overrides if line.partition("=")[0] in swept]
-            cells.append(_cell(context, task, config, overrides, mine))
+            cells.append(lay_out(context, task, config, overrides, mine))
     finally:
         HydraConfig.instance().set_config(config)
     _refuse_pinned(cells)
@@ -139,7 +140,12 @@ def compose(context: Any, task: Any, config: DictConfig, overrides: list[str]) -
         raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
 
 
-def _cell(context: Any, task: Any, config: DictConfig, overrides: list[str], swept: list[str]) -> Cell:
+def lay_out(context: Any, task: Any, config: DictConfig, overrides: list[str], swept: list[str]) -> Cell:
+    """One cell, composed and checked.
+
+    Raises:
+        ConfigError: a mistake in it.
+    """
     cfg = compose(context, task, config, overrides)
     recorded = "run" not in cfg
     try:
@@ -198,8 +204,13 @@ class Sweep:
     def __init__(self, context: Any, task: Any, config: DictConfig, cells: list[Cell]) -> None:
         self.context, self.task, self.config, self.cells = context, task, config, cells
 
-    def run(self, *, retry: bool = True) -> int:
-        """The exit code: 0 where every cell is finished, 1 where one is not, 143 after SIGTERM."""
+    def run(self, *, retry: bool = True, quiet: bool = False) -> int:
+        """The exit code: 0 where every cell is finished, 1 where one is not, 143 after SIGTERM.
+
+        Args:
+            retry: run cells that failed before again.
+            quiet: show no table at the end.
+        """
         from diffusion.experiment.view import View, table
 
         for cell in self.cells:
@@ -207,7 +218,7 @@ class Sweep:
             cell.skipped = state == "finished" or (state == "failed" and not retry and not cell.status.get("killed"))
         os.environ[SWEEPER] = str(os.getpid())
         start = time.monotonic()
-        previous = signal.signal(signal.SIGTERM, _stop)
+        previous = signal.signal(signal.SIGTERM, self._stop)
         try:
             with View(self.cells):
                 self._launch([cell for cell in self._left() if cell.status.get("status") != "running"])
@@ -215,11 +226,18 @@ class Sweep:
         except (Preempted, KeyboardInterrupt) as asked:
             _stop_jobs(self.cells)
             table(self.cells, time.monotonic() - start)
-            return PREEMPTED if isinstance(asked, Preempted) else 130
+            return int(asked.code or 1) if isinstance(asked, Preempted) else 130
         finally:
             signal.signal(signal.SIGTERM, previous)
-        table(self.cells, time.monotonic() - start)
+        if not quiet:
+            table(self.cells, time.monotonic() - start)
         return int(any(cell.status.get("status") != "finished" for cell in self.cells if cell.same_as is None))
+
+    def _stop(self, signum: int, frame: Any) -> None:
+        """SIGTERM: the jobs first, while their launcher still lives, so that they can save."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _stop_jobs(self.cells)
+        raise Preempted
 
     def _left(self) -> list[Cell]:
         return [cell for cell in self.cells if not cell.skipped and cell.same_as is None]
@@ -245,7 +263,9 @@ class Sweep:
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=config
         )
-        return launcher.launch([[*cell.overrides, *self._place(cell)] for cell in cells], initial_job_idx=0)
+        return launcher.launch(
+            [[*cell.overrides, *cell.extra, *self._place(cell)] for cell in cells], initial_job_idx=0
+        )
 
     @staticmethod
     def _place(cell: Cell) -> list[str]:
@@ -310,10 +330,6 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 class JobFailedError(RuntimeError):
     """A job of a sweep failed; the message says how, the traceback is in its folder."""
-
-
-def _stop(signum: int, frame: Any) -> None:
-    raise Preempted
 
 
 def _stop_jobs(cells: list[Cell], seconds: float = 60.0) -> None:
