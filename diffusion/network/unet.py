@@ -22,6 +22,7 @@ from diffusion.network.blocks import (
     group_norm,
 )
 from diffusion.network.embedding import Embedding
+from diffusion.network.sizes import check_attention, check_choice, levels_of, width_of
 from diffusion.types import Cond
 
 CHANNELS_LAST_FROM = 64
@@ -80,17 +81,17 @@ class UNet(Network):
         variant: str = "ddpm",
     ) -> None:
         super().__init__()
-        sizes = _levels(resolution, len(channel_mult))
-        _check_attention(attention, sizes)
-        _check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))
-        _check_choice("variant", variant, ("ddpm", "adm"))
+        sizes = levels_of(resolution, len(channel_mult))
+        check_attention(attention, sizes)
+        check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))
+        check_choice("variant", variant, ("ddpm", "adm"))
         self.in_channels = in_channels
         self.image_channels = image_channels
         self.token_dim = token_dim
         self.factor = resolution // sizes[-1]
         self.checkpointing = checkpointing
         ddpm, emb_dim, eps = variant == "ddpm", 4 * channels, 1e-6 if variant == "ddpm" else 1e-5
-        widths = [_width(channels, multiple) for multiple in channel_mult]
+        widths = [width_of(channels, multiple) for multiple in channel_mult]
 
         def res(c_in: int, c_out: int, resample: str | None = None) -> ResBlock:
             return ResBlock(c_in, c_out, emb_dim, dropout, scale_shift_norm, eps, resample)
@@ -176,37 +177,3 @@ class UNet(Network):
             elif isinstance(module, (SelfAttention, CrossAttention)):
                 zero_(module.out)
         zero_(self.head)
-
-
-def _levels(resolution: int, levels: int) -> list[int]:
-    """The size of each level, largest first."""
-    factor = 2 ** (levels - 1)
-    if levels < 1 or resolution < factor or resolution % factor:
-        at_most = 1 + (resolution & -resolution).bit_length() - 1
-        raise ValueError(
-            f"a U-Net of {levels} levels (network.channel_mult) halves the resolution {levels - 1} times, and "
-            f"{resolution} cannot be; give channel_mult 1 to {at_most} entries, or make data.resolution a multiple of "
-            f"{max(factor, 1)}"
-        )
-    return [resolution // 2**level for level in range(levels)]
-
-
-def _width(channels: int, multiple: float) -> int:
-    width = int(channels * multiple)
-    if width < 1:
-        raise ValueError(f"a level of {multiple} times {channels} channels has none; raise network.channel_mult")
-    return width
-
-
-def _check_attention(attention: Sequence[int], sizes: list[int]) -> None:
-    missing = [size for size in attention if size not in sizes]
-    if missing:
-        raise ValueError(
-            f"network.attention asks for resolutions {missing}, and the levels of this U-Net are {sizes}; "
-            "list resolutions among them"
-        )
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")

@@ -1,0 +1,42 @@
+"""The sizes that a U-Net's levels can have, and sentences for those that they cannot."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def levels_of(resolution: int, levels: int) -> list[int]:
+    """The size of each level, largest first."""
+    factor = 2 ** (levels - 1)
+    if levels < 1 or resolution < factor or resolution % factor:
+        at_most = (resolution & -resolution).bit_length()  # the largest power of two in it, and the full size
+        raise ValueError(
+            f"a U-Net of {levels} levels (network.channel_mult) halves the resolution {levels - 1} times, and "
+            f"{resolution} cannot be; give channel_mult 1 to {at_most} entries, or make data.resolution a multiple of "
+            f"{max(factor, 1)}"
+        )
+    return [resolution // 2**level for level in range(levels)]
+
+
+def width_of(channels: int, multiple: float) -> int:
+    """Channels of a level."""
+    width = int(channels * multiple)
+    if width < 1:
+        raise ValueError(f"a level of {multiple} times {channels} channels has none; raise network.channel_mult")
+    return width
+
+
+def check_attention(attention: Sequence[int], sizes: list[int]) -> None:
+    """Refuses attention at a resolution that no level has."""
+    missing = [size for size in attention if size not in sizes]
+    if missing:
+        raise ValueError(
+            f"network.attention asks for resolutions {missing}, and the levels of this U-Net are {sizes}; "
+            "list resolutions among them"
+        )
+
+
+def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    """Refuses a word that is not one of the choices."""
+    if value not in choices:
+        raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")
