@@ -38,7 +38,7 @@ def from_noises(schedule: Schedule, noises: Iterable[float]) -> list[float]:
 
 
 def noise_range(schedule: Schedule, low: float, high: float) -> tuple[float, float]:
-    """The part of [low, high] in sigma / alpha that the schedule reaches; a table's first index bounds it below.
+    """The part of [low, high] in sigma / alpha that the schedule reaches; the first index of a table bounds it below.
 
     Raises:
         ValueError: the two ends are not 0 < low < high, or the schedule reaches no noise between them.
