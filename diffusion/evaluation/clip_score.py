@@ -34,7 +34,7 @@ class ClipScore:
         try:
             from transformers import CLIPModel, CLIPProcessor
         except ImportError:
-            raise ValueError("clip_score needs the package transformers; pip install transformers") from None
+            raise ValueError("clip_score needs the package transformers; pip install 'alphabar[clip]'") from None
         self.model = CLIPModel.from_pretrained(self.folder, local_files_only=True).eval().to(device)
         self.processor = CLIPProcessor.from_pretrained(self.folder, local_files_only=True)
 

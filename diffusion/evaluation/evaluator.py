@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,7 @@ class Evaluator:
         folder: Path | None = None,
         *,
         labels: Tensor | None = None,
+        texts: Sequence[str] | None = None,
         floor: bool = True,
         about: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
@@ -101,7 +102,7 @@ class Evaluator:
 
         data: where the reference and the floor come from; may be ``None`` where ``reference`` is a file.
         folder: where finished batches and, in the end, ``metrics.json`` go; ``None`` keeps nothing on disk.
-        labels: (N,) classes of given pictures, for metrics by class.
+        labels, texts: classes (N,) and captions of given pictures, for fd_class and clip_score.
         floor: score the held-out real pictures too.
         about: plain values that the record should name and that cannot be seen here (run, checkpoint, step, EMA).
 
@@ -119,6 +120,9 @@ class Evaluator:
                 "fd_class needs labels: a class-conditional model, or pictures with labels; "
                 "leave it out of evaluation.metrics"
             )
+        has_texts = samples.captions is not None if isinstance(samples, Generator) else texts is not None
+        if self.clip is not None and not has_texts:
+            raise ValueError("clip_score needs captions, and there are none; leave it out of evaluation.metrics")
         where = torch.device(device or (samples.device if isinstance(samples, Generator) else "cpu"))
         ranks = Ranks()
         try:
@@ -128,7 +132,7 @@ class Evaluator:
             repeated: list[dict[str, float]] = []
             cost: dict[str, float] = {}
             for block in range(self.repeats if generated else 1):
-                scores, part = scoring.score(samples, labels, origin, total, block, folder)
+                scores, part = scoring.score(samples, labels, texts, origin, total, block, folder)
                 repeated.append(scores)
                 cost = {name: cost.get(name, 0.0) + value for name, value in part.items()}
             record = {

@@ -81,6 +81,7 @@ class Scoring:
         self,
         given: Generator | Indexed,
         labels: Tensor | None,
+        texts: Sequence[str] | None,
         origin: Mapping[str, Any],
         n: int,
         block: int,
@@ -92,7 +93,7 @@ class Scoring:
             rows, cost = self._draw(given, origin, n, start, folder)
             side = Side(rows, given.labels(torch.arange(start, start + n), seed))
         else:
-            rows, cost = self._rows(lambda at: given[at], n, "scoring pictures", None), {}
+            rows, cost = self._rows(lambda at: given[at], n, "scoring pictures", texts), {}
             side = Side(rows, labels)
         images = rows.pop("image", None)
         scores = self._metrics(side, n)
