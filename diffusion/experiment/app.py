@@ -156,6 +156,7 @@ class Composer:
         assert isinstance(primary, DictConfig)  # a script's config is a mapping
         known = {str(key) for key in primary if key != "defaults"} | {"hydra"}
         known |= {str(group).split("/")[0] for group in cfg.hydra.runtime.choices}
+        known |= {str(group) for line in primary.defaults if OmegaConf.is_dict(line) for group in line}  # also lists
         added = {o.key_or_group.split(".")[0] for o in self.overrides}
         for key in map(str, cfg):
             if key not in known | added:

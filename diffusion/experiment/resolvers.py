@@ -5,14 +5,23 @@ from __future__ import annotations
 import secrets
 from datetime import datetime
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from diffusion.experiment.ranks import shared_id
 
 
 def register() -> None:
-    """``${run_id:}`` a new run's folder name, kept for the life of a config."""
+    """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("choice", choice, replace=True)
+
+
+def choice(group: str) -> str | None:
+    """``${choice:guidance}``: the option chosen for a group, ``several`` for a list of them, ``null`` for none."""
+    chosen = HydraConfig.get().runtime.choices
+    option = chosen[group] if group in chosen else "several"  # Hydra leaves lists out
+    return None if option is None else str(option)
 
 
 def run_id() -> str:
