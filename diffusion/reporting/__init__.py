@@ -1,0 +1,1 @@
+"""Reads what runs left behind, and shows it: tables, plots, one page. Nothing here needs torch, a GPU or a server."""

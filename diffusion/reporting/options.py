@@ -1,0 +1,53 @@
+"""The command line of scripts that read folders: folders as plain words, settings as ``key=value`` like everywhere.
+
+The settings and what they mean stand in the script's own ``conf/<script>.yaml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from diffusion.reporting.error import ReportError
+
+
+def read(words: Sequence[str], config: Path) -> tuple[list[Path], dict[str, Any]]:
+    """Folders, and the config's settings with the command line's in their place.
+
+    Raises:
+        ReportError: no folder, an unknown setting, or a value of another kind.
+    """
+    settings: dict[str, Any] = yaml.safe_load(config.read_text(encoding="utf-8"))
+    folders = []
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals or Path(word).is_dir():
+            folders.append(Path(word))
+            continue
+        if key not in settings:
+            near = difflib.get_close_matches(key, settings, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"the settings are {', '.join(settings)}"
+            raise ReportError(f"'{key}' is no setting here; {hint}")
+        value = yaml.safe_load(text) if text else None
+        default = settings[key]
+        if default is not None and not isinstance(value, type(default)):
+            raise ReportError(f"{key} is {_kind(default)}, got {text!r}; the default is {key}={default}")
+        settings[key] = value
+    if not folders:
+        raise ReportError("no folder given; name a sweep's folder, such as outputs/<name>, or several")
+    return folders, settings
+
+
+def usage(doc: str, config: Path) -> str:
+    """The text of ``--help``: what the script does, its examples, and the settings with their comments."""
+    return f"{doc.strip()}\n\nSettings (key=value)\n" + "".join(
+        f"  {line}\n" for line in config.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")
+    )
+
+
+def _kind(default: Any) -> str:
+    return {bool: "true or false", int: "a whole number", str: "a text"}.get(type(default), type(default).__name__)

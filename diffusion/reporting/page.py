@@ -1,0 +1,108 @@
+"""One self-contained HTML page: table, plots, sample grids, config differences. No network, now or later."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusion.reporting.runs import Run
+from diffusion.reporting.table import LOSS, Table
+
+POINTS = 100
+"""Of a curve, at most."""
+FEW = 100
+"""Up to so many runs a page holds every curve and a grid of each; of more, the losses and the first runs' grids."""
+
+
+def page(table: Table, groups: Table | None, title: str) -> str:
+    """The page's text."""
+    runs = list({id(row.run): row.run for row in table.rows}.values())
+    grids, left = _grids(runs[:FEW])
+    thin = "" if len(runs) <= FEW else f" Of so many, only losses are drawn, and the grids of the first {FEW}."
+    data = {
+        "table": _table(table),
+        "groups": None if groups is None else _table(groups),
+        "runs": [{"name": r.name, "settings": r.settings, "curves": _curves(r, len(runs) > FEW)} for r in runs],
+        "grids": grids,
+        "summary": f"{len(runs)} runs, {len(table.rows)} rows.{thin}{left}",
+    }
+    text = json.dumps(data, separators=(",", ":"), default=str).replace("</", "<\\/")
+    template = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    head, tail = template.replace("@TITLE@", html.escape(title)).split("@DATA@")
+    return head + _finite(text) + tail
+
+
+def _table(table: Table) -> dict[str, Any]:
+    return {
+        "settings": table.settings,
+        "metrics": table.metrics,
+        "floors": [table.floors.get(name) for name in table.metrics],
+        "notes": table.notes,
+        "rows": [
+            {
+                "run": row.run.name,
+                "status": row.run.status.get("status"),
+                "n": row.n,
+                "settings": [row.settings.get(name) for name in table.settings],
+                "values": [
+                    None if (v := row.values.get(name)) is None else [v.mean, v.std, v.n] for name in table.metrics
+                ],
+            }
+            for row in table.rows
+        ],
+    }
+
+
+def _curves(run: Run, losses_only: bool) -> dict[str, list[list[float]]]:
+    out = {}
+    for name, points in run.curves.items():
+        if name.startswith("evaluation/") or (losses_only and name not in ("train/loss", LOSS)):
+            continue
+        every = -(-len(points) // POINTS)
+        out[name] = [[step, float(f"{value:.5g}")] for step, value in points[::every]]
+    return out
+
+
+def _grids(runs: list[Run]) -> tuple[list[dict[str, str]], str]:
+    """The last grid of each training, and each of scripts/sample.py's. Equal seeds and numbers mean equal noise."""
+    out = []
+    for run in runs:
+        training = [path for path in run.grids if path.name != "grid.png"]
+        for path in [*training[-1:], *(path for path in run.grids if path.name == "grid.png")]:
+            try:
+                picture = path.read_bytes()
+            except OSError:
+                continue
+            label = run.name if path in training else f"{run.name}: {path.parent.name}"
+            coded = base64.b64encode(picture).decode()
+            out.append({"noise": _noise(path, run), "label": label, "src": f"data:image/png;base64,{coded}"})
+    total = sum(len(grid["src"]) for grid in out)
+    return out, f" Grids: {total / 1e6:.1f} MB." if total > 5e7 else ""
+
+
+def _noise(path: Path, run: Run) -> str:
+    if path.name == "grid.png":
+        try:
+            seed = json.loads(path.with_name("settings.json").read_text(encoding="utf-8")).get("seed")
+        except (OSError, ValueError):
+            seed = "unknown"
+        return f"scripts/sample.py, seed {seed}"
+    return f"end of training, seed {run.settings.get('seed', 'unknown')}"
+
+
+def _finite(text: str) -> str:
+    """JSON has no NaN and no infinity; a browser refuses Python's spelling of them."""
+    if "NaN" not in text and "Infinity" not in text:
+        return text
+    return json.dumps(_nulls(json.loads(text)), separators=(",", ":")).replace("</", "<\\/")
+
+
+def _nulls(node: Any) -> Any:
+    if isinstance(node, dict):
+        return {key: _nulls(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_nulls(value) for value in node]
+    return None if isinstance(node, float) and (node != node or abs(node) == float("inf")) else node

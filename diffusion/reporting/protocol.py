@@ -1,0 +1,66 @@
+"""When may two numbers stand in one column? When they were measured alike.
+
+A fingerprint says what a number depends on. Of it
+* the protocol (whose features, how many samples, which reference, how labels are chosen, the metrics' own settings)
+  decides: numbers of two protocols never share a column;
+* what was drawn with (sampler, guidance, weights, seed) is what a table compares: columns of its own;
+* versions, numerical switches, batch sizes and the code's state move the last digits: they are named in a footnote;
+* what the evaluation cost is a result.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+SUBJECT = ("sampler", "guidance", "schedule", "conditioner", "autoencoder", "weights_sha256", "num_classes", "seed",
+           "sha256", "repeats")  # fmt: skip
+"""Of ``samples``: what is compared."""
+FOOTNOTE = ("versions", "numerics", "samples.batch_size", "reference.extraction_batch", "about.code")
+
+
+def protocol(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """What decides whether two numbers can be compared, flat, each value as JSON."""
+    return {path: value for path, value in _leaves(fingerprint) if _decides(path)} | _labels(fingerprint)
+
+
+def circumstances(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """What moves the last digits only."""
+    return {path: value for path, value in _leaves(fingerprint) if path.startswith(FOOTNOTE)}
+
+
+def disagreements(records: Sequence[Mapping[str, str]]) -> list[str]:
+    """``path: one against another`` for each entry that is not the same in all records."""
+    out = []
+    for path in sorted({path for record in records for path in record}):
+        values = list(dict.fromkeys(record.get(path, "nothing") for record in records))
+        if len(values) > 1:
+            shown = " against ".join(value if len(value) < 40 else value[:37] + "..." for value in values[:4])
+            out.append(f"{path}: {shown}{' and others' if len(values) > 4 else ''}")
+    return out
+
+
+def _decides(path: str) -> bool:
+    room, _, rest = path.partition(".")
+    if room == "samples":
+        return rest.partition(".")[0] not in (*SUBJECT, "batch_size", "labels")
+    if room == "reference":  # its key is a hash of the rest, its extractor the fingerprint's, its layers the metrics'
+        return rest.partition(".")[0] not in ("key", "extractor", "layers", "extraction_batch")
+    return room not in ("versions", "numerics", "about", "cost")
+
+
+def _labels(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """A model without labels stands beside one that is given balanced ones, the default."""
+    samples = fingerprint.get("samples")
+    policy = samples.get("labels") if isinstance(samples, Mapping) else None
+    return {"samples.labels": json.dumps("balanced" if policy is None else policy)}
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in node.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping):
+            yield from _leaves(value, path)
+        else:
+            yield path, json.dumps(value, sort_keys=True)

@@ -1,0 +1,56 @@
+"""Compares runs, here or copied from elsewhere: a table, its files, and one page to look at. No server, no torch.
+
+python scripts/compare.py outputs/demo
+python scripts/compare.py outputs/demo outputs/other output=comparison
+python scripts/compare.py copied/wandb
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from diffusion.experiment.status import read_status
+from diffusion.reporting import options, text
+from diffusion.reporting.error import ReportError
+from diffusion.reporting.page import page
+from diffusion.reporting.runs import find
+from diffusion.reporting.table import compare, over_seeds
+
+CONFIG = Path(__file__).parents[1] / "conf" / "compare.yaml"
+
+
+def main(words: list[str]) -> None:
+    folders, settings = options.read(words, CONFIG)
+    runs, notes = find(folders, read_status)
+    runs = [run for run in runs if settings["filter"] in str(run.folder)]
+    if not runs:
+        raise ReportError(f"filter={settings['filter']} leaves no run; leave it out")
+    table = compare(runs, notes)
+    groups = over_seeds(table)
+    output = Path(settings["output"] or folders[0] / "compare")
+    output.mkdir(parents=True, exist_ok=True)
+    shown = groups or table
+    title = settings["title"] or " and ".join(str(folder) for folder in folders)
+    (output / "runs.csv").write_text(text.as_csv(table), encoding="utf-8")
+    (output / "table.csv").write_text(text.as_csv(shown), encoding="utf-8")
+    (output / "table.md").write_text(text.as_markdown(shown), encoding="utf-8")
+    (output / "table.tex").write_text(text.as_latex(shown), encoding="utf-8")
+    (output / "index.html").write_text(page(table, groups, title), encoding="utf-8")
+    console = Console()
+    over = " (mean ± standard deviation over seeds)" if groups else ""
+    console.print(text.for_terminal(shown, f"{title}: {len(runs)} runs{over}", console.width, settings["rows"]))
+    for note in table.notes:
+        console.print(f"* {note}", markup=False, highlight=False)
+    console.print(f"{output}: index.html, runs.csv, table.csv, .md, .tex", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(options.usage(__doc__, CONFIG))
+    else:
+        try:
+            main(sys.argv[1:])
+        except ReportError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
