@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,9 +20,14 @@ MODULES = {
     "2": "training_step",
     "3": "training_step",
     "4": "update",
+    "7": "sampler",
+    "8": "sampler",
     "9": "generation",
     "10": "generation",
 }
+
+SLACK = 0.15
+"""What a ratio may lose before it counts: below a tenth nothing can be told on a shared machine."""
 
 
 def main() -> None:
@@ -29,6 +35,7 @@ def main() -> None:
     parser.add_argument("--rows", default=",".join(MODULES), help="rows of the table, comma-separated")
     parser.add_argument("--budget", type=float, default=None, help="seconds a race may take (each has its own default)")
     parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
+    parser.add_argument("--guard", type=Path, default=None, help="exit 1 where a row is worse than in this file")
     arguments = parser.parse_args()
     asked = arguments.rows.split(",")
     unknown = sorted(set(asked) - set(MODULES))
@@ -57,6 +64,24 @@ def main() -> None:
     console.print(table)
     if arguments.json is not None:
         arguments.json.write_text(json.dumps([asdict(row) | {"verdict": row.verdict} for row in rows], indent=2) + "\n")
+    worse = [] if arguments.guard is None else regressions(rows, json.loads(arguments.guard.read_text()))
+    for sentence in worse:
+        console.print(sentence)
+    raise SystemExit(1 if worse else 0)
+
+
+def regressions(rows: list[Row], stored: list[dict[str, Any]]) -> list[str]:
+    """A sentence for each conclusive row that is worse than the stored ratio by more than ``SLACK``."""
+    before = {row["name"]: row["value"] for row in stored}
+    sentences = []
+    for row in rows:
+        old = before.get(row.name)
+        if row.value is None or old is None:
+            continue
+        change = row.value / old if row.smaller else old / row.value
+        if change > 1 + SLACK:
+            sentences.append(f"row {row.name} was {old:.2f} and is {row.value:.2f}: {row.what}, against {row.against}")
+    return sentences
 
 
 if __name__ == "__main__":

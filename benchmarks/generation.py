@@ -15,7 +15,7 @@ from diffusion.network.unet import UNet
 from diffusion.parameterization.epsilon import Epsilon
 from diffusion.sampler.ddim import DDIM
 from diffusion.schedule.linear import Linear
-from diffusion.types import Cond, Denoiser
+from diffusion.types import Cond, Denoiser, Prediction
 
 
 def rows(budget: float = 60.0, batch: int = 16, steps: int = 2) -> list[Row]:
