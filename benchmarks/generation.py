@@ -57,7 +57,7 @@ def _passes(denoiser: NetworkDenoiser, noise: Tensor, cond: Cond) -> int:
     class Counting:
         schedule = denoiser.schedule
 
-        def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()):  # noqa: B008
+        def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
             nonlocal calls
             calls += 1
             return denoiser(x, t, cond)
