@@ -61,11 +61,11 @@ def load(run: str, checkpoint: str = "last", ema: bool = True) -> Second:
     cfg = OmegaConf.load(folder / RESOLVED)
     if not isinstance(cfg, DictConfig):
         raise ConfigError(f"{folder / RESOLVED} is damaged: a mapping was expected")
-    cfg.guidance = {}  # of its own sampling, which this is not
+    cfg.guidance = cfg.module.guidance = {}  # of its own sampling, which this is not
     module = load_module(cfg, folder, checkpoint)
     denoiser, conditioner = (
         (module.ema_denoiser, module.ema_conditioner) if ema else (module.denoiser, module.conditioner)
     )
     if "label" not in str(cfg.conditioner.get("_target_", "")) and conditioner.dim:
-        raise ConfigError(f"{run} is conditioned by {type(conditioner).__name__}; a second model takes labels or nothing")
+        raise ConfigError(f"{run} has a {type(conditioner).__name__}; a second model takes labels or nothing")
     return Second(denoiser, conditioner).requires_grad_(False).eval()

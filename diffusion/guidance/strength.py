@@ -55,7 +55,11 @@ class Strength:
         return torch.where(inside, self._values(noises), self.off)
 
     def _value(self, noise: float) -> float:
-        return self.constant if self.constant is not None else float(self._values(torch.tensor(noise).double()))
+        return (
+            self.constant
+            if self.constant is not None
+            else float(self._values(torch.tensor(noise, dtype=torch.float64)))
+        )
 
     def _values(self, noises: Tensor) -> Tensor:
         if self.constant is not None:

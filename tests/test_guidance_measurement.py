@@ -1,0 +1,222 @@
+"""Guidance by a measurement against dense linear algebra on Gaussians, where every posterior is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from diffusion.denoiser import GaussianDenoiser
+from diffusion.guidance.dps import DPS
+from diffusion.guidance.inpaint import Inpaint
+from diffusion.guidance.measurement import read
+from diffusion.guidance.operator.base import Operator
+from diffusion.guidance.operator.blur import Blur
+from diffusion.guidance.operator.downsample import Downsample
+from diffusion.guidance.operator.mask import Mask
+from diffusion.guidance.pigdm import PiGDM
+from diffusion.guidance.repaint import RePaint
+from diffusion.sampler.ancestral import Ancestral
+from diffusion.sampler.ddim import DDIM
+from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
+from diffusion.schedule.base import Level
+from diffusion.schedule.cosine import Cosine
+from diffusion.schedule.flow import Flow
+from diffusion.types import Cond, Prediction
+
+SIZE = 4
+OPERATORS = [Mask(box=[1, 1, 2, 2]), Downsample(2), Blur(0.7)]
+named = {"ids": lambda part: type(part).__name__}
+
+
+def matrix(operator: Operator) -> Tensor:
+    """A as (outputs, inputs), column by column."""
+    eye = torch.eye(SIZE * SIZE, dtype=torch.float64).reshape(-1, 1, SIZE, SIZE)
+    return operator(eye).flatten(1).T
+
+
+def picture(count: int = 1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, 1, SIZE, SIZE, dtype=torch.float64, generator=generator)
+
+
+class Dense:
+    """The exact denoiser of N(mean, covariance) over the pixels of a picture."""
+
+    def __init__(self, schedule, mean: Tensor, covariance: Tensor) -> None:
+        self.schedule, self.mean, self.covariance = schedule, mean, covariance
+
+    def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
+        level: Level = self.schedule.level(float(t))
+        spread = level.alpha**2 * self.covariance + level.sigma**2 * torch.eye(len(self.mean), dtype=torch.float64)
+        centred = torch.linalg.solve(spread, (x.flatten(1) - level.alpha * self.mean).T).T
+        x0 = self.mean + level.alpha * centred @ self.covariance
+        return Prediction(x0.reshape(x.shape), (level.sigma * centred).reshape(x.shape))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, **named)
+def test_solve_is_the_inverse_that_it_says(operator: Operator) -> None:
+    A, spread, noise = matrix(operator), 0.7, 0.3
+    residual = operator(picture(3))
+    dense = spread * A @ A.T + noise * torch.eye(len(A), dtype=torch.float64)
+    wanted = torch.linalg.solve(dense, residual.flatten(1).T).T.reshape(residual.shape)
+    torch.testing.assert_close(operator.solve(residual, spread, noise), wanted)
+
+
+def test_operators_do_what_they_are_called() -> None:
+    x = picture()
+    seen = Mask(box=[1, 1, 2, 2])(x)
+    assert seen[0, 0, 1:3, 1:3].abs().max() == 0
+    assert (seen != x).sum() == 4
+    torch.testing.assert_close(Downsample(2)(x)[0, 0, 0, 0], x[0, 0, :2, :2].mean())
+    spot = torch.zeros(1, 1, 9, 9, dtype=torch.float64)
+    spot[..., 4, 4] = 1
+    blurred = Blur(1.0)(spot)[0, 0]
+    place = torch.arange(9, dtype=torch.float64) - 4
+    assert float(blurred.sum()) == pytest.approx(1)
+    assert float((blurred.sum(0) * place**2).sum()) == pytest.approx(1.0, abs=0.05)  # width^2
+    torch.testing.assert_close(Blur(1.0)(torch.ones_like(spot)), torch.ones_like(spot))
+
+
+@pytest.mark.parametrize("operator", OPERATORS, **named)
+@pytest.mark.parametrize("schedule", [Cosine(), Flow()])
+@pytest.mark.parametrize("t", [0.05, 0.5, 0.95])
+def test_pigdm_on_gaussian_data_is_the_exact_posterior(operator: Operator, schedule, t: float) -> None:
+    """p(x_0 | y) of Gaussian data is Gaussian: the guided denoiser is its own, over the whole chain."""
+    std, noise, y = 0.8, 0.2, picture(seed=1)
+    A, eye = matrix(operator), torch.eye(SIZE * SIZE, dtype=torch.float64)
+    covariance = torch.linalg.inv(eye / std**2 + A.T @ A / noise**2)
+    mean = covariance @ A.T @ operator(y).flatten() / noise**2
+    x = picture(3)
+    guided = PiGDM(GaussianDenoiser(schedule, 0.0, std), operator, y, noise=noise, sigma_data=std)
+    said, wanted = guided(x, t), Dense(schedule, mean, covariance)(x, t)
+    torch.testing.assert_close(said.x0, wanted.x0, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(said.eps, wanted.eps, rtol=1e-6, atol=1e-6)
+    assert not said.x0.requires_grad
+
+
+@pytest.mark.parametrize("operator", OPERATORS, **named)
+def test_samples_explain_the_measurement(operator: Operator) -> None:
+    y, std = picture(seed=1).clamp(-1, 1), 0.8
+    wanted, free = operator(y), DDIM(50)(GaussianDenoiser(Cosine(), 0.0, std), picture(8))
+    for guided, sampler in (
+        (PiGDM(GaussianDenoiser(Cosine(), 0.0, std), operator, y, noise=0.02, sigma_data=std), DPMSolverPP2M(30)),
+        (DPS(GaussianDenoiser(Cosine(), 0.0, std), operator, y, scale=0.6), Ancestral(200)),
+    ):
+        out = sampler(guided, picture(8))
+        error, before = (operator(out) - wanted).std(), (operator(free) - wanted).std()
+        assert error < 0.25 * before
+        assert not out.requires_grad
+
+
+def test_dps_moves_down_the_gradient_after_the_step() -> None:
+    """One step, the gradient of the dense problem by hand: x_0 = gain x, so grad ||y - A gain x|| is closed form."""
+    operator, y, x, schedule = Downsample(2), picture(seed=1), picture(2), Cosine(T=10)
+    plain = GaussianDenoiser(schedule, 0.0, 0.8)
+    levels = DDIM(10).levels(schedule)
+    seen: list[Tensor] = []
+    DDIM(10)(DPS(plain, operator, y, scale=0.3), x, on_step=lambda i, level, x: seen.append(x))
+    gain = float(plain(torch.ones_like(x), levels[0].t).x0[0, 0, 0, 0])
+    A = matrix(operator)
+    residual = operator(y).flatten() - gain * x.flatten(1) @ A.T
+    gradient = -gain * residual @ A / residual.norm(dim=1, keepdim=True)
+    said = plain(x, levels[0].t)
+    step = levels[1].alpha * said.x0 + levels[1].sigma * said.eps
+    torch.testing.assert_close(seen[0], step - 0.3 * gradient.reshape(x.shape))
+    torch.testing.assert_close(DDIM(10)(DPS(plain, operator, y, scale=0.0), x), DDIM(10)(plain, x))
+
+
+@pytest.mark.parametrize("kind", [Inpaint, RePaint])
+@pytest.mark.parametrize("sampler", [DDIM(20), Ancestral(20)])
+def test_seen_pixels_come_out_as_they_were(kind: type, sampler) -> None:
+    mask, y = Mask(box=[1, 1, 2, 2]), picture(seed=1)
+    out = sampler(kind(GaussianDenoiser(Cosine(), 0.0, 0.8), mask, y), picture(4))
+    torch.testing.assert_close(mask(out), mask(y).expand_as(out))
+    assert (out[:, 0, 1, 1] != y[0, 0, 1, 1]).all()
+
+
+def test_repaint_makes_the_hidden_part_agree() -> None:
+    """Strongly correlated pixels: the hidden one's conditional mean is known; replacement alone misses it."""
+    covariance = 0.9 * torch.ones(2, 2, dtype=torch.float64) + 0.1 * torch.eye(2, dtype=torch.float64)
+    denoiser = Dense(Cosine(), torch.zeros(2, dtype=torch.float64), covariance)
+    y, mask = torch.tensor([[[2.0, 0.0]]], dtype=torch.float64), Mask(box=[0, 1, 1, 1])
+    noise = torch.randn(2000, 1, 1, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def randn_like(x: Tensor, generator=torch.Generator().manual_seed(1)) -> Tensor:  # noqa: B008
+        return torch.randn(x.shape, dtype=x.dtype, generator=generator)
+
+    def miss(guided) -> float:
+        hidden = Ancestral(25)(guided, noise, randn_like=randn_like)[:, 0, 0, 1]
+        return abs(float(hidden.mean()) - 0.9 * 2.0)
+
+    plain, once = miss(Inpaint(denoiser, mask, y)), miss(RePaint(denoiser, mask, y, repeats=1))
+    assert once == pytest.approx(plain, abs=0.1)
+    assert miss(RePaint(denoiser, mask, y, repeats=15)) < 0.5 * plain
+
+
+def test_repaint_pays_for_its_repeats() -> None:
+    calls = []
+
+    class Counting(GaussianDenoiser):
+        def __call__(self, x, t, cond=Cond()):  # noqa: B008
+            calls.append(t)
+            return super().__call__(x, t, cond)
+
+    DDIM(10)(RePaint(Counting(Cosine(), 0.0, 0.8), Mask(box=[0, 0, 1, 1]), picture(), repeats=3), picture())
+    assert len(calls) == 9 * 3 + 1  # the step to clean data once
+
+
+def test_measurements_come_from_files(tmp_path: Path) -> None:
+    y = picture(seed=1)[0].float()
+    torch.save(y, tmp_path / "y.pt")
+    np.save(tmp_path / "y.npy", y.numpy())
+    Image.fromarray(np.array([[0, 255], [255, 0]], dtype=np.uint8)).save(tmp_path / "y.png")
+    Image.fromarray(np.zeros((2, 3, 3), dtype=np.uint8)).save(tmp_path / "rgb.png")
+    torch.testing.assert_close(read(str(tmp_path / "y.pt")), y)
+    torch.testing.assert_close(read(str(tmp_path / "y.npy")), y)
+    assert read(str(tmp_path / "y.png")).tolist() == [[[-1.0, 1.0], [1.0, -1.0]]]
+    assert read(str(tmp_path / "rgb.png")).shape == (3, 2, 3)
+    seen = Mask(file=str(tmp_path / "y.png"))(torch.ones(1, 2, 2, 2))
+    assert seen[0, 0].tolist() == [[0.0, 1.0], [1.0, 0.0]]
+    (tmp_path / "bad.png").write_text("no picture")
+    for name, said in (("bad.png", "no picture"), ("none.png", "no file")):
+        with pytest.raises(ValueError, match=said):
+            read(str(tmp_path / name))
+
+
+def test_a_measurement_may_be_given_as_it_is_and_one_for_each_sample() -> None:
+    denoiser, operator, y = GaussianDenoiser(Cosine(), 0.0, 0.8), Downsample(2), picture(3, seed=1)
+    x = picture(3)
+    simulated = PiGDM(denoiser, operator, y)(x, 0.5)
+    given = PiGDM(denoiser, operator, operator(y), simulate=False)(x, 0.5)
+    torch.testing.assert_close(simulated.x0, given.x0)
+    alone = PiGDM(denoiser, operator, y[1])(x[1:2], 0.5)
+    torch.testing.assert_close(simulated.x0[1:2], alone.x0)
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    denoiser, x = GaussianDenoiser(Cosine(), 0.0, 0.8), picture(2)
+    with pytest.raises(ValueError, match=r"guidance\.pigdm\.measurement"):
+        PiGDM(denoiser, Downsample(2), torch.zeros(1, 8, 8))(x, 0.5)
+    with pytest.raises(ValueError, match=r"guidance\.dps\.measurement"):
+        DPS(denoiser, Mask(box=[0, 0, 1, 1]), torch.zeros(3, 1, 4, 4))(x, 0.5)
+    with pytest.raises(ValueError, match="use guidance=pigdm or dps"):
+        Inpaint(denoiser, Downsample(2), x)
+    with pytest.raises(ValueError, match="noise above 0"):
+        PiGDM(denoiser, Blur(1.0), x[:1], noise=0.0)(x, 0.5)
+    for make, key in (
+        (lambda: Mask(), r"operator\.box"),
+        (lambda: Mask(box=[0, 0, 1]), r"operator\.box"),
+        (lambda: Mask(box=[0, 0, 9, 1])(x), "leaves pictures"),
+        (lambda: Downsample(1), r"operator\.factor"),
+        (lambda: Downsample(3)(x), r"operator\.factor"),
+        (lambda: Blur(0.0), r"operator\.width"),
+        (lambda: RePaint(denoiser, Mask(box=[0, 0, 1, 1]), x, repeats=0), r"guidance\.repaint\.repeats"),
+        (lambda: DPS(denoiser, Downsample(2), x, scale=-1.0), r"guidance\.dps\.scale"),
+    ):
+        with pytest.raises(ValueError, match=key):
+            make()
