@@ -76,6 +76,7 @@ def test_a_key_like_no_other_is_refused_with_those_there_are(argument: str):
 
 def test_real_arguments_may_be_added():
     compose("+trainer.fast_dev_run=true", "+optimizer.weight_decay=0.1")
+    compose("+callbacks.more={_target_: diffusion.training.progress.TrainingProgress}")
 
 
 @pytest.mark.parametrize(

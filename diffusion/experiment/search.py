@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.sweep import Cell, Sweep, lay_out
+from diffusion.experiment.sweep import Cell, Sweep, lay_out, refuse_ranks
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,7 @@ JOURNAL = "study.journal"
 def search(sweeper: Any, arguments: list[str]) -> None:
     """Runs the trials of a study that are missing. Ends the process with the exit code."""
     try:
+        refuse_ranks()
         code = Search(sweeper, arguments).run()
     except ConfigError as mistake:
         print(f"error: {mistake}", file=sys.stderr)
@@ -108,10 +109,12 @@ class Search:
     def _tell(self, trial: Any, value: float | None, why: str, *, pruned: bool = False) -> None:
         from optuna.trial import TrialState
 
+        poor = value is None or not math.isfinite(value)
+        why = why or (f"{self.s.metric} is {'missing' if value is None else value}" if poor else "")
         trial.set_user_attr("why", why)
         if pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        elif value is None or not math.isfinite(value):
+        elif poor:
             self.study.tell(trial, state=TrialState.FAIL)
         else:
             self.study.tell(trial, value)
@@ -228,8 +231,12 @@ def result(folder: Path, metric: str) -> float | None:
             metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
         except (ValueError, KeyError):
             continue
-        if metric in metrics:
-            return float(metrics[metric])
+        # names carry the extractor and the number of samples: fd is fd_digits-cnn-v1_897
+        named = [
+            k for k in metrics if k == metric or (k.startswith(f"{metric}_") and not k.startswith(f"{metric}_std"))
+        ]
+        if named:
+            return float(metrics[named[0]])
     try:
         with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
             values = [row[metric] for row in csv.DictReader(file) if row.get(metric)]

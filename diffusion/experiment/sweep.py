@@ -31,6 +31,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.experiment import check
 from diffusion.experiment.cell import MACHINE, identity
 from diffusion.experiment.mistakes import ConfigError, explain
+from diffusion.experiment.ranks import joined
 from diffusion.experiment.record import Preempted
 from diffusion.experiment.status import read_status, write_atomic
 
@@ -67,6 +68,7 @@ class Cell:
 def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, retry: bool = True) -> None:
     """All combinations of ``arguments``, through the launcher of ``config``. Ends the process with the exit code."""
     try:
+        refuse_ranks()
         cells = plan(context, task, config, arguments)
         code = Sweep(context, task, config, cells).run(retry=retry)
     except ConfigError as mistake:
@@ -74,6 +76,17 @@ def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, r
         sys.exit(2)
     if code:
         sys.exit(code)
+
+
+def refuse_ranks() -> None:
+    """Raises:
+    ConfigError: this process is one of several ranks, each of which would run the sweep.
+    """
+    if joined():
+        raise ConfigError(
+            "a sweep starts the ranks of its jobs itself, and this one was started once a rank; start it alone, "
+            "without torchrun or srun, with trainer=ddp or trainer.devices=<n>"
+        )
 
 
 # What to do --------------------------------------------------------------------------------------------------------
@@ -153,7 +166,7 @@ def lay_out(context: Any, task: Any, config: DictConfig, overrides: list[str], s
     except ConfigError as mistake:
         raise ConfigError(f"{' '.join(swept)}: {mistake}" if swept else str(mistake)) from None
     name = identity(cfg)
-    folder = Path(str(config.hydra.sweep.dir)) / name if recorded else Path(str(cfg.run))
+    folder = Path(str(config.hydra.sweep.dir)) / name if recorded else Path(str(cfg.run or cfg.get("output")))
     return Cell(overrides, swept, folder, name, recorded, OmegaConf.select(cfg, "trainer.max_steps"))
 
 
@@ -259,6 +272,7 @@ class Sweep:
     def _launch_once(self, cells: list[Cell]) -> Sequence[JobReturn]:
         config = self.config.copy()
         if not cells[0].recorded:  # each job writes into the run that it reads
+            OmegaConf.set_readonly(config.hydra, False)
             config.hydra.sweep.dir = str(OmegaConf.select(config, "paths.outputs") or ".")
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=config
@@ -277,7 +291,7 @@ class Sweep:
     def _collect(cells: list[Cell], returns: Sequence[JobReturn]) -> None:
         for cell, job in zip(cells, returns, strict=True):
             cell.result = {"status": "finished"}
-            if job.status is JobStatus.FAILED:
+            if job.status is not JobStatus.COMPLETED:
                 cell.result = {"status": "failed", "reason": str(job._return_value)}
 
     def _wait(self) -> None:
@@ -324,6 +338,8 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
                     raise error
             except type(error):
                 pass
+        if not recorded and not preempted:
+            log.exception("the job failed")
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise JobFailedError("preempted" if preempted else text) from None
 
