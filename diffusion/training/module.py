@@ -62,8 +62,11 @@ class DiffusionModule(pl.LightningModule):
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
         self.conditioner = conditioner
         self.autoencoder = autoencoder.requires_grad_(False)
+        # eval() here, since Lightning's fit leaves modes as it finds them: no dropout in what training samples.
         self.ema_denoiser = NetworkDenoiser(copy.deepcopy(network), schedule, parameterization).requires_grad_(False)
         self.ema_conditioner = copy.deepcopy(conditioner).requires_grad_(False)
+        self.ema_denoiser.eval()
+        self.ema_conditioner.eval()
         self.objective = objective
         self.sampler = sampler
         self.guidance = guidance or {}
