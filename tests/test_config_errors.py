@@ -175,7 +175,7 @@ def test_nearest_finds_nothing_where_nothing_is_near():
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["--cfg", "job"], 0), (["smapler=ddim"], 2), (["network.in_channels=3"], 2)],
+    [(["--help"], 0), (["--cfg", "job"], 0), (["-m", "--cfg", "job"], 2), (["smapler=ddim"], 2), (["network.in_channels=3"], 2)],
 )
 def test_answers_come_fast_and_without_torch(arguments: list[str], code: int):
     done = script("train", *arguments, python=["-X", "importtime"])

@@ -73,6 +73,8 @@ def app(
             parser = get_args_parser()
             with _said_in_one_sentence():
                 args = parser.parse_args()
+                if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
+                    raise ConfigError("--multirun, --run, --cfg, --info and --shell-completion exclude each other")
                 overrides = resume_overrides(list(args.overrides))
                 overrides = rewrite(overrides) if rewrite else overrides
                 sys.argv[1:] = [word for word in sys.argv[1:] if word not in args.overrides] + overrides

@@ -42,7 +42,7 @@ def resume_overrides(overrides: list[str]) -> list[str]:
     stored = [str(line) for line in OmegaConf.load(run / OVERRIDES)]
     new = {_key(line) for line in overrides}
     kept = [line for line in stored if _key(line) not in new and _key(line) != "resume"]
-    return [*kept, *overrides, f"hydra.run.dir={run}"]
+    return [*kept, *overrides, f"hydra.run.dir='{run}'"]
 
 
 def with_run(cfg: DictConfig) -> DictConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ class View:
 
     def __init__(self, cells: Sequence[Cell], console: Console | None = None, every: float = 0.5) -> None:
         self.cells = [cell for cell in cells if cell.same_as is None]
-        self.console = console or Console(stderr=True)
+        self.console = console or Console(stderr=True, force_terminal=Console(stderr=True).is_terminal)
         self.every = every
         self._end = threading.Event()
         self._seen: dict[str, str] = {}
@@ -35,6 +36,8 @@ class View:
             self._seen[cell.identity] = state(cell)
         self._live = None
         if self.console.is_terminal:
+            # One live display a terminal: jobs of this process find none and write lines, which appear above.
+            os.environ.setdefault("TTY_COMPATIBLE", "0")
             self._live = Live(get_renderable=self._render, console=self.console, transient=True, refresh_per_second=2)
             self._live.start()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -46,6 +49,7 @@ class View:
         self._thread.join(timeout=5)
         if self._live is not None:
             self._live.stop()
+            os.environ.pop("TTY_COMPATIBLE", None)
         else:
             self._tell()
 
@@ -69,7 +73,11 @@ class View:
                 )  # fmt: skip
 
     def _render(self) -> Table:
-        return _table(self.cells, f"{left(self.cells, self._start)}", progress=True)
+        order = ("running", "failed", "preempted", "waiting", "finished", "skipped")
+        states = [state(cell) for cell in self.cells]
+        counts = ", ".join(f"{states.count(name)} {name}" for name in order if name in states)
+        listed = sorted(self.cells, key=lambda cell: order.index(state(cell)))[: max(5, self.console.height // 2)]
+        return _table(listed, f"{counts}, {left(self.cells, self._start)}", progress=True)
 
 
 def state(cell: Cell) -> str:
