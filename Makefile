@@ -12,7 +12,7 @@ demo: .venv/ready  ## train, sample and score a DDPM on real digits (about three
 	$(BIN)/python scripts/train.py experiment=digits_ddpm name=demo
 
 test: .venv/ready lint types  ## lint, types and the whole test suite
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 venv: .venv/ready  ## create .venv from the pinned constraints
 
