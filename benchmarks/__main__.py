@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -34,6 +35,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed as ratios, measured side by side.")
     parser.add_argument("--rows", default=",".join(MODULES), help="rows of the table, comma-separated")
     parser.add_argument("--budget", type=float, default=None, help="seconds a race may take (each has its own default)")
+    parser.add_argument("--threads", type=int, default=None, help="1 = processor time of one thread, load or no load")
     parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
     parser.add_argument("--guard", type=Path, default=None, help="exit 1 where a row is worse than in this file")
     arguments = parser.parse_args()
@@ -41,13 +43,19 @@ def main() -> None:
     unknown = sorted(set(asked) - set(MODULES))
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; rows are {', '.join(MODULES)}")
+    if arguments.threads is not None:
+        torch.set_num_threads(arguments.threads)
     console = Console()
     if not console.is_terminal:
         console = Console(width=180)
     table = Table(
         "row", "what", "against", "measured", "must", "aim", "verdict", "clean samples",
-        caption=f"Ratios of medians. Samples with more than {FOREIGN} CPUs of foreign load are dropped; "
-        f"fewer than {CLEAN} clean ones are no verdict.",
+        caption=(
+            "Ratios of medians of processor time, one thread."
+            if torch.get_num_threads() == 1
+            else f"Ratios of medians, {torch.get_num_threads()} threads. Samples with more than {FOREIGN} CPUs of "
+            f"foreign load are dropped; fewer than {CLEAN} clean ones are no verdict."
+        ),
     )  # fmt: skip
     rows: list[Row] = []
     for name in dict.fromkeys(MODULES[row] for row in asked):

@@ -3,6 +3,10 @@
 Contestants run in one process and take turns, so that whatever slows the machine slows all of them. A sample is kept
 where nobody else had the processor: foreign load = (busy time of the whole machine - own processor time) / wall time.
 Medians of fewer than five clean samples each say nothing, and so does the row.
+
+With one thread (``--threads 1``) the clock is the processor time of this process, which others' load does not
+stretch, and no sample is dropped. That is the way to a number on a machine that is never quiet; it says what the work
+costs, not how well it spreads over cores.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 import psutil
+import torch
 
 FOREIGN = 0.12
 """CPUs of foreign load above which a sample is dropped: a two-thread step waits for its slower half."""
@@ -67,11 +72,13 @@ def race(
 
 
 def sample(run: Callable[[], object], calls: int = 1) -> tuple[float, float]:
-    """(seconds a call, CPUs of foreign load) over ``calls`` calls."""
+    """(seconds a call, CPUs of foreign load) over ``calls`` calls; processor seconds and 0 with one thread."""
     busy, own, wall = _busy(), time.process_time(), time.perf_counter()
     for _ in range(calls):
         run()
     wall, own, busy = time.perf_counter() - wall, time.process_time() - own, _busy() - busy
+    if torch.get_num_threads() == 1:
+        return own / calls, 0.0
     return wall / calls, max(0.0, busy - own) / wall
 
 

@@ -6,6 +6,7 @@ import math
 import time
 
 import pytest
+import torch
 
 from benchmarks import harness
 from benchmarks.__main__ import regressions
@@ -47,6 +48,7 @@ def test_verdicts(value: float | None, smaller: bool, verdict: str) -> None:
 
 def test_the_sleeper_takes_as_long_as_it_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(harness, "FOREIGN", 99.0)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     timings = race({"long": lambda: time.sleep(0.02), "short": lambda: time.sleep(0.005)}, budget=5, samples=5)
     assert all(t.clean for t in timings.values())
     assert timings["long"].median == pytest.approx(0.02, rel=0.5)
@@ -55,10 +57,18 @@ def test_the_sleeper_takes_as_long_as_it_sleeps(monkeypatch: pytest.MonkeyPatch)
 
 def test_foreign_load_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     busy = iter(range(10_000))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setattr(harness, "_busy", lambda: float(next(busy)))  # a CPU second between any two looks
     timings = race({"a": lambda: time.sleep(0.01)}, budget=0.7)
     assert timings["a"].taken > 0
     assert timings["a"].seconds == []
+
+
+def test_one_thread_is_clocked_by_what_it_uses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    seconds, foreign = harness.sample(lambda: time.sleep(0.2))
+    assert seconds < 0.1
+    assert foreign == 0
 
 
 def test_guard_reports_what_got_worse_only() -> None:
