@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.experiment.mistakes import ConfigError, nearest, paths, ranked, unknown_key, unresolved
@@ -30,8 +31,9 @@ def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | No
     if base is not None:
         _check_added(cfg, added, base)
     plain = resolved(cfg)
-    for path, node in targets(cfg):
-        _check_target(path, node, plain)
+    for referred in (False, True):  # a mistake is told of the part that has it, not of one that refers to it
+        for path, node in targets(cfg):
+            _check_target(path, node, plain, referred=referred)
     for sentence in misfits(plain):
         raise ConfigError(sentence)
 
@@ -85,7 +87,7 @@ def _check_added(cfg: DictConfig, added: Sequence[Override], base: DictConfig) -
         raise unknown_key(key, known)
 
 
-def _check_target(path: str, node: DictConfig, plain: Mapping[str, Any]) -> None:
+def _check_target(path: str, node: DictConfig, plain: Mapping[str, Any], *, referred: bool) -> None:
     values = at(plain, path)
     target = values["_target_"]
     try:
@@ -96,7 +98,7 @@ def _check_target(path: str, node: DictConfig, plain: Mapping[str, Any]) -> None
         return
     name = target.rpartition(".")[2]
     for key, value in values.items():
-        if key in _HYDRAS_OWN:
+        if key in _HYDRAS_OWN or node._get_node(key)._is_interpolation() is not referred:  # type: ignore[union-attr]
             continue
         if key not in takes.arguments:
             if takes.open:
@@ -110,9 +112,24 @@ def _check_target(path: str, node: DictConfig, plain: Mapping[str, Any]) -> None
             raise ConfigError(f"'{path}.{key}' is no argument of {name}; {hint}")
         argument = takes.arguments[key]
         if not argument.accepts(value):
+            source = _source(node, key) or f"{path}.{key}"
+            whose = f"of {name}" if source == f"{path}.{key}" else f"is what {path}.{key} of {name} takes, and that"
             raise ConfigError(
-                f"{path}.{key} of {name} is {argument.expects()}, got {_shown(value)}; set {path}.{key} to such a value"
+                f"{source} {whose} is {argument.expects()}, got {_shown(value)}; set {source} to such a value"
             )
+
+
+def _source(node: DictConfig, key: str) -> str | None:
+    """The key at the end of a chain of references (``${trainer.max_steps}``), ``None`` where there is no chain."""
+    root, found, value = node._get_root(), None, node._get_node(key)
+    while isinstance(value, Node) and value._is_interpolation():
+        match = re.fullmatch(r"\$\{([\w.]+)\}", str(value._value()))
+        if match is None:
+            return None
+        found = match[1]
+        value = OmegaConf.select(root, found.rpartition(".")[0], default=None) if "." in found else root
+        value = value._get_node(found.rpartition(".")[2]) if isinstance(value, DictConfig) else None
+    return found
 
 
 def _shown(value: Any) -> str:
