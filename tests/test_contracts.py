@@ -1,5 +1,6 @@
 """Every file in conf/ is found here by itself, composed, checked, built and put to work."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -8,14 +9,18 @@ import pytest
 import torch
 from conftest import CONF, config
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
+from diffusion.experiment import second
+from diffusion.experiment.ablation import Settings, configs
 from diffusion.experiment.build import build_module, build_trainer
 from diffusion.experiment.check import check
 from diffusion.guidance.base import guide
 from diffusion.network.base import Network
 from diffusion.parameterization.velocity import Velocity
+from diffusion.reporting.ablation import Ablation
 from diffusion.schedule.cosine import Cosine
 from diffusion.seeds import SAMPLING, KeyedRandomness
 from diffusion.types import Cond
@@ -40,18 +45,32 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
     """What an option needs beside its own name: mandatory keys, or parts that it is made for."""
     group, name = str(option.parent), option.name
     folder = ["data=image_folder", f"data.root={tmp_path}"]
+    if group == "guidance/operator":
+        return ["guidance=dps", "guidance.dps.measurement=y.npy"]
     if group == "network":
-        size = next((s for s in (512, 256, 128, 64) if str(s) in name), {"mlp": 1, "unet_tiny": 8}.get(name, 32))
-        return [*folder, f"data.resolution={size}"]
+        small = {"mlp": 1, "unet_tiny": 8, "classifier_digits": 8}
+        size = next((s for s in (512, 256, 128, 64) if str(s) in name), small.get(name, 32))
+        classes = ["network.num_classes=10"] if name.startswith("classifier") else []
+        return [*folder, f"data.resolution={size}", *classes]
     if group == "data":
         return ["network=unet_small", *(folder[1:] if name == "image_folder" else [])]
     if str(option) == "schedule/table":
         np.save(tmp_path / "betas.npy", np.linspace(1e-4, 0.02, 200))
+    if group == "guidance":
+        np.save(tmp_path / "y.npy", np.zeros((1, 8, 8)))
     return {
         "evaluation/fashion_mnist": ["data=fashion_mnist", "network=unet_small"],
+        "objective/classification": ["network=classifier_digits", "conditioner=label"],
         "objective/hybrid": ["parameterization.learned_variance=true"],
         "objective/vlb": ["parameterization.learned_variance=true"],
+        "guidance/auto": ["guidance.auto.weak.run=another"],
+        "guidance/classifier": ["guidance.classifier.classifier.run=another"],
         "guidance/classifier_free": ["conditioner=label"],
+        **{
+            f"guidance/{measured}": [f"guidance.{measured}.measurement={tmp_path / 'y.npy'}"]
+            for measured in ("dps", "inpaint", "pigdm", "repaint")
+        },
+        "experiment/imagenet256_adm": ["data.resolution=64"],
         "schedule/flow": ["parameterization=flow"],
         "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],
         "spacing/indices": ["spacing.indices=[900,100,10,0]", "sampler.steps=4"],
@@ -62,9 +81,12 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
 def compose(option: Path, tmp_path: Path):
     group, name = str(option.parent), option.name
     entry = "sample" if str(option) == "hydra/sample" else "train"
-    chosen = [f"{group}={name}", *(SMALL if group not in ("evaluation", "logger") else [])]
+    place = {"guidance/operator": "guidance/operator@guidance.dps.operator"}.get(group, group)
+    chosen = [f"{place}={name}", *(SMALL if group not in ("evaluation", "logger") else [])]
     if entry == "sample":
         chosen = [f"run={tmp_path}"]
+    if group == "ablation":
+        return config(tmp_path, f"ablation={name}", name="reproduce")
     return config(tmp_path, *chosen, *settings(option, tmp_path), name=entry)
 
 
@@ -101,6 +123,9 @@ def network(cfg, tmp_path, name):
         built = instantiate(cfg.network, _convert_="all")
         shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
         out = built(torch.empty(shape), torch.empty(2), Cond())
+    if name.startswith("classifier"):
+        assert out.shape == (2, cfg.network.num_classes)
+        return
     assert out.shape[0] == 2
     assert out.shape[1] in (shape[1], 2 * shape[1])
     assert out.shape[2:] == shape[2:]
@@ -146,9 +171,32 @@ def guidance(cfg, tmp_path, name):
     denoiser = NetworkDenoiser(Linear(), Cosine(), Velocity())
     cond = Cond(vector=torch.ones(2, 4), label=torch.tensor([0, 1]), null=Cond(vector=torch.zeros(2, 4)))
     x = torch.randn(2, 1, 8, 8)
-    guided = guide(denoiser, instantiate(cfg.guidance, _convert_="all"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(second, "load", lambda run, checkpoint, ema: Second())
+        guided = guide(denoiser, instantiate(cfg.guidance, _convert_="all"))
     answer, level = guided(x, 0.5, cond), denoiser.schedule.level(0.5)
     torch.testing.assert_close(level.alpha * answer.x0 + level.sigma * answer.eps, x, rtol=1e-4, atol=1e-4)
+
+
+class Second(GaussianDenoiser):
+    """For another run's model: weak, or a classifier."""
+
+    def __init__(self):
+        super().__init__(Cosine(), 0.1, 0.7)
+
+    def output(self, x, t):
+        total = x.flatten(1).sum(1)
+        return torch.stack((total, -total), 1)
+
+
+def operator(cfg, tmp_path, name):
+    """A x, and (A A^T + I) undone by solve: A A^T by a gradient."""
+    built = instantiate(cfg.guidance.dps.operator, _convert_="all")
+    residual = built(torch.randn(2, 1, 8, 8, dtype=torch.float64))
+    x = torch.zeros(2, 1, 8, 8, dtype=torch.float64, requires_grad=True)
+    solved = built.solve(residual, 1.0, 1.0)
+    (transposed,) = torch.autograd.grad((built(x) * solved).sum(), x)
+    torch.testing.assert_close(built(transposed) + solved, residual)
 
 
 def data(cfg, tmp_path, name):
@@ -200,9 +248,21 @@ def debug(cfg, tmp_path, name):
 
 
 def experiment(cfg, tmp_path, name):
-    """One training step of the real network on two pictures of noise."""
+    """One training step on two pictures of noise, of the real network, or of a narrow one where it is large."""
+    if cfg.network.get("channels", 0) > 128:
+        cfg.network.channels = 64
     shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
     train_a_step(build_module(cfg), image=torch.rand(shape) * 2 - 1)
+
+
+def ablation(cfg, tmp_path, name):
+    """Every training of a table, and every kind of evaluation, composes, fits together and can be built."""
+    table = Ablation.read(name, OmegaConf.to_container(cfg.ablation, resolve=True))
+    kinds = {(*cell.train, *(re.sub(r"=[\d.]+$", "", o) for o in cell.evaluate)): cell for cell in table.cells}
+    for cell, composed, _ in configs(list(kinds.values()), Settings(seeds=[0], outputs=str(tmp_path))):
+        check(composed)
+        instantiate(composed.sampler, _convert_="all")
+        assert cell.tolerance > 0 or not cell.published, "a published number comes with its tolerance"
 
 
 def train_a_step(module, image):
@@ -225,6 +285,7 @@ EXERCISES = {
 EXERCISES |= {
     "objective/weighting": objective,
     "objective/times": objective,
+    "guidance/operator": operator,
     "lr_scheduler": optimizer,
     "logger": callbacks,
     "hydra/launcher": hydra,
