@@ -25,6 +25,7 @@ MODULES = {
     "8": "sampler",
     "9": "generation",
     "10": "generation",
+    "12": "startup",
 }
 
 SLACK = 0.15

@@ -124,7 +124,8 @@ def combine(a: Tensor | float, x: Tensor, b: Tensor | float, y: Tensor) -> Tenso
     if isinstance(a, float) and a == 0.0:
         return scale(b, y)
     if isinstance(b, float):
-        return torch.add(scale(a, x), y, alpha=b)
+        scaled = scale(a, x)  # fresh unless a is 1; a second fresh tensor costs more than the addition
+        return torch.add(x, y, alpha=b) if scaled is x else scaled.add_(y, alpha=b)
     return scale(a, x) + scale(b, y)
 
 

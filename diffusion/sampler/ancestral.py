@@ -51,5 +51,6 @@ class Ancestral(Sampler):
             return mean, None
         noise = randn_like(x)
         if self.variance == "learned":
-            return mean + (0.5 * q.log_variance(prediction.var_mix)).exp() * noise, None  # type: ignore[arg-type]
-        return combine(1.0, mean, math.sqrt(q.small if self.variance == "small" else q.large), noise), None
+            std = q.log_variance(prediction.var_mix).mul_(0.5).exp_()  # type: ignore[arg-type]
+            return mean.addcmul_(std, noise), None
+        return mean.add_(noise, alpha=math.sqrt(q.small if self.variance == "small" else q.large)), None

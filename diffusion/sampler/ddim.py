@@ -44,7 +44,7 @@ class DDIM(Sampler):
             return combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps), None
         variance = self.eta**2 * between(cur, nxt).small
         mean = combine(nxt.alpha, prediction.x0, math.sqrt(max(nxt.sigma**2 - variance, 0.0)), prediction.eps)
-        return (combine(1.0, mean, math.sqrt(variance), randn_like(x)) if variance > 0 else mean), None
+        return (mean.add_(randn_like(x), alpha=math.sqrt(variance)) if variance > 0 else mean), None
 
     @torch.no_grad()
     def encode(
