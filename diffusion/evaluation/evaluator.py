@@ -143,6 +143,7 @@ class Evaluator:
                     "sampling_seconds": cost.get("seconds", 0.0),
                     "wall_seconds": time.perf_counter() - began,
                     "ranks": ranks.size,
+                    "threads": torch.get_num_threads(),
                     "device": fingerprint.device_name(where),
                     "peak_memory_bytes": fingerprint.peak_memory(where),
                 },

@@ -33,7 +33,6 @@ def numerics(device: torch.device) -> dict[str, Any]:
         "tf32_convolution": device.type == "cuda" and torch.backends.cudnn.allow_tf32,
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
         "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
     }
 
 

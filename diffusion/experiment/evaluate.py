@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from diffusion.evaluation.evaluator import Result
+from diffusion.evaluation.evaluator import Evaluator, Result
 from diffusion.evaluation.extractors.checked import sha256_of
 from diffusion.evaluation.pictures import load_pictures
 from diffusion.experiment.build import build, build_data
@@ -51,18 +51,21 @@ def evaluate(cfg: DictConfig) -> None:
 
 def run(cfg: DictConfig) -> Result:
     """The evaluation in this process, one of the ranks."""
+    evaluator = build(cfg.evaluation)  # settings that make no sense are refused before anything is loaded
     with process_group(cfg) as where:
         if cfg.get("images") is not None:
-            return _score_pictures(cfg, where)
+            return _score_pictures(cfg, evaluator, where)
         folder = Path(cfg.run)
         module = load_module(cfg, folder, cfg.checkpoint).to(where)
-        return _score_model(cfg, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
+        return _score_model(cfg, evaluator, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
 
 
-def score(cfg: DictConfig, module: DiffusionModule, data: Any, folder: Path, trainer: Any) -> Result:
+def score(
+    cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, folder: Path, trainer: Any
+) -> Result:
     """The score at the end of a training, told to every logger too. Every rank comes here."""
     module = module.eval().to(trainer.strategy.root_device)  # a strategy takes the model off its GPU after fitting
-    result = _score_model(cfg, module, data, checkpoint_path(folder, "last"))
+    result = _score_model(cfg, evaluator, module, data, checkpoint_path(folder, "last"))
     for logger in trainer.loggers:
         logger.log_metrics({f"evaluation/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
     return result
@@ -105,7 +108,7 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-def _score_model(cfg: DictConfig, module: DiffusionModule, data: Any, checkpoint: Path) -> Result:
+def _score_model(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Result:
     averaged, captions = cfg.get("weights", "ema") == "ema", data.split("test").texts
     about = {
         "checkpoint": checkpoint.name,
@@ -113,24 +116,25 @@ def _score_model(cfg: DictConfig, module: DiffusionModule, data: Any, checkpoint
         "weights": "ema" if averaged else "raw",
         "code": environment()["git"],
     }
-    return _evaluate(cfg, lambda plan: build_generator(cfg, module, plan.labels, captions), data, {"about": about})
+    generator = build_generator(cfg, module, evaluator.labels, captions)
+    return _evaluate(cfg, evaluator, generator, data, {"about": about})
 
 
-def _score_pictures(cfg: DictConfig, where: torch.device) -> Result:
+def _score_pictures(cfg: DictConfig, evaluator: Evaluator, where: torch.device) -> Result:
     try:
         pictures, labels = load_pictures(Path(cfg.images))
     except ValueError as error:
         raise ConfigError(str(error)) from error
     data = build_data(cfg) if cfg.get("data") else None
     more = {"labels": labels, "device": where, "about": {"images": Path(cfg.images).name, "code": environment()["git"]}}
-    return _evaluate(cfg, lambda plan: pictures, data, more)
+    return _evaluate(cfg, evaluator, pictures, data, more)
 
 
-def _evaluate(cfg: DictConfig, samples: Callable[[Any], Any], data: Any, more: dict[str, Any]) -> Result:
-    evaluator, folder = build(cfg.evaluation), target(cfg)
+def _evaluate(cfg: DictConfig, evaluator: Evaluator, samples: Any, data: Any, more: dict[str, Any]) -> Result:
+    folder = target(cfg)
     with progress() as show:
         try:
-            result: Result = evaluator.evaluate(samples(evaluator), data, folder, progress=show, **more)
+            result: Result = evaluator.evaluate(samples, data, folder, progress=show, **more)
         except ValueError as error:
             raise ConfigError(str(error)) from error
     if rank() == 0:

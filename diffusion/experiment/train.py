@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.experiment.build import build_data, build_module, build_trainer
+from diffusion.experiment.build import build, build_data, build_module, build_trainer
 from diffusion.experiment.evaluate import score
 from diffusion.experiment.launch import launch
 from diffusion.experiment.preemption import StopWhenAsked
@@ -47,6 +47,7 @@ def run(cfg: DictConfig) -> None:
     folder = Path(cfg.paths.run)
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
+    evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
     module = build_module(cfg)
     trainer = build_trainer(cfg, extra=[StopWhenAsked()])
     checkpoint = folder / LAST if cfg.resume is not None else None
@@ -55,7 +56,7 @@ def run(cfg: DictConfig) -> None:
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:
-            score(cfg, module, data, folder, trainer)
+            score(cfg, evaluator, module, data, folder, trainer)
         for logger in trainer.loggers:
             logger.finalize("success")
     finally:

@@ -1,0 +1,100 @@
+"""The evaluation scripts: two ranks of Lightning, one process, torchrun and the pictures themselves say the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DRAW = ["evaluation.num_samples=70", "evaluation.batch_size=16", "evaluation.save_samples=true"]
+TWO = ["trainer.accelerator=cpu", "trainer.devices=2"]
+
+
+def call(*command: str, fails: bool = False) -> str:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def script(name: str, *overrides: str, fails: bool = False) -> str:
+    return call(sys.executable, f"scripts/{name}.py", *overrides, fails=fails)
+
+
+def taken(folder: Path) -> dict[str, Any]:
+    """The one result below ``folder``, which is removed."""
+    (path,) = folder.rglob("metrics.json")
+    result = json.loads(path.read_text())
+    path.unlink()
+    return result
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on two ranks, scored at its end by both."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    script(
+        "train", "name=r", f"paths.outputs={outputs}", "trainer=ddp", *TWO, "trainer.precision=32-true",
+        "trainer.max_steps=2", "network.channels=8", "sampler=ddim", "sampler.steps=2", "logger=csv",
+        "callbacks=[checkpoint,trend]", "callbacks.trend.every_n_train_steps=2", "callbacks.trend.num_samples=70",
+        *DRAW,
+    )  # fmt: skip
+    (folder,) = (outputs / "r").iterdir()
+    return folder
+
+
+@pytest.mark.slow
+def test_every_way_to_score_says_the_same(run: Path) -> None:
+    in_training = taken(run)
+    assert "trend/fd_digits-cnn-v1_70x10_trend" in "".join(path.read_text() for path in run.rglob("metrics.csv"))
+    script("evaluate", f"run={run}")
+    alone = taken(run)
+    assert alone["metrics"] == in_training["metrics"]
+    assert alone["floor"] == in_training["floor"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3"]
+    call(*torchrun, "scripts/evaluate.py", f"checkpoint={run / 'checkpoints' / 'last.ckpt'}")
+    joined = taken(run)
+    assert joined["metrics"] == alone["metrics"]
+    assert joined["fingerprint"]["cost"]["ranks"] == 3
+    pictures = next(run.rglob("samples.npz"))
+    more = ["data=digits", "evaluation=digits", "evaluation.batch_size=16", f"output={run / 'pictures'}"]
+    script("evaluate", f"images={pictures}", *more)
+    assert taken(run / "pictures")["metrics"] == alone["metrics"]
+
+
+@pytest.mark.slow
+def test_a_reference_made_ahead_is_found(run: Path, tmp_path: Path) -> None:
+    settings = ["evaluation.batch_size=16", f"evaluation.cache={tmp_path}"]
+    script("reference", f"paths.outputs={tmp_path / 'outputs'}", *settings)
+    (made,) = tmp_path.glob("*.safetensors")
+    before = made.stat().st_mtime_ns
+    script("evaluate", f"run={run}", *DRAW, *settings)
+    assert taken(run)["fingerprint"]["reference"]["key"] == made.stem
+    assert made.stat().st_mtime_ns == before
+    assert list(tmp_path.glob("*.safetensors")) == [made]
+
+
+def test_what_cannot_be_scored_is_said_in_one_sentence(run: Path, tmp_path: Path) -> None:
+    said = script("evaluate", f"run={run}", "evaluation.num_samples=9", fails=True)
+    assert "error: the inception score is averaged over 10 splits, which 9 samples cannot fill" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "nothing to score; give run="),
+        (["images=x.npz"], "add evaluation=<name>"),
+        (["images=x.npz", "evaluation=digits"], "add data=<name>"),
+        (["images=x.npz", "run=y"], "give one of them"),
+        (["checkpoint=elsewhere/a.ckpt"], "lies in no run folder"),
+    ],
+)
+def test_a_command_line_without_a_subject_is_refused(overrides: list[str], message: str) -> None:
+    assert message in script("evaluate", *overrides, fails=True)
