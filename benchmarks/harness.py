@@ -12,6 +12,7 @@ costs, not how well it spreads over cores.
 from __future__ import annotations
 
 import random
+import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -73,10 +74,10 @@ def race(
 
 def sample(run: Callable[[], object], calls: int = 1) -> tuple[float, float]:
     """(seconds a call, CPUs of foreign load) over ``calls`` calls; processor seconds and 0 with one thread."""
-    busy, own, wall = _busy(), time.process_time(), time.perf_counter()
+    busy, own, wall = _busy(), _own(), time.perf_counter()
     for _ in range(calls):
         run()
-    wall, own, busy = time.perf_counter() - wall, time.process_time() - own, _busy() - busy
+    wall, own, busy = time.perf_counter() - wall, _own() - own, _busy() - busy
     if torch.get_num_threads() == 1:
         return own / calls, 0.0
     return wall / calls, max(0.0, busy - own) / wall
@@ -126,6 +127,11 @@ def _calls(run: Callable[[], object]) -> int:
     run()
     seconds, _ = sample(run)
     return max(1, round(SHORTEST / max(seconds, 1e-7)))
+
+
+def _own() -> float:
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def _busy() -> float:

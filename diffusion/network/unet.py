@@ -45,8 +45,8 @@ class UNet(Network):
         image_channels: of ``Cond.image``, joined to the input; 0 for none.
         learned_variance: twice the channels come out (Nichol & Dhariwal 2021).
         checkpointing: recompute each block in the backward pass: less memory, about a third more time.
-        memory_format: contiguous, channels_last, or auto, which is contiguous: measured on a CPU, channels last is slower
-            at 32 channels, equal from 64 on in float32 and 5% slower at 128 in bf16 (torch's group norm is the loser).
+        memory_format: contiguous, channels_last, or auto, which is contiguous: on a CPU, channels last was slower at 32
+            channels, equal from 64 on in float32 and 5% slower at 128 in bf16 (torch's group norm is the loser).
         variant: ddpm or adm, where the papers' codes differ and their weights depend on it: the order and frequencies
             of the sinusoids, the padding of the strided convolution, epsilon of the norms, initial weights.
 
