@@ -1,8 +1,8 @@
 """Rows 7 and 8: what a sampler adds to a step, on 64x3x32x32 float32, with one thread and a network that costs nothing.
 
-Two ways to be fair. Whole: both sides see the network eps = x / 10, ours through NetworkDenoiser and the epsilon target,
-a peer through its own conversion to x_0. Alone: a denoiser that gives both expectations in one multiplication, so that
-what is left is the sampler; beside it stands the step's bare arithmetic, written by hand.
+Two ways to be fair. Whole: both sides see the network eps = x / 10, ours through NetworkDenoiser and the epsilon
+target, a peer through its own conversion to x_0. Alone: a denoiser that gives both expectations in one multiplication,
+so that what is left is the sampler; beside it stands the step's bare arithmetic, written by hand.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from diffusion.sampler.ddim import DDIM
 from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
 from diffusion.sampler.euler import Euler
 from diffusion.sampler.heun import Heun
+from diffusion.schedule.base import Schedule
 from diffusion.schedule.linear import Linear
 from diffusion.spacing.trailing import Trailing
 from diffusion.types import Cond, Prediction
@@ -42,7 +43,7 @@ class Tenth(Network):
 class Given:
     """A denoiser whose answer is one multiplication, for a sampler's own share."""
 
-    schedule = Linear()
+    schedule: Schedule = Linear()
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
         y = x * 0.1

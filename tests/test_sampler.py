@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from exact import SAMPLERS, ContinuousVP, Flow, Wiggly, from_config, moments, noise, replay
+from exact import CONF, SAMPLERS, ContinuousVP, Flow, Wiggly, from_config, moments, noise, replay
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.ancestral import Ancestral
@@ -236,3 +236,14 @@ def test_every_sampler_declares_its_order():
         sampler = from_config(path)
         assert isinstance(sampler, Sampler)
         assert sampler.order in range(1, 6)
+
+
+def test_the_page_of_samplers_lists_every_file():
+    """And says of each what its class declares; `python -m benchmarks.samplers_page` makes it."""
+    page = (CONF.parent / "docs" / "samplers.md").read_text()
+    rows = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| [`")}
+    assert sorted(rows) == [path.stem for path in SAMPLERS]
+    for path in SAMPLERS:
+        assert int(rows[path.stem].split(" | ")[2].split()[0]) == from_config(path).order
+    assert all(f"| `{path.stem}` |" in page for path in (CONF / "spacing").glob("*.yaml"))
+    assert (CONF.parent / "docs" / "img" / "samplers.png").is_file()

@@ -11,7 +11,7 @@ from diffusion.types import Spacing
 
 
 class DEIS(MultistepSampler):
-    """Polynomial extrapolation of E[eps | x] in log(sigma / alpha), integrated exactly (Zhang & Chen 2023, eq. 14-15).
+    """Polynomial extrapolation of E[eps | x] in log(sigma / alpha), integrated exactly (Zhang & Chen 2023).
 
     Args:
         order: number of answers that the polynomial goes through, 1 to 4; 1 is DDIM.

@@ -13,7 +13,7 @@ from diffusion.types import RandnLike, Spacing, combine
 
 
 class DPMSolverPP2MSDE(Sampler):
-    """Two-step exponential integrator of the reverse SDE in lam (Lu et al. 2022b, DPM-Solver++, eq. 18, 2M).
+    """Two-step exponential integrator of the reverse SDE in lam (Lu et al. 2022b, SDE-DPM-Solver++ 2M).
 
         x_s = sigma_s / sigma_t e^{-eta h} x_t + alpha_s (1 - e^{-(1 + eta) h}) D + sigma_s sqrt(1 - e^{-2 eta h}) z
 

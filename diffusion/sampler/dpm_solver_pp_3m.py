@@ -10,7 +10,7 @@ from diffusion.schedule.base import Level
 
 
 class DPMSolverPP3M(MultistepSampler):
-    """Three-step exponential integrator of E[x_0 | x] in lam (Lu et al. 2022b, DPM-Solver++, section 4.2).
+    """Three-step exponential integrator of E[x_0 | x] in lam (after Lu et al. 2022b, DPM-Solver++).
 
     The quadratic through three answers is integrated exactly, which is order 3. The authors' code, and what follows
     it, halves the quadratic's leading term: that is order 2.

@@ -18,7 +18,7 @@ from diffusion.types import RandnLike, Spacing, combine
 
 class Restart(Sampler):
     """Where the way down passes ``low``, noise is added up to ``high`` and the ODE is solved down again, several times
-    (Xu et al. 2023, Restart Sampling, Algorithm 2 and eq. 2).
+    (Xu et al. 2023, Restart Sampling).
 
     Args:
         intervals: rows [steps, repeats, low, high] in sigma / alpha: Heun steps of one way down (evenly spaced in

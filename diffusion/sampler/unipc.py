@@ -21,7 +21,7 @@ State = tuple[Tensor, Past]
 class UniPC(Sampler):
     """Multistep predictor UniP-p, then corrector UniC-p with the next step's answer, on E[x_0 | x] (Zhao et al. 2023).
 
-    Both integrate the polynomial through p (p + 1 for the corrector) answers in lam exactly (eqs. 3 and 9), so that
+    Both integrate the polynomial through p (p + 1 for the corrector) answers in lam exactly, so that
     B(h) matters only where one difference is left, which takes half of B(h): -h in bh1, e^-h - 1 in bh2.
 
     Args:

@@ -1,0 +1,223 @@
+"""python -m benchmarks.samplers_page: docs/samplers.md and its figure, from conf/sampler and from measurements.
+
+Orders are measured on a Gaussian, whose ODE map and moments are exact, between two times of three schedules: the error
+of the map for deterministic samplers, of mean and standard deviation for stochastic ones (exact too: every noise that
+is drawn moves a row of its own, as all these samplers are affine in their noise). Calls are counted.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from diffusion.denoiser import GaussianDenoiser
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.rk45 import RK45
+from diffusion.schedule.cosine import Cosine
+from diffusion.schedule.edm import EDM
+from diffusion.schedule.flow import Flow
+from diffusion.schedule.vp import VP
+from diffusion.types import Cond, Prediction
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted((ROOT / "conf" / "sampler").glob("*.yaml"))
+MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
+RANGES = {"VP": (VP(), 0.8, 0.1), "flow": (Flow(), 0.9, 0.1), "EDM": (EDM(), 0.7, 0.3)}
+STEPS = [10, 20, 40, 80, 160, 320]
+NEEDS = {
+    "ancestral": "`variance=learned`: a network that predicts it",
+    "plms": "evenly spaced times",
+    "pndm": "evenly spaced times",
+    "predictor_corrector": "a start where alpha > 0",
+    "reverse_diffusion": "a start where alpha > 0",
+    "rk45": "torchdiffeq (`alphabar[ode]`)",
+}
+HEAD = """# Samplers
+
+Made by `python -m benchmarks.samplers_page`; do not edit. Choose one with `sampler=<name>`, its settings with
+`sampler.<key>=<value>`. A sampler brings the spacing named here unless `spacing=<name>` is given; any sampler works
+with any schedule and any target, but for what the column "needs" says.
+
+Order: declared, and in brackets measured on a Gaussian between two times of three schedules (VP, flow, EDM), by the
+exact map of the ODE or, with noise, by the exact mean and standard deviation. Orders above 2 of multistep methods are
+seen where the first steps are small, as here; on evenly spaced steps their first ones, which have no past, bound them
+by 2. NFE: calls of the network for each step, counted over 20 steps from noise to data.
+
+| sampler | what it is | order | NFE a step | noise | spacing | needs |
+|---|---|---|---|---|---|---|
+"""
+TAIL = """
+Also there: `DDIM.encode` takes data to the noise that gives them back, and
+`diffusion.sampler.likelihood.FlowLikelihood` is the exact log-density along the probability-flow ODE, for any schedule
+and target.
+
+## Measured convergence
+
+![error over steps of every sampler](img/samplers.png)
+
+Error over steps on the three schedules; the grey line falls with the declared order. `rk45` chooses its own steps: its
+panel is the error over its calls as the tolerance falls. `restart` is measured without its jumps. `predictor_corrector`
+has no panel: Langevin correction is not affine in its noise.
+
+## Spacings
+
+Which times are visited, `spacing=<name>`; the last is always clean data.
+
+| spacing | what it is |
+|---|---|
+"""
+
+
+def main() -> None:
+    entries = [(path, *build(path)) for path in FILES]
+    curves = {path.stem: measure(path) for path in FILES if path.stem != "predictor_corrector"}
+    rows = [row(path, sampler, spacing, curves.get(path.stem)) for path, sampler, spacing in entries]
+    spacings = [f"| `{path.stem}` | {about(path)} |" for path in sorted((ROOT / "conf" / "spacing").glob("*.yaml"))]
+    (ROOT / "docs" / "samplers.md").write_text(HEAD + "\n".join(rows) + "\n" + TAIL + "\n".join(spacings) + "\n")
+    draw(curves, {path.stem: sampler.order for path, sampler, _ in entries})
+
+
+def build(path: Path, **settings: Any) -> tuple[Sampler, str]:
+    """The sampler of a config file and the spacing that it brings."""
+    node: Any = OmegaConf.load(path)
+    brought = [next(iter(entry.values())) for entry in node.pop("defaults", [])]
+    name = brought[0] if brought else "trailing"
+    spacing = OmegaConf.load(ROOT / "conf" / "spacing" / f"{name}.yaml")
+    return instantiate({"spacing": spacing, "it": OmegaConf.merge(node, settings)}, _convert_="all")["it"], name
+
+
+def about(path: Path) -> str:
+    """A config's first line."""
+    return path.read_text().splitlines()[0].removeprefix("# ").rstrip(".")
+
+
+def row(path: Path, sampler: Sampler, spacing: str, curves: dict[str, tuple[list, list]] | None) -> str:
+    calls, draws = count(build(path, steps=20)[0])
+    orders = "-" if curves is None else ", ".join(f"{order(*curve):.1f}" for curve in curves.values())
+    file = inspect.getfile(type(sampler))
+    link = f"[`{path.stem}`](../{Path(file).relative_to(ROOT)})"
+    if isinstance(sampler, RK45):
+        return f"| {link} | {about(path)} | {sampler.order} | its choice | no | {spacing} | {NEEDS[path.stem]} |"
+    noise = "yes" if draws else "with churn" if hasattr(sampler, "churn") else "no"
+    return (
+        f"| {link} | {about(path)} | {sampler.order} ({orders}) | {calls / 20:.3g} | {noise} | {spacing} | "
+        f"{NEEDS.get(path.stem, '')} |"
+    )
+
+
+def count(sampler: Sampler) -> tuple[int, int]:
+    """(calls of the network, draws of noise) from noise to data on a cosine table."""
+    inner, tally = GaussianDenoiser(Cosine(1000), 0.5, 0.3), {"calls": 0, "draws": 0}
+
+    class Counted:
+        schedule = inner.schedule
+
+        def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
+            tally["calls"] += 1
+            return inner(x, t, cond)
+
+    def randn_like(x: Tensor) -> Tensor:
+        tally["draws"] += 1
+        return torch.randn_like(x)
+
+    sampler(Counted(), torch.randn(4, 64), randn_like=randn_like)
+    return tally["calls"], tally["draws"]
+
+
+def measure(path: Path) -> dict[str, tuple[list, list]]:
+    """Steps (or calls, for rk45) and errors on each schedule."""
+    out = {}
+    for name, (schedule, start, end) in RANGES.items():
+        denoiser = GaussianDenoiser(schedule, MEAN, STD)
+        if path.stem == "rk45":
+            pairs = [adaptive(denoiser, start, end, 10.0**-k) for k in range(2, 9)]
+            out[name] = ([calls for calls, _ in pairs], [error for _, error in pairs])
+            continue
+        noisy = count(build(path, steps=20)[0])[1] > 0
+        settings: dict[str, Any] = {"intervals": []} if path.stem == "restart" else {}
+        errors = []
+        for n in STEPS:
+            u = [1 - i / n for i in range(n + 1)]
+            times = [end + (start - end) * (v if noisy and not settings else 1 - (1 - v) ** 2) for v in u]
+            errors.append(error_of(build(path, steps=n, **settings)[0], denoiser, times))
+        out[name] = (STEPS, errors)
+    return out
+
+
+def error_of(sampler: Sampler, denoiser: GaussianDenoiser, times: Sequence[float]) -> float:
+    """Of mean and standard deviation; rows: the mean, the starting noise, and each later draw."""
+    first, last = denoiser.schedule.level(times[0]), denoiser.schedule.level(times[-1])
+    x = (first.alpha * denoiser.mean).expand(3 * len(times), -1).clone()
+    x[1] += (first.alpha**2 * denoiser.std**2 + first.sigma**2).sqrt()
+    draws = iter(range(2, len(x)))
+
+    def randn_like(x: Tensor) -> Tensor:
+        z = torch.zeros_like(x)
+        z[next(draws)] = 1
+        return z
+
+    denoise, state = Denoise(denoiser, Cond(), denoiser.schedule), None
+    for s, t in pairwise(map(denoiser.schedule.level, times)):
+        x, state = sampler.step(denoise, x, s, t, state, randn_like)
+    mean, std = last.alpha * denoiser.mean, (last.alpha**2 * denoiser.std**2 + last.sigma**2).sqrt()
+    return float(torch.cat((x[0] - mean, (x - x[0]).square().sum(0).sqrt() - std)).norm())
+
+
+def adaptive(denoiser: GaussianDenoiser, start: float, end: float, tolerance: float) -> tuple[int, float]:
+    calls, schedule = 0, denoiser.schedule
+
+    class Counted:
+        def __call__(self, x: Tensor, t: float, cond: Cond) -> Prediction:
+            nonlocal calls
+            calls += 1
+            return denoiser(x, t, cond)
+
+    denoise = Denoise(Counted(), Cond(), schedule)  # type: ignore[arg-type]
+    x = torch.tensor([[1.0, -2.0], [0.3, 0.7]], dtype=torch.float64)
+    sampler = RK45(1, rtol=tolerance, atol=tolerance)
+    got, _ = sampler.step(denoise, x, schedule.level(start), schedule.level(end), None, torch.randn_like)
+    return calls, float((got - denoiser.transport(x, start, end)).norm())
+
+
+def order(steps: Sequence[float], errors: Sequence[float]) -> float:
+    """Of the last halving of the step."""
+    return math.log(errors[-2] / errors[-1]) / math.log(steps[-1] / steps[-2])
+
+
+def draw(curves: dict[str, dict[str, tuple[list, list]]], orders: dict[str, int]) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    columns = 5
+    height = math.ceil(len(curves) / columns)
+    figure, axes = plt.subplots(height, columns, figsize=(2.3 * columns, 2 * height), layout="constrained")
+    for ax in axes.flat[len(curves) :]:
+        ax.axis("off")
+    for ax, (name, lines) in zip(axes.flat, curves.items(), strict=False):
+        for schedule, (steps, errors) in lines.items():
+            ax.loglog(steps, errors, ".-", label=schedule, linewidth=1, markersize=4)
+        if name != "rk45":
+            steps, errors = next(iter(lines.values()))
+            ax.loglog(steps, [errors[-1] * (steps[-1] / n) ** orders[name] for n in steps], color="0.7", zorder=0)
+        ax.set_title(name, fontsize=9)
+        ax.tick_params(labelsize=7)
+        ax.minorticks_off()
+    axes.flat[0].legend(fontsize=7)
+    (ROOT / "docs" / "img").mkdir(exist_ok=True)
+    figure.savefig(ROOT / "docs" / "img" / "samplers.png", dpi=90)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    main()
