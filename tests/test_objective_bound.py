@@ -15,6 +15,7 @@ from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.network.base import Network
 from diffusion.objective.hybrid import Hybrid
 from diffusion.objective.regression import Regression
+from diffusion.objective.times.importance import Importance
 from diffusion.objective.times.uniform import Uniform
 from diffusion.objective.variational import bits_per_dim, bound, log_mass
 from diffusion.objective.vlb import VLB
@@ -220,5 +221,13 @@ def test_what_has_no_bound_is_refused():
     with pytest.raises(ValueError, match="small, large or learned"):
         bits_per_dim(plain, x0, variance="medium")
     fixed = NetworkDenoiser(Double(), Linear(), Epsilon())
-    with pytest.raises(ValueError, match="learned_variance=true"):
-        Hybrid(Constant(), Uniform())(fixed, x0, Cond())
+    for objective in (Hybrid(Constant(), Uniform()), VLB(Uniform())):
+        with pytest.raises(ValueError, match="learned_variance=true"):
+            objective.check(fixed)
+    VLB(Uniform(), "small").check(fixed)
+    continuous = NetworkDenoiser(Double(), VP(), Epsilon(learned_variance=True))
+    for objective in (Hybrid(Constant(), Uniform()), VLB(Uniform()), Regression(Constant(), Importance())):
+        with pytest.raises(ValueError, match="continuous"):
+            objective.check(continuous)
+    with pytest.raises(ValueError, match=r"objective\.variance"):
+        VLB(Uniform(), "medium")

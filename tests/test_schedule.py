@@ -308,3 +308,10 @@ def test_every_file_builds(path: Path, tmp_path: Path) -> None:
         schedule = instantiate(compose(overrides=overrides).schedule, _convert_="all")
     assert isinstance(schedule, Schedule)
     assert schedule.level(0.0).noise == 0 < schedule.level(0.5).noise < schedule.level(1.0).noise
+
+
+def test_any_table_is_zeroed_by_name() -> None:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(overrides=["+schedule=zero_snr", "schedule@schedule.table=cosine", "schedule.table.T=20"])
+    built = instantiate(cfg.schedule, _convert_="all")
+    torch.testing.assert_close(built.betas, ZEROED[2].betas)

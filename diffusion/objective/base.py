@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.schedule.base import Schedule
 from diffusion.types import Cond, Randomness
 
 
@@ -36,6 +37,11 @@ class Objective(ABC):
         randomness: where times and noise are drawn from; torch's global generator where ``None``.
         """
 
+    def check(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027 - most objectives train anything
+        """Raises:
+        ValueError: this objective cannot train that model; asked before training starts.
+        """
+
     def state_dict(self) -> dict[str, Tensor]:
         """What was learned from losses, for a checkpoint: a resumed training draws as an undisturbed one."""
         return {}
@@ -50,6 +56,11 @@ class Times(ABC):
     @abstractmethod
     def __call__(self, denoiser: NetworkDenoiser, randomness: Randomness) -> tuple[Tensor, Tensor | None]:
         """((B,) float64 times in (0, 1], (B,) importance weights 1 / (density) or ``None`` where all are 1)."""
+
+    def check(self, schedule: Schedule) -> None:  # noqa: B027 - most distributions serve any schedule
+        """Raises:
+        ValueError: this distribution is not defined on that schedule; asked before training starts.
+        """
 
     def update(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 - most distributions do not learn
         """Told of the losses (B,) that the times (B,) gave in training; for distributions that adapt to them."""

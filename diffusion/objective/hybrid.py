@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, Times, Weighting
 from diffusion.objective.regression import Regression
-from diffusion.objective.variational import bound
+from diffusion.objective.variational import bound, table_of
 from diffusion.types import Cond, Randomness
 
 
@@ -23,7 +23,7 @@ class Hybrid(Regression):
         weighting, times, offset_noise, input_perturbation: see :class:`Regression`.
 
     Raises:
-        ValueError: when called, a model without a learned variance.
+        ValueError: a model without a learned variance, or a schedule without a table (see :meth:`check`).
     """
 
     def __init__(
@@ -39,19 +39,24 @@ class Hybrid(Regression):
             raise ValueError(f"the bound's weight is 0 or above, got {vlb_weight}; set objective.vlb_weight")
         self.vlb_weight = vlb_weight
 
-    def __call__(
-        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
-    ) -> Loss:
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        super().check(denoiser)
+        table_of(denoiser.schedule)
         if not denoiser.parameterization.learned_variance:
             raise ValueError(
                 "the hybrid objective trains a learned variance and this model has none; "
                 "set parameterization.learned_variance=true, or use objective=simple"
             )
+
+    def __call__(
+        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+    ) -> Loss:
+        self.check(denoiser)
         noised = self.noised(denoiser, x0, randomness)
         output = denoiser.output(noised.x, noised.t, cond)
         weight, mse = self.error(denoiser, output, x0, noised)
         said = denoiser.parameterization.decode(output, noised.x, noised.alpha, noised.sigma)
         fixed_mean = replace(said, x0=said.x0.detach(), eps=said.eps.detach())
         vb = bound(fixed_mean, denoiser.schedule, x0, noised.x, noised.t, "learned")
-        total = weight * mse + self.vlb_weight * (denoiser.schedule.steps or 1) * vb
+        total = weight * mse + self.vlb_weight * table_of(denoiser.schedule) * vb
         return self.finish(denoiser, total, {"mse": mse, "vb": vb}, noised)

@@ -48,6 +48,9 @@ class Noising(Objective):
         self.offset_noise = offset_noise
         self.input_perturbation = input_perturbation
 
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        self.times.check(denoiser.schedule)
+
     def noised(self, denoiser: NetworkDenoiser, x0: Tensor, randomness: Randomness | None) -> Noised:
         """Times, then noise, from ``randomness``."""
         randomness = randomness or GlobalRandomness(x0)

@@ -51,7 +51,7 @@ def bits_per_dim(
         ValueError: a schedule without a table, or a learned variance asked of a model that has none.
     """
     schedule, randomness = denoiser.schedule, randomness or GlobalRandomness(x0)
-    T = _table(schedule)
+    T = table_of(schedule)
     terms, mse = [], []
     for i in range(T):
         level = schedule.level((i + 1) / T)
@@ -76,7 +76,7 @@ def bound(prediction: Prediction, schedule: Schedule, x0: Tensor, x: Tensor, t: 
     Raises:
         ValueError: a schedule without a table, an unknown variance, or a learned one asked of a model that has none.
     """
-    T = _table(schedule)
+    T = table_of(schedule)
     s = ((t * T).round() - 1) / T
     q = posterior(schedule.alpha(t), schedule.sigma(t), schedule.alpha(s), schedule.sigma(s))
     last, dtype = s == 0, torch.promote_types(x0.dtype, torch.float32)
@@ -133,7 +133,12 @@ def _kl(mean: Tensor, log_var: Tensor | float, other_mean: float, other_log_var:
     return 0.5 * (ratio - 1 - difference + (mean - other_mean) ** 2 * inverse)
 
 
-def _table(schedule: Schedule) -> int:
+def table_of(schedule: Schedule) -> int:
+    """T, the number of steps of the chain.
+
+    Raises:
+        ValueError: a schedule without a table.
+    """
     if schedule.steps is None:
         raise ValueError(
             "the variational bound is that of a chain over a beta table, and this schedule is continuous; "

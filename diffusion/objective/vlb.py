@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, Times
 from diffusion.objective.noising import Noising, squared_error
-from diffusion.objective.variational import Variance, bound
+from diffusion.objective.variational import Variance, bound, table_of
 from diffusion.types import Cond, Randomness
 
 
@@ -22,7 +24,18 @@ class VLB(Noising):
 
     def __init__(self, times: Times, variance: Variance = "learned") -> None:
         super().__init__(times)
+        if variance not in get_args(Variance):
+            raise ValueError(f"the variance is small, large or learned, got {variance!r}; set objective.variance")
         self.variance = variance
+
+    def check(self, denoiser: NetworkDenoiser) -> None:
+        super().check(denoiser)
+        table_of(denoiser.schedule)
+        if self.variance == "learned" and not denoiser.parameterization.learned_variance:
+            raise ValueError(
+                "the bound with a learned variance is asked of a model that predicts none; "
+                "set parameterization.learned_variance=true, or objective.variance=small or large"
+            )
 
     def __call__(
         self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
@@ -31,4 +44,4 @@ class VLB(Noising):
         said = denoiser(noised.x, noised.t, cond)
         vb = bound(said, denoiser.schedule, x0, noised.x, noised.t, self.variance)
         mse = squared_error(said.eps, noised.eps)
-        return self.finish(denoiser, (denoiser.schedule.steps or 1) * vb, {"mse": mse, "vb": vb}, noised)
+        return self.finish(denoiser, table_of(denoiser.schedule) * vb, {"mse": mse, "vb": vb}, noised)

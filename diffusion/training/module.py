@@ -76,6 +76,8 @@ class DiffusionModule(pl.LightningModule):
         self._ema = ema
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
+        objective.check(self.denoiser)  # what cannot be trained or guided is refused before any training
+        self.sampling_denoiser()
         self._compile = compile
 
     def configure_model(self) -> None:

@@ -7,6 +7,7 @@ from torch import Tensor, distributed
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Times
+from diffusion.schedule.base import Schedule
 from diffusion.types import Randomness
 
 
@@ -34,12 +35,8 @@ class Importance(Times):
         self._counts = torch.zeros(0, dtype=torch.int64)
 
     def __call__(self, denoiser: NetworkDenoiser, randomness: Randomness) -> tuple[Tensor, Tensor | None]:
-        T = denoiser.schedule.steps
-        if T is None:
-            raise ValueError(
-                "importance-sampled times keep a history for each step of a beta table, and this schedule is "
-                "continuous; use objective/times=uniform or log_normal"
-            )
+        self.check(denoiser.schedule)
+        T = denoiser.schedule.steps or 1
         if len(self._counts) != T:
             if len(self._counts):
                 raise ValueError(f"the history is of a table of {len(self._counts)} betas, this schedule has {T}")
@@ -47,6 +44,13 @@ class Importance(Times):
         p = self.probabilities()
         index = torch.searchsorted(p.cumsum(0), randomness.rand().cpu(), right=True).clamp(max=T - 1)
         return (index + 1) / torch.tensor(T, dtype=torch.float64), 1 / (T * p[index])
+
+    def check(self, schedule: Schedule) -> None:
+        if schedule.steps is None:
+            raise ValueError(
+                "importance-sampled times keep a history for each step of a beta table, and this schedule is "
+                "continuous; use objective/times=uniform or log_normal"
+            )
 
     def probabilities(self) -> Tensor:
         """(T,), of each knot."""
