@@ -125,6 +125,8 @@ class Generator:
             "labels": self.label_policy if self.num_classes else None,
             "num_classes": self.num_classes,
             "captions": None if self.captions is None else key(list(self.captions)),
+            "parameterization": [describe(network.parameterization) for network in _networks(self.denoiser)],
+            "dtype": sorted({str(p.dtype) for network in _networks(self.denoiser) for p in network.parameters()}),
             "weights_sha256": self._weights(),
         }
 
