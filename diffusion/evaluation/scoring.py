@@ -103,7 +103,7 @@ class Scoring:
                     name = "samples.npz" if block == 0 else f"samples_{block}.npz"
                     folder.mkdir(parents=True, exist_ok=True)
                     np.savez_compressed(folder / name, arr_0=images.permute(0, 2, 3, 1).numpy())
-                if side.nearest is not None and block == 0 and self.data is not None:
+                if side.nearest is not None and block == 0 and self.plan.reference in ("train", "test"):
                     self._save_closest(given, side.nearest, folder / "closest.png")
         return scores, cost
 
