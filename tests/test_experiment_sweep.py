@@ -110,6 +110,8 @@ def test_the_same_command_again_runs_nothing(toy: Path):
     assert list(runs(toy).values()) == [1] * 4
     assert "4 skipped, 2 finished" in sweep(toy, "seed=1,2,3", "part=good,fine")
     assert list(runs(toy).values()) == [1] * 6
+    for folder in runs(toy):  # what was laid out is what ran
+        assert identity(OmegaConf.load(toy / "outputs" / "toy" / folder / "config.yaml")) == folder
     assert not (toy / "multirun").exists()
 
 

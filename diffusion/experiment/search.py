@@ -14,14 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Override, RangeSweep
 from rich.console import Console
 from rich.table import Table
 
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.sweep import Cell, Sweep, lay_out, refuse_ranks
+from diffusion.experiment.sweep import Cell, Layout, Sweep, refuse_ranks
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +58,7 @@ class Search:
                 "a search needs something to vary, and no override gives a choice; "
                 "write for example optimizer.lr='tag(log,interval(1e-5,1e-2))'"
             )
+        self.layout = Layout(sweeper.context, sweeper.task, sweeper.config)
         self.folder = Path(str(sweeper.config.hydra.sweep.dir))
         self.study = self._open()
 
@@ -87,13 +87,11 @@ class Search:
         for trial in trials:
             swept = [f"{key}={trial.params[key]}" for key in self.space]
             try:
-                cell = lay_out(self.s.context, self.s.task, self.s.config, [*self.fixed, *swept], swept)
+                cell = self.layout.cell([*self.fixed, *swept], swept)
             except ConfigError as mistake:
                 log.warning("trial %d cannot be run: %s", trial.number, mistake)
                 self._tell(trial, None, str(mistake))
                 continue
-            finally:
-                HydraConfig.instance().set_config(self.s.config)
             cell.extra = self._pruning(trial)
             cells.append((trial, cell))
         if not cells:
@@ -176,11 +174,8 @@ def distribution(override: Override) -> Any:
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     value = override.value()
-    if isinstance(value, ChoiceSweep):
-        return CategoricalDistribution([v.partition("=")[2] or v for v in override.sweep_string_iterator()])
-    if isinstance(value, RangeSweep):
-        listed = list(override.sweep_string_iterator())
-        return CategoricalDistribution(listed)
+    if isinstance(value, ChoiceSweep | RangeSweep):
+        return CategoricalDistribution(list(override.sweep_string_iterator()))
     if isinstance(value, IntervalSweep):
         low, high, log_scale = value.start, value.end, "log" in value.tags
         if isinstance(low, int) and isinstance(high, int):

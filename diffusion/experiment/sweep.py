@@ -7,6 +7,7 @@ fails leaves its traceback in its own folder; the others go on, and the exit cod
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import logging
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -100,13 +102,10 @@ def plan(context: Any, task: Any, config: DictConfig, arguments: list[str]) -> l
     """
     parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
     swept = [o.get_key_element() for o in parsed if o.is_sweep_override()]
+    layout = Layout(context, task, config)
     cells = []
-    try:
-        for overrides in combinations(parsed):
-            mine = [line for line in overrides if line.partition("=")[0] in swept]
-            cells.append(lay_out(context, task, config, overrides, mine))
-    finally:
-        HydraConfig.instance().set_config(config)
+    for overrides in combinations(parsed):
+        cells.append(layout.cell(overrides, [line for line in overrides if line.partition("=")[0] in swept]))
     _refuse_pinned(cells)
     if cells and cells[0].recorded:
         _write_manifest(cells, [o.input_line or "" for o in parsed if not o.is_sweep_override()], swept)
@@ -135,39 +134,56 @@ def combinations(parsed: Sequence[Override]) -> Iterator[list[str]]:
     yield from map(list, itertools.product(*choices))
 
 
-def compose(context: Any, task: Any, config: DictConfig, overrides: list[str]) -> DictConfig:
-    """A job's whole config, without Hydra's node, as the job will see it; ``${hydra:...}`` speaks of this job then.
+class Layout:
+    """Composes and checks the cells of one sweep."""
 
-    Raises:
-        ConfigError: it cannot be composed.
-    """
-    try:
-        cfg = context.config_loader.load_sweep_config(config, overrides)
-        cfg.hydra.runtime.output_dir = "."
-        HydraConfig.instance().set_config(cfg)
-        own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
-        finish: Callable[[DictConfig], DictConfig] | None = getattr(task, "finish", None)
-        return finish(own) if finish else own
-    except (HydraException, OmegaConfBaseException) as error:
+    def __init__(self, context: Any, task: Any, config: DictConfig) -> None:
+        self.loader, self.config = context.config_loader, config
+        self.finish: Callable[[DictConfig], DictConfig] | None = getattr(task, "finish", None)
+        self._chosen: list[str | None] | None = None
+        self._composed: DictConfig | None = None
+
+    def compose(self, overrides: list[str], swept: list[str]) -> DictConfig:
+        """A job's whole config, without Hydra's node, as the job will see it; ``${hydra:...}`` speaks of this job then.
+
+        Files are read again only where a cell chooses other options than the one before: values are set in a copy.
+
+        Raises:
+            ConfigError: it cannot be composed.
+        """
         parsed = OverridesParser.create().parse_overrides(overrides)
-        raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
+        try:
+            values = [o for o in parsed if o.input_line in swept and not self.loader.get_group_options(o.key_or_group)]
+            chosen = [o.input_line for o in parsed if o not in values]
+            if self._composed is None or chosen != self._chosen:
+                self._chosen, self._composed = chosen, self.loader.load_sweep_config(self.config, chosen)
+            cfg = copy.deepcopy(self._composed)
+            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            cfg.hydra.runtime.output_dir = "."
+            HydraConfig.instance().set_config(cfg)
+            own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
+            return self.finish(own) if self.finish else own
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
 
+    def cell(self, overrides: list[str], swept: list[str]) -> Cell:
+        """One cell, composed and checked.
 
-def lay_out(context: Any, task: Any, config: DictConfig, overrides: list[str], swept: list[str]) -> Cell:
-    """One cell, composed and checked.
-
-    Raises:
-        ConfigError: a mistake in it.
-    """
-    cfg = compose(context, task, config, overrides)
-    recorded = "run" not in cfg
-    try:
-        check.check(cfg)
-    except ConfigError as mistake:
-        raise ConfigError(f"{' '.join(swept)}: {mistake}" if swept else str(mistake)) from None
-    name = identity(cfg)
-    folder = Path(str(config.hydra.sweep.dir)) / name if recorded else Path(str(cfg.run or cfg.get("output")))
-    return Cell(overrides, swept, folder, name, recorded, OmegaConf.select(cfg, "trainer.max_steps"))
+        Raises:
+            ConfigError: a mistake in it.
+        """
+        try:
+            cfg = self.compose(overrides, swept)
+            recorded = "run" not in cfg
+            try:
+                check.check(cfg)
+            except ConfigError as mistake:
+                raise ConfigError(f"{' '.join(swept)}: {mistake}" if swept else str(mistake)) from None
+            name = identity(cfg)
+        finally:
+            HydraConfig.instance().set_config(self.config)
+        folder = Path(str(self.config.hydra.sweep.dir)) / name if recorded else Path(str(cfg.run or cfg.get("output")))
+        return Cell(overrides, swept, folder, name, recorded, OmegaConf.select(cfg, "trainer.max_steps"))
 
 
 def _refuse_pinned(cells: list[Cell]) -> None:
