@@ -256,13 +256,18 @@ def experiment(cfg, tmp_path, name):
 
 
 def ablation(cfg, tmp_path, name):
-    """Every training of a table, and every kind of evaluation, composes, fits together and can be built."""
+    """Every setting that a table makes appears in a cell that composes, fits together and can be built."""
     table = Ablation.read(name, OmegaConf.to_container(cfg.ablation, resolve=True))
-    kinds = {(*cell.train, *(re.sub(r"=[\d.]+$", "", o) for o in cell.evaluate)): cell for cell in table.cells}
-    for cell, composed, _ in configs(list(kinds.values()), Settings(seeds=[0], outputs=str(tmp_path))):
-        check(composed)
+    assert all(cell.tolerance > 0 for cell in table.cells if cell.published), "a published number has a tolerance"
+    seen, chosen = set(), []
+    for cell in table.cells:
+        kinds = {re.sub(r"=[\d.]+$", "", line) for line in (*cell.train, *cell.evaluate)}
+        if not kinds <= seen:
+            chosen.append(cell)
+            seen |= kinds
+    for _, composed, _ in configs(chosen, Settings(seeds=[0], outputs=str(tmp_path))):
         instantiate(composed.sampler, _convert_="all")
-        assert cell.tolerance > 0 or not cell.published, "a published number comes with its tolerance"
+        assert composed.evaluation.num_samples > 0
 
 
 def train_a_step(module, image):

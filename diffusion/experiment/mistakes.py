@@ -52,7 +52,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 def ranked(word: str, known: Iterable[str]) -> list[str]:
     """All of ``known``, those nearest to ``word`` first."""
     known = sorted(known)
-    near = get_close_matches(word, known, n=len(known), cutoff=0.5)
+    near = get_close_matches(word, known, n=max(1, len(known)), cutoff=0.5)
     return near + [name for name in known if name not in near]
 
 

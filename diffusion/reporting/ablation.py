@@ -1,0 +1,220 @@
+"""A published or own table: its cells, what was published, what was measured here, and the verdict on each."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from diffusion.reporting.error import ReportError
+from diffusion.reporting.table import short
+
+KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "plot", "notes",
+        "cells"}  # fmt: skip
+CELL_KEYS = {"train", "evaluate", "published", "tolerance", "note"}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """train, evaluate: the overrides of the training and of the evaluation, the table's own included."""
+
+    name: str
+    train: list[str]
+    evaluate: list[str]
+    published: dict[str, float]
+    tolerance: float
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A file of ``conf/ablation``. plot: the setting on the horizontal axis, or empty."""
+
+    name: str
+    title: str
+    source: str
+    data: str
+    protocol: str
+    metrics: list[str]
+    seeds: list[int]
+    cells: list[Cell]
+    plot: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, name: str, node: Mapping[str, Any]) -> Ablation:
+        """The mapping in the file.
+
+        Raises:
+            ReportError: a key that is not known or not there.
+        """
+        unknown = [key for key in node if key not in KEYS]
+        missing = [key for key in ("title", "source", "data", "protocol", "metrics", "cells") if not node.get(key)]
+        wrong = [f"{cell}.{key}" for cell, values in (node.get("cells") or {}).items() for key in values or {}
+                 if key not in CELL_KEYS]  # fmt: skip
+        if unknown or missing or wrong:
+            what = f"'{[*unknown, *wrong][0]}' is not known" if unknown or wrong else f"'{missing[0]}' is missing"
+            raise ReportError(f"conf/ablation/{name}.yaml: {what}; its keys are {', '.join(sorted(KEYS))}")
+        cells = [
+            Cell(
+                name=str(key),
+                train=[*(node.get("train") or []), *(values.get("train") or [])],
+                evaluate=[*(node.get("evaluate") or []), *(values.get("evaluate") or [])],
+                published={str(k): float(v) for k, v in (values.get("published") or {}).items()},
+                tolerance=float(values.get("tolerance", node.get("tolerance", 0.0))),
+                note=str(values.get("note") or ""),
+            )
+            for key, values in ((key, values or {}) for key, values in node["cells"].items())
+        ]
+        plain = {key: node[key] for key in ("title", "source", "data", "protocol") if key in node}
+        return cls(name=name, metrics=list(node["metrics"]), seeds=list(node.get("seeds") or [0]), cells=cells,
+                   plot=str(node.get("plot") or ""), notes=list(node.get("notes") or []), **plain)  # fmt: skip
+
+    def choose(self, patterns: Sequence[str]) -> list[Cell]:
+        """The cells of these names or patterns (``ddim_*``), all where none is given.
+
+        Raises:
+            ReportError: a pattern that no cell has.
+        """
+        for pattern in patterns:
+            if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in self.cells):
+                names = ", ".join(cell.name for cell in self.cells)
+                raise ReportError(f"ablation={self.name} has no cell '{pattern}'; its cells are {names}")
+        return [c for c in self.cells if not patterns or any(fnmatch.fnmatchcase(c.name, p) for p in patterns)]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A cell's numbers: one for each seed that was run, by metric, and what drawing a sample cost."""
+
+    cell: Cell
+    values: dict[str, list[float]]
+    nfe: float | None = None
+
+    def mean(self, metric: str) -> float | None:
+        values = self.values.get(metric)
+        return statistics.fmean(values) if values else None
+
+    def said(self, metric: str) -> str:
+        values = self.values.get(metric) or []
+        if len(values) < 2:
+            return short(values[0]) if values else ""
+        return f"{short(statistics.fmean(values))} ± {short(statistics.stdev(values), 2)}"
+
+    def difference(self, metric: str) -> float | None:
+        mean, published = self.mean(metric), self.cell.published.get(metric)
+        return None if mean is None or published is None else mean - published
+
+    def verdict(self, metric: str) -> str:
+        """not run; measured (nothing was published); reproduced, or differs, by the cell's tolerance."""
+        difference = self.difference(metric)
+        if self.mean(metric) is None:
+            return "not run"
+        if difference is None:
+            return "measured"
+        return "reproduced" if abs(difference) <= self.cell.tolerance else "differs"
+
+
+def rows(table: Ablation, measured: Sequence[Measured]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows as text: measured, published, difference and verdict where anything was published."""
+    published = [m for m in table.metrics if any(m in cell.published for cell in table.cells)]
+    head = ["cell", "NFE"]
+    for metric in table.metrics:
+        head += [metric] if metric not in published else [metric, "published", "difference", "verdict"]
+    head += ["seeds", *(["note"] if any(m.cell.note for m in measured) else [])]
+    out = []
+    for cell in measured:
+        line = [cell.cell.name, "" if cell.nfe is None else short(cell.nfe)]
+        for metric in table.metrics:
+            line.append(cell.said(metric))
+            if metric in published:
+                target, difference = cell.cell.published.get(metric), cell.difference(metric)
+                line.append("-" if target is None else short(target, 6))
+                line.append("" if difference is None else f"{difference:+.3g}")
+                line.append(cell.verdict(metric))
+        line.append(str(max((len(v) for v in cell.values.values()), default=0)))
+        out.append([*line, *([cell.cell.note] if "note" in head else [])])
+    return head, out
+
+
+def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, remarks: str = "") -> str:
+    """The page of a table: what it is, the numbers, the plot, what to keep in mind, the command that re-makes it."""
+    head, body = rows(table, measured)
+    several = any(len(values) > 1 for m in measured for values in m.values.values())
+    lines = [
+        f"# {table.title}", "", f"Source: {table.source}.", f"Data: {table.data}. Protocol: {table.protocol}.",
+        *(["Numbers are mean ± standard deviation over seeds of training and samples."] if several else []), "",
+        *("| " + " | ".join(line) + " |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *body]), "",
+    ]  # fmt: skip
+    if table.plot:
+        lines += [f"![{table.title}]({table.name}.png)", ""]
+    if remarks:
+        lines += [remarks.strip(), ""]
+    lines += [*(f"* {note}" for note in table.notes), *([""] if table.notes else [])]
+    return "\n".join([*lines, "Made by", "", f"    {command}", ""])
+
+
+def as_csv(table: Ablation, measured: Sequence[Measured]) -> str:
+    """Every number of every seed, in full."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["cell", "nfe", "metric", "seed", "value", "published", "tolerance"])
+    for cell in measured:
+        for metric in table.metrics:
+            target = cell.cell.published.get(metric, "")
+            for seed, value in zip(table.seeds, cell.values.get(metric, []), strict=False):
+                writer.writerow([cell.cell.name, cell.nfe, metric, seed, repr(value), target, cell.cell.tolerance])
+    return out.getvalue()
+
+
+def plot(table: Ablation, measured: Sequence[Measured], path: Path) -> None:
+    """Each metric against ``table.plot``; a line for each combination of the cells' other settings."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(table.metrics), figsize=(5.2 * len(table.metrics), 3.8), squeeze=False)
+    common = set.intersection(*({*c.train, *c.evaluate} for c in table.cells))
+    for ax, metric in zip(axes[0], table.metrics, strict=True):
+        lines: dict[str, list[tuple[float, float, float]]] = {}
+        for cell in measured:
+            settings = dict(o.partition("=")[::2] for o in [*cell.cell.train, *cell.cell.evaluate])
+            own = [o for o in [*cell.cell.train, *cell.cell.evaluate] if o not in common]
+            values = cell.values.get(metric)
+            x = cell.nfe if table.plot == "NFE" else settings.get(table.plot)
+            if not values or x is None:
+                continue
+            name = (
+                " ".join(_label(o) for o in own if o.partition("=")[0] not in (table.plot, "sampler.steps")) or metric
+            )
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            lines.setdefault(name, []).append((float(x), statistics.fmean(values), spread))
+        for name, points in lines.items():
+            x_, y, error = zip(*sorted(points), strict=True)
+            ax.errorbar(x_, y, yerr=error, marker="o", markersize=4, capsize=2, label=name)
+        everything = [y for points in lines.values() for _, y, _ in points]
+        if everything and min(everything) > 0 and max(everything) > 10 * min(everything):
+            ax.set_yscale("log")
+        xs = [x for points in lines.values() for x, _, _ in points]
+        if xs and min(xs) > 0 and max(xs) >= 8 * min(xs):
+            ax.set_xscale("log")
+        ax.set_xlabel(table.plot)
+        ax.set_title(metric, fontsize=10)
+        ax.grid(alpha=0.3)
+        if len(lines) > 1:
+            ax.legend(fontsize=8)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100, metadata={"Software": None})
+    pyplot.close(figure)
+
+
+def _label(override: str) -> str:
+    key, _, value = override.partition("=")
+    return value if "." not in key else f"{key.rpartition('.')[2]} {value}"

@@ -1,0 +1,94 @@
+"""A W&B workspace for a sweep, built from what its runs have in common. Nothing is asked of a server before saving."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from diffusion.reporting.error import ReportError
+from diffusion.reporting.table import NFE, SECONDS, Table
+
+STEP = "trainer/global_step"
+
+
+def build(table: Table, name: str, *, project: str, entity: str | None, group: str) -> Any:
+    """A ``wandb_workspaces.workspaces.Workspace`` of the runs of ``group``.
+
+    Raises:
+        ReportError: wandb-workspaces is not installed.
+    """
+    try:
+        import wandb_workspaces.reports.v2 as wr
+        import wandb_workspaces.workspaces as ws
+    except ImportError:
+        raise ReportError("wandb-workspaces is not installed; pip install 'alphabar[workspace]'") from None
+    curves = list(dict.fromkeys(name for row in table.rows for name in row.run.curves))
+    levels: dict[str, Any] = {
+        part: sorted(c for c in curves if c.startswith(f"{part}/loss_t/")) for part in ("train", "val")
+    }
+    scores = [m for m in table.metrics if m not in (NFE, SECONDS) and "/" not in m and "[" not in m]
+    swept = [key for key in table.settings if not key.startswith("evaluation")]
+    losses = [c for c in ("train/loss", "val/loss") if c in curves]
+    sections = [
+        ws.Section(
+            name="Loss",
+            is_open=True,
+            panels=[
+                *(wr.LinePlot(title=loss, x=STEP, y=[loss], log_y=True) for loss in losses),
+                *(
+                    wr.LinePlot(title=f"{part} loss per noise level", x=STEP, y=names, log_y=True)
+                    for part, names in levels.items()
+                    if names
+                ),
+            ],
+        ),
+        ws.Section(
+            name="Quality",
+            is_open=True,
+            panels=[
+                *(wr.BarPlot(title=score, metrics=[f"evaluation/{score}"]) for score in scores),
+                *(
+                    wr.ScatterPlot(title=f"{score} against steps", x=wr.Config("sampler.steps"), y=_summary(wr, score))
+                    for score in scores[:1]
+                ),
+            ],
+        ),
+        ws.Section(name="Samples", is_open=True, panels=[wr.MediaBrowser(media_keys=["samples"], num_columns=4)]),
+    ]
+    if swept and scores:
+        columns = [wr.ParallelCoordinatesPlotColumn(metric=wr.Config(_path(key, table))) for key in swept]
+        columns += [wr.ParallelCoordinatesPlotColumn(metric=_summary(wr, score)) for score in scores[:2]]
+        sections.append(
+            ws.Section(name="Swept settings", is_open=True, panels=[wr.ParallelCoordinatesPlot(columns=columns)])
+        )
+    return ws.Workspace(
+        entity=entity or "",
+        project=project,
+        name=name,
+        sections=sections,
+        settings=ws.WorkspaceSettings(x_axis=STEP),
+        runset_settings=ws.RunsetSettings(filters=ws.And(ws.Metric("Group") == group)),
+    )
+
+
+def model(workspace: Any) -> str:
+    """The workspace as JSON, as it would be sent."""
+    return json.dumps(workspace._to_model().model_dump(mode="json", by_alias=True), indent=1) + "\n"
+
+
+def logged_in() -> bool:
+    """Is a key at hand, as W&B itself looks for it?"""
+    netrc = Path.home() / ".netrc"
+    return "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8"))
+
+
+def _summary(wr: Any, score: str) -> Any:
+    return wr.SummaryMetric(f"evaluation/{score}")
+
+
+def _path(key: str, table: Table) -> str:
+    """A setting's key in W&B's config: a part's own choice is its class."""
+    part = any(name.startswith(f"{key}.") for row in table.rows for name in row.settings)
+    return f"{key}._target_" if part else key

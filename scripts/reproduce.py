@@ -1,0 +1,24 @@
+"""Re-makes a table of conf/ablation: runs what is missing, resumes, and prints measured against published.
+
+python scripts/reproduce.py ablation=digits_sampler_steps
+python scripts/reproduce.py ablation=ddim_cifar10 --plan
+python scripts/reproduce.py ablation=ddim_cifar10 cells='[eta0_*]' train='[trainer=gpu]' hydra/launcher=joblib
+"""
+
+import sys
+
+from omegaconf import DictConfig
+
+from diffusion.experiment.app import app
+
+
+@app("reproduce")
+def main(cfg: DictConfig) -> None:
+    from diffusion.experiment.reproduce import reproduce
+
+    reproduce(cfg)
+
+
+if __name__ == "__main__":
+    sys.argv = ["plan=true" if word == "--plan" else word for word in sys.argv]
+    main()

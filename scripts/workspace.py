@@ -1,0 +1,53 @@
+"""A W&B workspace for a sweep: losses per noise level, quality against cost, sample grids, parallel coordinates.
+
+python scripts/workspace.py outputs/demo entity=me
+python scripts/workspace.py outputs/demo save=false output=workspace.json
+
+Needs `pip install 'alphabar[workspace]'`; saving needs `wandb login`.
+"""
+
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from diffusion.experiment.status import read_status
+from diffusion.reporting import options
+from diffusion.reporting.error import ReportError
+from diffusion.reporting.runs import find
+from diffusion.reporting.table import compare
+from diffusion.reporting.workspace import build, logged_in, model
+
+CONFIG = Path(__file__).parents[1] / "conf" / "workspace.yaml"
+
+
+def main(words: list[str]) -> None:
+    folders, settings = options.read(words, CONFIG)
+    runs, _ = find(folders, read_status)
+    name = settings["name"] or folders[0].resolve().name
+    workspace = build(
+        compare(runs), name, project=settings["project"], entity=settings["entity"], group=settings["group"] or name
+    )
+    if settings["output"]:
+        Path(settings["output"]).write_text(model(workspace), encoding="utf-8")
+    console = Console()
+    if settings["save"] and not logged_in():
+        raise ReportError("not logged in to W&B: run `wandb login` first, or add save=false output=<file>")
+    if settings["save"] and not settings["entity"]:
+        raise ReportError("a workspace belongs to somebody; add entity=<your W&B user or team>")
+    if settings["save"]:
+        workspace.save()
+        console.print(workspace.url, markup=False, highlight=False)
+    else:
+        console.print(f"{len(workspace.sections)} sections, not saved", markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    if {"-h", "--help"} & set(sys.argv):
+        print(options.usage(__doc__, CONFIG))
+    else:
+        try:
+            main(sys.argv[1:])
+        except ReportError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
