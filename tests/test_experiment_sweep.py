@@ -20,8 +20,8 @@ from rich.console import Console
 
 from diffusion.experiment.app import CONF
 from diffusion.experiment.cell import MACHINE, identity
+from diffusion.experiment.layout import Cell
 from diffusion.experiment.status import read_status, write_status
-from diffusion.experiment.sweep import Cell
 from diffusion.experiment.view import View, last_step, left, share, state
 
 ROOT = Path(__file__).parents[1]

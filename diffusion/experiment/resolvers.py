@@ -20,7 +20,7 @@ def register() -> None:
 def choice(group: str) -> str | None:
     """``${choice:guidance}``: the option chosen for a group, ``several`` for a list of them, ``null`` for none."""
     chosen = HydraConfig.get().runtime.choices
-    option = chosen[group] if group in chosen else "several"  # Hydra leaves lists out
+    option = chosen.get(group, "several")  # Hydra leaves lists out
     return None if option is None else str(option)
 
 

@@ -19,8 +19,9 @@ from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, Overrid
 from rich.console import Console
 from rich.table import Table
 
+from diffusion.experiment.layout import Cell, Layout
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.sweep import Cell, Layout, Sweep, refuse_ranks
+from diffusion.experiment.sweep import Sweep, refuse_ranks
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from diffusion.experiment.sweep import Cell
+    from diffusion.experiment.layout import Cell
 
 STYLES = {"finished": "green", "skipped": "dim", "running": "cyan", "failed": "red", "preempted": "yellow"}
 
