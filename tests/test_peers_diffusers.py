@@ -33,7 +33,11 @@ from diffusion.spacing.log_snr import LogSNR
 from diffusion.spacing.trailing import Trailing
 from diffusion.spacing.uniform import Uniform
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # theirs, with NumPy 2
+pytestmark = [  # all of them theirs: NumPy 2, and advice for pipelines
+    pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:.*scale_model_input:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*dpmsolver:FutureWarning"),
+]
 
 TABLE = Linear(1000)
 BETAS = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear", "num_train_timesteps": 1000}
