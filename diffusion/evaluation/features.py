@@ -84,7 +84,7 @@ class FeatureGatherer:
         return Gathered(rows, totals, len(missing))
 
     def _collect(
-        self, batches: list[range], owner: Mapping[int, int], found: Mapping[int, tuple[Rows, dict[str, float]]]
+        self, batches: list[range], owner: Mapping[int, int], found: dict[int, tuple[Rows, dict[str, float]]]
     ) -> tuple[Rows, dict[str, float]]:
         ranks, out = self.ranks, Rows()
         owned = [b for b in range(len(batches)) if owner[b] == ranks.rank]
@@ -93,17 +93,17 @@ class FeatureGatherer:
         layout = next(t for t, _ in summary if t is not None)
         if ranks.is_root:
             out = {k: torch.empty((batches[-1].stop, *shape), dtype=dtype) for k, (shape, dtype) in layout.items()}
+        # A batch is let go as it is copied, and untouched memory costs nothing: rank 0 holds the rows once, not twice.
         with ranks.together():
             for b, rows in enumerate(batches):
-                if owner[b] == ranks.rank and ranks.is_root:
-                    for name in layout:
-                        out[name][rows.start : rows.stop] = found[b][0][name]
-                elif ranks.is_root:
-                    for name in layout:
+                mine = found.pop(b)[0] if owner[b] == ranks.rank else {}
+                for name in layout:
+                    if ranks.is_root and mine:
+                        out[name][rows.start : rows.stop] = mine[name]
+                    elif ranks.is_root:
                         ranks.receive(out[name][rows.start : rows.stop], owner[b])
-                elif owner[b] == ranks.rank:
-                    for name in layout:
-                        ranks.send_to_root(found[b][0][name])
+                    elif mine:
+                        ranks.send_to_root(mine[name])
         numbers = {b: n for _, part in summary for b, n in part.items()}
         totals: dict[str, float] = {}
         for b in sorted(numbers):
