@@ -10,7 +10,9 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.denoiser import NetworkDenoiser
 from diffusion.experiment.mistakes import ConfigError
+from diffusion.sampler.base import Sampler
 from diffusion.seeds import mix
 from diffusion.training.module import DiffusionModule
 
@@ -35,7 +37,25 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     module = build(cfg.module)
     if not isinstance(module, DiffusionModule):
         raise TypeError(f"cfg.module builds a DiffusionModule, got {type(module).__name__}")
+    check_sampler(module.sampler, module.denoiser)
     return module
+
+
+def check_sampler(sampler: Sampler, denoiser: NetworkDenoiser) -> None:
+    """Whether this sampler can run on this model, asked before training or sampling starts.
+
+    Raises:
+        ConfigError: times that the schedule or the sampler cannot take, or a learned variance that nothing predicts.
+    """
+    try:
+        sampler.levels(denoiser.schedule)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    if getattr(sampler, "variance", None) == "learned" and not denoiser.parameterization.learned_variance:
+        raise ConfigError(
+            "sampler.variance=learned, and the network predicts no variance; set sampler.variance=small or large, or "
+            "train with parameterization.learned_variance=true"
+        )
 
 
 def build_data(cfg: DictConfig) -> Any:

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 
 from diffusion.evaluation.generate import Generator
-from diffusion.experiment.build import build
+from diffusion.experiment.build import build, check_sampler
 from diffusion.experiment.restore import load_module
 from diffusion.guidance.base import guide
 from diffusion.training.module import DiffusionModule
@@ -62,10 +62,11 @@ def build_generator(
     averaged = cfg.get("weights", "ema") == "ema"
     data = cfg.data
     shape = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device)).shape
-    guidance = build(cfg.guidance)
+    sampler, guidance = build(cfg.sampler), build(cfg.guidance)
+    check_sampler(sampler, module.denoiser)
     return Generator(
         guide(module.ema_denoiser if averaged else module.denoiser, guidance),
-        build(cfg.sampler),
+        sampler,
         shape[1:],
         conditioner=module.ema_conditioner if averaged else module.conditioner,
         autoencoder=module.autoencoder,
