@@ -45,17 +45,12 @@ def check_sampler(sampler: Sampler, denoiser: NetworkDenoiser) -> None:
     """Whether this sampler can run on this model, asked before training or sampling starts.
 
     Raises:
-        ConfigError: times that the schedule or the sampler cannot take, or a learned variance that nothing predicts.
+        ConfigError: steps or times that the schedule or the sampler cannot take.
     """
     try:
         sampler.levels(denoiser.schedule)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    if getattr(sampler, "variance", None) == "learned" and not denoiser.parameterization.learned_variance:
-        raise ConfigError(
-            "sampler.variance=learned, and the network predicts no variance; set sampler.variance=small or large, or "
-            "train with parameterization.learned_variance=true"
-        )
 
 
 def build_data(cfg: DictConfig) -> Any:
