@@ -10,9 +10,10 @@ import sys
 from omegaconf import DictConfig
 
 from diffusion.experiment.app import app
+from diffusion.experiment.reproduce import list_overrides
 
 
-@app("reproduce")
+@app("reproduce", rewrite=list_overrides)
 def main(cfg: DictConfig) -> None:
     from diffusion.experiment.reproduce import reproduce
 

@@ -108,6 +108,23 @@ def test_arithmetic_is_that_of_the_layers(tmp_path):
     assert cost.flops(settings) == pytest.approx(2 * weights)
 
 
+def test_overrides_inside_a_list_need_no_quotes():
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    from diffusion.experiment.reproduce import list_overrides
+
+    lines = [
+        "train=[trainer=gpu,~callbacks.samples]",
+        "evaluate=[evaluation.metrics=[fd,is],seed=1]",
+        "cells=[]",
+        "a=[1]",
+    ]
+    values = [OverridesParser.create().parse_override(line).value() for line in list_overrides(lines)]
+    assert [[str(getattr(v, "text", v)) for v in value] for value in values] == [
+        ["trainer=gpu", "~callbacks.samples"], ["evaluation.metrics=[fd,is]", "seed=1"], [], ["1"],
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_what_is_there_is_kept(tmp_path):
     """Run twice: the second time nothing is trained or scored, and the numbers are the same."""

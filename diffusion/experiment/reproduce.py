@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -15,6 +16,18 @@ from diffusion.experiment import ablation
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.reporting import ablation as tables
 from diffusion.reporting.error import ReportError
+
+
+def list_overrides(overrides: list[str]) -> list[str]:
+    """``train=[trainer=gpu,data.root=x]`` as Hydra's grammar wants it, each override inside quoted."""
+    out = []
+    for line in overrides:
+        key, _, value = line.partition("=")
+        if key in ("train", "evaluate", "cells") and value.startswith("[") and not set(value) & set("'\""):
+            inside = re.split(r",(?![^\[\]]*\])", value[1:-1])  # not the commas of a list in a list
+            line = f"{key}=[{','.join(repr(part.strip()) for part in inside if part.strip())}]"
+        out.append(line)
+    return out
 
 
 def reproduce(cfg: DictConfig) -> None:
