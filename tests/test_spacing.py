@@ -151,7 +151,7 @@ def test_aligned_tables_are_the_ones_that_diffusers_took_from_their_authors(tabl
 
 
 def test_a_part_shorter_than_its_count_is_refused():
-    with pytest.raises(ValueError, match="part 2 of .* asks 12 steps of 10 indices"):
+    with pytest.raises(ValueError, match=r"part 2 of .* asks 12 steps of 10 indices"):
         Sections("5,12")(Linear(20), 17)
 
 
