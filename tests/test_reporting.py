@@ -235,6 +235,7 @@ def wandb_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     for segment, steps in enumerate((range(0, 50, 10), range(30, 70, 10))):
         run = wandb.init(
+            mode="offline",
             dir=str(tmp_path), project="p", id="abc123", name="readable", resume="allow",
             config={"optimizer": {"lr": 0.5}, "sampler": {"_target_": "a.DDIM", "steps": 5}, "seed": 3},
         )  # fmt: skip
