@@ -230,7 +230,7 @@ def test_a_cell_that_another_process_is_at_is_waited_for(toy: Path):
 
 @pytest.mark.parametrize(
     "launcher",
-    ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
+    [pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
 )
 def test_a_killed_job_does_not_stop_the_others(toy: Path, launcher: str):
     err = sweep(toy, "part=kill,good,fail", f"hydra/launcher={launcher}", code=1)
