@@ -33,9 +33,9 @@ __all__ = ["RankFailedError", "joined", "launch", "wanted_ranks"]
 
 SCRATCH = ".ranks"
 """Below the run folder: the job's config, the pid of each rank, and what a failed one said."""
-STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT)
-"""Exit codes of a rank that was asked to stop."""
-GRACE = 15
+STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
+"""Exit codes of a rank that was asked to stop; the last two where the signal came again while it was leaving."""
+GRACE = 5
 """Seconds between asking the other ranks of a failed job to end and making them."""
 
 
@@ -60,17 +60,21 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.trai
     defer(True)
     agent = subprocess.Popen(command, env=environment)
     try:
-        passed_on = False
+        passed_on, ended, lost = False, False, float("inf")
         while agent.poll() is None:
             time.sleep(0.05)
             if asked_to_stop() and not passed_on:
-                passed_on = _pass_on(scratch)
+                passed_on = _send(scratch, signal.SIGTERM)
+            if lost == float("inf") and any(scratch.glob("rank*.json")):
+                lost = time.monotonic()
+            if not ended and time.monotonic() - lost > GRACE:  # one that waits in a collective hears no SIGTERM
+                ended = _send(scratch, signal.SIGKILL)
     except BaseException:  # Ctrl-C reaches the ranks by itself; whatever came, none may outlive the job
         _wait_or_kill(agent)
         raise
     finally:
         defer(False)
-    failure = _failure(scratch)
+    failure = _failure(scratch, ended)
     if asked_to_stop() and failure is None:
         raise Preempted(_Signal.asked or signal.SIGTERM)
     if agent.returncode != 0:
@@ -78,20 +82,20 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.trai
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _pass_on(scratch: Path) -> bool:
-    """Hands SIGTERM to the ranks themselves: an agent that ends them would not give them the time to save."""
+def _send(scratch: Path, signum: signal.Signals) -> bool:
+    """A signal to the ranks themselves: an agent that ends them would not give them the time to save."""
     for note in scratch.glob("*.pid"):
         try:
-            os.kill(int(note.read_text(encoding="ascii")), signal.SIGTERM)
+            os.kill(int(note.read_text(encoding="ascii")), signum)
         except (ProcessLookupError, ValueError):
             continue
     return any(scratch.glob("*.pid"))
 
 
-def _failure(scratch: Path) -> str | None:
-    """What the first rank that failed said: those that failed after it only lost it."""
+def _failure(scratch: Path, made_to_end: bool = False) -> str | None:
+    """What the first rank that failed said: those that failed after it only lost it, or were ``made_to_end``."""
     told = {one["rank"]: one for one in map(_read, scratch.glob("rank*.json"))}
-    ended = _read(scratch / "agent.json") if (scratch / "agent.json").is_file() else {}
+    ended = {} if made_to_end or not (scratch / "agent.json").is_file() else _read(scratch / "agent.json")
     silent = [f"rank {number} {how}" for number, how in ended.items() if int(number) not in told]
     if not told:
         return ", ".join(silent) or None

@@ -62,4 +62,5 @@ class Checkpoint(Callback):
             os.replace(beside, path)
             if keep:
                 shutil.copyfile(path, path.with_name(f"step_{trainer.global_step:07d}.ckpt"))
+        trainer.strategy.barrier("saved")  # what a rank does next may read it
         self._saved = trainer.global_step
