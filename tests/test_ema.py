@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import CONF, config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from diffusion.experiment.check import check
 from diffusion.training.ema import EMA, ConstantEMA, HalfLifeEMA, PowerEMA, average, exponent
 from diffusion.training.posthoc import FOLDER, PostHocEMA, coefficients, reconstruct
 
@@ -167,6 +169,14 @@ def test_the_last_step_is_stored(tmp_path: Path) -> None:
 def test_bad_numbers_name_their_key(make, key: str) -> None:
     with pytest.raises(ValueError, match=key):
         make()
+
+
+@pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
+def test_any_average_can_be_chosen_in_any_experiment(tmp_path: Path, experiment: str) -> None:
+    for average_of in ("power", "half_life"):
+        cfg = config(tmp_path, f"experiment={experiment}", f"ema={average_of}")
+        check(cfg)
+        assert cfg.ema._target_.lower().endswith(f".{average_of.replace('_', '')}ema")
 
 
 def test_a_run_without_snapshots_says_how_to_get_them(tmp_path: Path) -> None:
