@@ -82,7 +82,7 @@ def compose(option: Path, tmp_path: Path):
     group, name = str(option.parent), option.name
     entry = "sample" if str(option) == "hydra/sample" else "train"
     place = {"guidance/operator": "guidance/operator@guidance.dps.operator"}.get(group, group)
-    chosen = [f"{place}={name}", *(SMALL if group not in ("evaluation", "logger") else [])]
+    chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
         chosen = [f"run={tmp_path}"]
     if group == "ablation":
@@ -209,6 +209,23 @@ def evaluation(cfg, tmp_path, name):
         assert instantiate(cfg.evaluation, _convert_="all").num_samples == cfg.evaluation.num_samples
 
 
+def likelihood(cfg, tmp_path, name):
+    """Two pictures of the digits under a Gaussian: some bits, and fewer than noise that is nothing like them needs."""
+    measure = instantiate(cfg.evaluation, _convert_="all").likelihood
+    shape = (2, 1, 8, 8)
+    bits = [
+        measure.bits(
+            GaussianDenoiser(Cosine(20), mean, 0.3),
+            torch.zeros(shape),
+            Cond(),
+            KeyedRandomness([0, 1], seed=0, stream=SAMPLING),
+        )
+        for mean in (0.0, 2.0)
+    ]
+    assert (bits[0] > 0).all()
+    assert (bits[0] + 1 < bits[1]).all()
+
+
 def optimizer(cfg, tmp_path, name):
     module = build_module(cfg)
     before = [p.detach().clone() for p in module.denoiser.parameters()]
@@ -241,8 +258,10 @@ def hydra(cfg, tmp_path, name):
 def debug(cfg, tmp_path, name):
     from diffusion.experiment.train import run
 
-    cfg.network.channels, cfg.sampler.steps = 8, 2
-    cfg.trainer.max_steps, cfg.callbacks.samples.num_samples = 2, 1
+    cfg.network.channels, cfg.sampler.steps, cfg.trainer.max_steps = 8, 2, 3
+    if name == "profile":
+        cfg.callbacks.profile.merge_with({"steps": 1, "warmup": 0, "traced": 1})
+    cfg.callbacks.samples.num_samples = 1
     run(cfg)
     assert (tmp_path / "checkpoints" / "last.ckpt").is_file()
 
@@ -291,6 +310,7 @@ EXERCISES |= {
     "objective/weighting": objective,
     "objective/times": objective,
     "guidance/operator": operator,
+    "evaluation/likelihood": likelihood,
     "lr_scheduler": optimizer,
     "logger": callbacks,
     "hydra/launcher": hydra,

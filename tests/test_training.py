@@ -4,13 +4,16 @@ import csv
 
 import pytest
 import torch
+from conftest import config
 from omegaconf import OmegaConf
 
 from diffusion.experiment.build import build_data, build_module, build_trainer
 from diffusion.experiment.train import run
 from diffusion.training.checkpoint import LAST
 from diffusion.training.ema import ConstantEMA, average
+from diffusion.training.flops import peak
 from diffusion.training.lr import Constant, Cosine
+from diffusion.training.module import DiffusionModule
 from diffusion.training.monitor import DivergedError, LossByLevel
 
 RICH = ["conditioner=label", "network.dropout=0.2", "conditioner.drop=0.2"]
@@ -62,8 +65,10 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(train_config, tmp
         assert same(whole[part], resumed[part]), part
 
 
-def test_accumulated_parts_of_a_batch_train_as_the_whole(train_config, tmp_path):
+@pytest.mark.parametrize("times", ["uniform", "stratified", "antithetic"])
+def test_accumulated_parts_of_a_batch_train_as_the_whole(train_config, tmp_path, times):
     keys = ["conditioner=label", "trainer.max_steps=4", "optimizer=adam", "optimizer.lr=1e-4"]
+    keys += [f"objective/times={times}"]
     whole = fit(train_config(*keys, "data.batch_size=64", folder=tmp_path / "a"))["state_dict"]
     parts = ["data.batch_size=16", "trainer.accumulate_grad_batches=4"]
     split = fit(train_config(*keys, *parts, folder=tmp_path / "b"))["state_dict"]
@@ -132,6 +137,26 @@ def test_metrics_csv_has_the_loss_per_noise_level_and_survives_a_resumption(trai
     assert float(rows[1]["val/loss"]) > 0
 
 
+def test_speed_is_logged_as_arithmetic_a_second_and_as_a_share_of_the_machines(tmp_path):
+    keys = ["network=mlp", "logger=csv", "evaluation=none", "~callbacks.samples", "trainer.max_steps=4"]
+    cfg = config(tmp_path, *keys, "trainer.log_every_n_steps=2")
+    weights = sum(p.numel() for p in build_module(cfg).denoiser.parameters() if p.ndim == 2)
+    run(cfg)
+    for row in csv.DictReader((tmp_path / "metrics.csv").open()):
+        a_step = 3 * 2 * weights  # forward and twice as much backward; a multiplication and an addition for each weight
+        assert float(row["train/tflops"]) * 1e12 == pytest.approx(a_step * float(row["train/images_per_s"]), rel=1e-6)
+        share = float(row["train/tflops"]) * 1e12 / peak(torch.device("cpu"), torch.float32)
+        assert float(row["train/mfu"]) == pytest.approx(share, rel=1e-6)
+
+
+def test_a_network_that_shapes_cannot_run_is_trained_all_the_same(train_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(DiffusionModule, "picture_flops", lambda *_: torch.empty(1, device="meta").item())
+    run(train_config("trainer.max_steps=2", "trainer.log_every_n_steps=2"))
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert "train/images_per_s" in row
+    assert "train/mfu" not in row
+
+
 def test_loss_by_level_puts_each_loss_where_its_time_is():
     metric = LossByLevel(bins=4)
     metric.update(torch.tensor([1.0, 3.0, 5.0]), torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64))
@@ -141,8 +166,6 @@ def test_loss_by_level_puts_each_loss_where_its_time_is():
 
 
 def test_sample_grids_come_from_the_same_noise_every_time(tmp_path):
-    from conftest import config
-
     keys = ["logger=csv", "evaluation=none", "network.channels=8", "optimizer.lr=0.0", "ema=constant", "ema.decay=0.5"]
     keys += ["callbacks.samples.every_n_train_steps=1", "callbacks.samples.num_samples=4", "sampler.steps=2"]
     run(config(tmp_path, *keys, "trainer.max_steps=2"))

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.experiment.build import build
 from diffusion.guidance.base import guide
+from diffusion.training.flops import STEP, network_flops
 from diffusion.types import Cond, Prediction
 
 
@@ -38,7 +36,7 @@ def cost(cfg: DictConfig) -> Cost:
     once = flops(cfg)
     samples = int(cfg.evaluation.num_samples) * int(cfg.evaluation.get("repeats", 1)) if cfg.evaluation else 0
     batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
-    return Cost(calls, 3.0 * once * batches * int(cfg.data.batch_size), (calls or 0.0) * once * samples)
+    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), (calls or 0.0) * once * samples)
 
 
 def network_calls(cfg: DictConfig) -> float | None:
@@ -59,12 +57,9 @@ def flops(cfg: DictConfig) -> float:
     key = repr(OmegaConf.to_container(cfg.network, resolve=True))
     if key not in _KNOWN:
         coder, width = cfg.autoencoder, cfg.network.get("cond_dim") or 0
-        unknown = mock.patch.object(torch, "autocast", return_value=nullcontext())  # to the meta device
-        with unknown, torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-            x = torch.empty(1, coder.channels, coder.resolution, coder.resolution)
-            cond = Cond(vector=torch.empty(1, width)) if width else Cond()
-            build(cfg.network)(x, torch.empty(1), cond)
-        _KNOWN[key] = float(counter.get_total_flops())
+        with torch.device("meta"):
+            network, cond = build(cfg.network), Cond(vector=torch.empty(1, width)) if width else Cond()
+        _KNOWN[key] = network_flops(network, (coder.channels, coder.resolution, coder.resolution), cond)
     return _KNOWN[key]
 
 

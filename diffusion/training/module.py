@@ -24,7 +24,11 @@ from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Schedule
 from diffusion.seeds import DROPOUT, TRAINING, KeyedRandomness, mix
 from diffusion.training.ema import EMA, average, copy_buffers
+from diffusion.training.flops import network_flops
 from diffusion.types import Cond, Denoiser
+
+AVERAGING = "averaging of the weights"
+"""The name under which a profiler meets the update of the average."""
 
 
 class DiffusionModule(pl.LightningModule):
@@ -96,7 +100,9 @@ class DiffusionModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         self._seed_dropout(self.batches)
         self.batches += 1
-        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=self.trainer.global_step)
+        place, size = self._place(len(batch["index"]), batch_idx)
+        step = self.trainer.global_step
+        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=step, place=place, size=size)
         loss = self.loss(batch, randomness)
         return {
             "loss": loss.total.mean(),
@@ -115,15 +121,19 @@ class DiffusionModule(pl.LightningModule):
         return self.objective(denoiser, x0, cond, randomness=randomness)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        randomness = KeyedRandomness(batch["index"], seed=self.seed, stream=TRAINING, step=-1)
+        held_out = getattr(self.trainer.val_dataloaders, "split", batch["index"])
+        randomness = KeyedRandomness(
+            batch["index"], seed=self.seed, stream=TRAINING, step=-1, place=batch["index"], size=len(held_out)
+        )
         loss = self.loss(batch, randomness, ema=True)
         return {"per_sample": loss.total, "t": loss.t}
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        beta = self._ema.beta(self.trainer.global_step + 1)
-        average(self._averaged(), self._trained(), beta)
-        copy_buffers(self.ema_denoiser, self.denoiser)
+        with self.trainer.profiler.profile(AVERAGING):  # type: ignore[attr-defined]
+            beta = self._ema.beta(self.trainer.global_step + 1)
+            average(self._averaged(), self._trained(), beta)
+            copy_buffers(self.ema_denoiser, self.denoiser)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -146,6 +156,14 @@ class DiffusionModule(pl.LightningModule):
         """The denoiser inside its guidance, on the averaged weights unless told otherwise."""
         return guide(self.ema_denoiser if ema else self.denoiser, self.guidance)
 
+    def picture_flops(self, batch: dict[str, Any]) -> float:
+        """Floating-point operations of one network call on one picture of such a batch."""
+        one = {name: value[:1] for name, value in batch.items()}
+        with torch.no_grad():
+            return network_flops(
+                self.ema_denoiser.network, self.encode(one["image"]).shape[1:], self.ema_conditioner(one)
+            )
+
     def train(self, mode: bool = True) -> DiffusionModule:
         """The average is never trained: no dropout in it, whatever the mode."""
         super().train(mode)
@@ -166,6 +184,12 @@ class DiffusionModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = int(checkpoint["batches"])
         self.objective.load_state_dict(checkpoint.get("objective", {}))
+
+    def _place(self, count: int, batch_idx: int) -> tuple[Tensor, int]:
+        """Where this rank's samples stand in the batch of the optimizer step, and that batch's size."""
+        parts, ranks = self.trainer.accumulate_grad_batches, self.trainer.world_size
+        first = count * (ranks * (batch_idx % parts) + self.global_rank)
+        return torch.arange(first, first + count), count * ranks * parts
 
     def _trained(self) -> list[nn.Parameter]:
         return [*self.denoiser.parameters(), *self.conditioner.parameters()]

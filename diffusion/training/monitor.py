@@ -1,7 +1,8 @@
-"""What training tells: loss, loss per noise level, learning rate, pictures a second; every k steps, never each step."""
+"""What training tells: loss, loss per noise level, learning rate, speed; every k steps, never each step."""
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from typing import Any
@@ -12,6 +13,11 @@ from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.metric import Metric
+
+from diffusion.training.flops import STEP, arithmetic, peak
+from diffusion.training.module import DiffusionModule
+
+log = logging.getLogger(__name__)
 
 
 class DivergedError(RuntimeError):
@@ -49,7 +55,9 @@ class LossByLevel(Metric):
 class Monitor(Callback):
     """Logs training every ``trainer.log_every_n_steps`` steps and validation at its end.
 
-    Between two logs a step costs two list appends: nothing is read back from the device.
+    Between two logs a step costs a list append: nothing is read back from the device. Speed is pictures a second over
+    all ranks, TFLOP/s of a rank's network (forward and backward), and its share of what the machine does at best
+    (:mod:`diffusion.training.flops`); validation does not count, all else does.
 
     Args:
         bins: parts of t for the loss per noise level.
@@ -65,10 +73,13 @@ class Monitor(Callback):
         self._pending: list[dict[str, Any]] = []
         self._logged = -1
         self._clock = 0.0
+        self._flops: float | None = None
+        self._peak = math.inf
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._train.to(pl_module.device)
         self._val.to(pl_module.device)
+        self._peak = peak(pl_module.device, arithmetic(trainer.precision))
         self._logged, self._clock = trainer.global_step, time.perf_counter()
 
     def on_train_batch_end(
@@ -77,11 +88,21 @@ class Monitor(Callback):
         self._pending.append(outputs)
         step = trainer.global_step
         if step != self._logged and step % log_interval(trainer) == 0:
+            if self._flops is None:
+                self._clock -= time.perf_counter()
+                self._flops = _picture_flops(pl_module, batch)
+                self._clock += time.perf_counter()
             self._log_training(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._pending:
             self._log_training(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock -= time.perf_counter()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._clock += time.perf_counter()
 
     def on_validation_batch_end(
         self,
@@ -113,7 +134,11 @@ class Monitor(Callback):
             part.reset()
         self._train.reset()
         now = time.perf_counter()
-        values["train/images_per_s"] = len(losses) * trainer.world_size / (now - self._clock)
+        speed = len(losses) / (now - self._clock)
+        values["train/images_per_s"] = speed * trainer.world_size
+        if self._flops:
+            values["train/tflops"] = STEP * self._flops * speed / 1e12
+            values["train/mfu"] = STEP * self._flops * speed / self._peak
         values["train/lr"] = trainer.optimizers[0].param_groups[0]["lr"]
         self._clock, self._logged = now, trainer.global_step
         self._publish(trainer, values)
@@ -128,6 +153,15 @@ class Monitor(Callback):
         self.latest.update(values)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=trainer.global_step)
+
+
+def _picture_flops(module: pl.LightningModule, batch: dict[str, Any]) -> float:
+    """Of one call of the network on one picture; 0 where a network cannot tell from shapes."""
+    try:
+        return module.picture_flops(batch) if isinstance(module, DiffusionModule) else 0.0
+    except Exception as error:  # whatever a network does on no data must not end a training
+        log.info("no FLOP/s in the log: the network cannot be run on shapes alone (%s)", error)
+        return 0.0
 
 
 def log_interval(trainer: pl.Trainer) -> int:
