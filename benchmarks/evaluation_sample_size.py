@@ -1,6 +1,6 @@
 """How the Frechet distance of real pictures depends on their number, and what rank 0 needs of memory for 50,000.
 
-python benchmarks/evaluation_sample_size.py curve --data data     # Fashion-MNIST, test against train
+python benchmarks/evaluation_sample_size.py curve --data data     # Fashion-MNIST, test against train: table, picture
 python benchmarks/evaluation_sample_size.py memory                # 50,000 x 2048 features, random
 """
 
@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import resource
 import time
+from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 
@@ -24,7 +26,7 @@ DRAWS = 5
 console = Console()
 
 
-def curve(folder: str) -> None:
+def curve(folder: str, picture: Path) -> None:
     """FD and KID of n test pictures against the 60,000 training pictures, mean and standard deviation of five draws."""
     data = MNIST(dataset="FashionMNIST", root=folder)
     network = Extractor("fashion-cnn-v1").build(["features"])
@@ -35,6 +37,7 @@ def curve(folder: str) -> None:
     reference = Side({"features": train})
     layers = dict.fromkeys(fidelity.METRICS, "features")
     random = torch.Generator().manual_seed(0)
+    rows = []
     for n in (*SIZES, len(test)):
         draws = DRAWS if n < len(test) else 1
         found = []
@@ -45,7 +48,29 @@ def curve(folder: str) -> None:
         values = torch.tensor(found)
         spread = values.std(0).tolist() if draws > 1 else [float("nan")] * values.shape[1]
         mean = values.mean(0).tolist()
+        rows.append((n, mean[0], spread[0], mean[1], spread[1]))
         console.print(f"n {n:6d}  FD {mean[0]:.3f} +- {spread[0]:.3f}  KID {mean[1]:.4f} +- {spread[1]:.4f}")
+    _plot(np.array(rows), picture)
+
+
+def _plot(rows: np.ndarray, picture: Path) -> None:
+    """rows: n, FD and its spread, KID and its spread."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    n, fd, fd_std, kid, kid_std = rows.T
+    left.errorbar(n, fd, np.nan_to_num(fd_std), marker="o", capsize=3)
+    left.plot(n, fd[0] * n[0] / n, ":", color="grey", label="proportional to 1/n")
+    left.set(xscale="log", yscale="log", xlabel="pictures n", ylabel="FD-fashion-cnn-v1")
+    left.legend(frameon=False)
+    right.axhline(0, color="grey", linestyle=":")
+    right.errorbar(n, kid, np.nan_to_num(kid_std), marker="o", capsize=3)
+    right.set(xscale="log", xlabel="pictures n", ylabel="KID")
+    figure.suptitle("Real test pictures of Fashion-MNIST against its training pictures")
+    figure.savefig(picture, dpi=110)
 
 
 def memory() -> None:
@@ -74,6 +99,7 @@ def _peak() -> float:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["curve", "memory"])
-    parser.add_argument("--data", default="data")
+    parser.add_argument("--data", default="data", help="where FashionMNIST lies")
+    parser.add_argument("--picture", type=Path, default=Path("docs/img/sample_size.png"))
     args = parser.parse_args()
-    curve(args.data) if args.what == "curve" else memory()
+    curve(args.data, args.picture) if args.what == "curve" else memory()

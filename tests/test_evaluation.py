@@ -1,32 +1,27 @@
-"""Evaluation in one process: samples keyed by index, metrics equal to torch-fidelity's, records, refusals."""
+"""Evaluation in one process: metrics equal to torch-fidelity's, records, resumption, refusals."""
 
 from __future__ import annotations
 
+import gc
 import json
 import math
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
 import torch_fidelity
-from torch import Tensor, nn
+from generators import model
+from torch import Tensor
 
 from diffusion.data.digits import Digits
-from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
-from diffusion.evaluation import fidelity, naming
+from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.extractors.extractor import Extractor
-from diffusion.evaluation.fidelity import Side
 from diffusion.evaluation.fingerprint import differences
-from diffusion.evaluation.generate import Generator, quantise
-from diffusion.guidance.classifier_free import ClassifierFree
-from diffusion.parameterization.epsilon import Epsilon
+from diffusion.evaluation.generate import Generator
 from diffusion.sampler.ancestral import Ancestral
-from diffusion.sampler.ddim import DDIM
 from diffusion.schedule.cosine import Cosine
-from diffusion.types import Cond
-
-PROTOCOL = fidelity.Protocol(kid_subset_size=50)
 
 
 @pytest.fixture(scope="module")
@@ -37,90 +32,6 @@ def digits() -> Digits:
 @pytest.fixture(scope="module")
 def evaluator() -> Evaluator:
     return Evaluator(num_samples=60, batch_size=32, kid_subsets=5, kid_subset_size=50)
-
-
-def model(**kwargs: object) -> Generator:
-    """A stochastic sampler on the exact denoiser of a Gaussian: elementwise, so that batches cannot matter."""
-    denoiser = GaussianDenoiser(Cosine(), torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.5))
-    return Generator(denoiser, Ancestral(4), (1, 8, 8), num_classes=10, **kwargs)
-
-
-def test_stored_pictures_survive_scaling_and_quantisation() -> None:
-    stored = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
-    assert torch.equal(quantise(stored.float() / 127.5 - 1), stored)
-
-
-def test_quantisation_rounds_halves_up_and_clamps() -> None:
-    between = torch.tensor([[10.5, 10.49, -3.0, 300.0]]) / 127.5 - 1
-    assert quantise(between.double()).tolist() == [[11, 10, 0, 255]]
-
-
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_pictures_that_are_not_finite_are_refused(bad: float) -> None:
-    with pytest.raises(ValueError, match="1 of 2 pictures"):
-        quantise(torch.tensor([[0.0, bad], [0.0, 1.0]]))
-
-
-def test_a_sample_is_the_same_in_any_batch() -> None:
-    generator = model()
-    together = generator(torch.arange(7), seed=3)
-    apart = torch.cat([generator(index, seed=3) for index in torch.arange(7).flip(0).split(2)])
-    assert torch.equal(together, apart.flip(0))
-    assert not torch.equal(together, generator(torch.arange(7), seed=4))
-
-
-def test_label_policies() -> None:
-    index = torch.arange(1000)
-    assert torch.equal(model().labels(index, 0), index % 10)
-    assert set(model(labels=3).labels(index, 0).tolist()) == {3}
-    drawn = model(labels="drawn").labels(index, 0)
-    assert torch.equal(drawn[500:], model(labels="drawn").labels(index[500:], 0))
-    # Counts of a fair ten-sided die over 1000 throws: standard deviation sqrt(1000 * 0.1 * 0.9) = 9.5.
-    assert (drawn.bincount(minlength=10) - 100).abs().max() < 5 * 9.5
-    with pytest.raises(ValueError, match=r"evaluation\.labels"):
-        model(labels=10)
-
-
-class Zero(nn.Module):
-    def forward(self, x: Tensor, label: Tensor, cond: Cond) -> Tensor:
-        return torch.zeros_like(x)
-
-
-class Labels(nn.Module):
-    dim, drop = 1, 0.0
-
-    def forward(self, batch: dict[str, Tensor]) -> Cond:
-        return Cond(label=batch["label"], null=Cond(label=torch.full_like(batch["label"], 10)))
-
-
-@pytest.mark.parametrize(("scale", "calls"), [(None, 5), (1.0, 5), (2.0, 10)])
-def test_network_evaluations_are_counted_with_guidance(scale: float | None, calls: int) -> None:
-    denoiser = NetworkDenoiser(Zero(), Cosine(), Epsilon())
-    guided = denoiser if scale is None else ClassifierFree(denoiser, scale=scale)
-    generator = Generator(guided, DDIM(5), (1, 8, 8), conditioner=Labels(), num_classes=10)
-    generator(torch.arange(3), seed=0)
-    generator(torch.arange(3, 5), seed=0)
-    assert generator.calls == 5 * calls
-
-
-def test_shifted_features_are_as_far_apart_as_the_shift() -> None:
-    """Equal covariances: the Frechet distance of x and x + c is |c|^2."""
-    rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
-    shift = torch.linspace(-1, 2, 8)
-    layers = dict.fromkeys(fidelity.METRICS, "features")
-    scores = fidelity.compute(["fd"], Side({"features": rows + shift}), Side({"features": rows}), layers, PROTOCOL)
-    assert scores["fd"] == pytest.approx(float(shift.square().sum()), rel=1e-5)
-
-
-def test_inception_score_of_certain_and_of_undecided_logits() -> None:
-    """Ten equally frequent classes, each certain: 10. The same logits for all: 1."""
-    layers = dict.fromkeys(fidelity.METRICS, "logits")
-    protocol = fidelity.Protocol(is_splits=1)
-    certain = 100 * torch.eye(10).repeat(20, 1)
-    for logits, score in ((certain, 10.0), (torch.ones(200, 10), 1.0)):
-        assert fidelity.compute(["is"], Side({"logits": logits}), Side({}), layers, protocol)["is"] == pytest.approx(
-            score
-        )
 
 
 class Bare(torch.utils.data.Dataset):
@@ -193,19 +104,6 @@ def test_worse_pictures_score_worse(digits: Digits) -> None:
     assert scores[-1] > 50 * scores[0]
 
 
-def test_the_order_of_rows_matters_to_inception_score_and_kid() -> None:
-    """Why rows are gathered in index order."""
-    random = torch.Generator().manual_seed(0)
-    rows, other = torch.randn(300, 8, generator=random), torch.randn(300, 8, generator=random)
-    layers = dict.fromkeys(fidelity.METRICS, "x")
-    one, two = (
-        fidelity.compute(["is", "kid"], Side({"x": r}), Side({"x": other}), layers, PROTOCOL)
-        for r in (rows, rows.flip(0))
-    )
-    assert one["is"] != two["is"]
-    assert one["kid"] != two["kid"]
-
-
 def test_repeats_are_blocks_of_other_samples(digits: Digits, evaluator: Evaluator) -> None:
     thrice = Evaluator(num_samples=60, batch_size=32, kid_subsets=5, kid_subset_size=50, repeats=3)
     result = thrice.evaluate(model(), digits)
@@ -218,22 +116,6 @@ def test_repeats_are_blocks_of_other_samples(digits: Digits, evaluator: Evaluato
     assert result.metrics["fd_digits-cnn-v1_60_min"] == min(values)
     spread = math.sqrt(sum((v - sum(values) / 3) ** 2 for v in values) / 2)
     assert result.metrics["fd_digits-cnn-v1_60_std"] == pytest.approx(spread)
-
-
-@pytest.mark.parametrize(
-    ("metric", "extractor", "n", "name"),
-    [
-        ("fd", "inception", 50_000, "fid_50k"),
-        ("kid", "inception", 10_000, "kid_10k"),
-        ("fd", "digits-cnn-v1", 897, "fd_digits-cnn-v1_897"),
-        ("fd", "inception", 1500, "fid_1500"),
-        ("fd_inf", "inception", 50_000, "fid_inf_50k"),
-        ("sfd", "inception", 50_000, "sfid_50k"),
-        ("sfd", "dinov2-vit-l-14", 50_000, "sfd_dinov2-vit-l-14_50k"),
-    ],
-)
-def test_names_carry_the_extractor_and_the_number(metric: str, extractor: str, n: int, name: str) -> None:
-    assert naming.name(metric, extractor, n) == name
 
 
 def test_fingerprints_that_differ_say_where(digits: Digits, evaluator: Evaluator) -> None:
@@ -308,6 +190,58 @@ def test_bad_pictures_are_refused(digits: Digits, evaluator: Evaluator) -> None:
         evaluator.evaluate(torch.zeros(60, 1, 9, 9, dtype=torch.uint8), digits)
     with pytest.raises(ValueError, match="which 9 samples cannot fill"):
         evaluator.evaluate(torch.zeros(9, 1, 8, 8, dtype=torch.uint8), digits)
+    with pytest.raises(ValueError, match=r"pictures are one set of samples, and evaluation\.repeats is 3"):
+        Evaluator(num_samples=60, repeats=3).evaluate(torch.zeros(60, 1, 8, 8, dtype=torch.uint8), digits)
+
+
+def test_a_model_of_another_resolution_than_the_reference_is_refused(digits: Digits) -> None:
+    wide = Generator(GaussianDenoiser(Cosine(), torch.zeros(1, 9, 9), 0.5), Ancestral(2), (1, 9, 9))
+    with pytest.raises(ValueError, match=r"\[1, 9, 9\].*reference's have \[1, 8, 8\]"):
+        Evaluator(num_samples=10, metrics=["fd"]).evaluate(wide, digits)
+
+
+def test_pictures_of_another_resolution_are_refused_before_the_reference_is_read(digits: Digits) -> None:
+    done: list[str] = []
+    with pytest.raises(ValueError, match="of their own resolution"):
+        Evaluator(num_samples=10, metrics=["fd"]).evaluate(
+            torch.zeros(10, 1, 9, 9, dtype=torch.uint8), digits, progress=lambda what, *_: done.append(what)
+        )
+    assert done == []
+
+
+def test_a_failed_metric_leaves_what_was_drawn(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Evaluator(num_samples=40, batch_size=16, metrics=["fd"])
+    with monkeypatch.context() as broken:
+        broken.setattr("diffusion.evaluation.fidelity.frechet", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            plan.evaluate(model(), digits, tmp_path, floor=False)
+    generator = model()
+    assert plan.evaluate(generator, digits, tmp_path, floor=False).metrics == plan.evaluate(model(), digits).metrics
+    assert generator.drawn == 0
+
+
+def test_memorisation_needs_training_pictures_and_unseen_ones(digits: Digits) -> None:
+    settings = {"num_samples": 60, "metrics": ["fd", "memorisation"]}
+    with pytest.raises(ValueError, match=r"give data and evaluation\.reference=train"):
+        Evaluator(**settings, reference="test").evaluate(model(), digits)
+    result = Evaluator(**settings).evaluate(digits.split("train").images[:60], digits)
+    assert result.metrics["copies_digits-cnn-v1_60"] == 1
+    assert result.metrics["nearest_ratio_digits-cnn-v1_60"] == 0
+
+
+def test_the_extractor_is_freed(digits: Digits, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch) -> None:
+    built = []
+    build = Extractor.build
+
+    def watched(self: Extractor, *args: object) -> object:
+        network = build(self, *args)
+        built.append(weakref.ref(network))
+        return network
+
+    monkeypatch.setattr(Extractor, "build", watched)
+    evaluator.evaluate(model(), digits)
+    gc.collect()
+    assert [reference() for reference in built] == [None]
 
 
 def test_weights_of_another_hash_are_refused(tmp_path: Path) -> None:

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from diffusion.evaluation import fidelity, naming
+from diffusion.evaluation.fidelity import Side
 from diffusion.evaluation.frechet import Statistics, by_class, extrapolated, frechet
 from diffusion.evaluation.memorisation import memorisation, nearest, save_pairs
+
+PROTOCOL = fidelity.Protocol(kid_subset_size=50)
 
 
 def gaussian(n: int, d: int, seed: int) -> torch.Tensor:
@@ -94,3 +98,52 @@ def test_the_picture_of_pairs_shows_samples_above_training_pictures(tmp_path) ->
     picture = np.asarray(Image.open(tmp_path / "pairs.png").convert("L"))
     assert picture[: len(picture) // 2].mean() > 200
     assert picture[len(picture) // 2 :].mean() < 80
+
+
+def test_shifted_features_are_as_far_apart_as_the_shift() -> None:
+    """Equal covariances: the Frechet distance of x and x + c is |c|^2."""
+    rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
+    shift = torch.linspace(-1, 2, 8)
+    layers = dict.fromkeys(fidelity.METRICS, "features")
+    scores = fidelity.compute(["fd"], Side({"features": rows + shift}), Side({"features": rows}), layers, PROTOCOL)
+    assert scores["fd"] == pytest.approx(float(shift.square().sum()), rel=1e-5)
+
+
+def test_inception_score_of_certain_and_of_undecided_logits() -> None:
+    """Ten equally frequent classes, each certain: 10. The same logits for all: 1."""
+    layers = dict.fromkeys(fidelity.METRICS, "logits")
+    protocol = fidelity.Protocol(is_splits=1)
+    certain = 100 * torch.eye(10).repeat(20, 1)
+    for logits, score in ((certain, 10.0), (torch.ones(200, 10), 1.0)):
+        assert fidelity.compute(["is"], Side({"logits": logits}), Side({}), layers, protocol)["is"] == pytest.approx(
+            score
+        )
+
+
+def test_the_order_of_rows_matters_to_inception_score_and_kid() -> None:
+    """Why rows are gathered in index order."""
+    random = torch.Generator().manual_seed(0)
+    rows, other = torch.randn(300, 8, generator=random), torch.randn(300, 8, generator=random)
+    layers = dict.fromkeys(fidelity.METRICS, "x")
+    one, two = (
+        fidelity.compute(["is", "kid"], Side({"x": r}), Side({"x": other}), layers, PROTOCOL)
+        for r in (rows, rows.flip(0))
+    )
+    assert one["is"] != two["is"]
+    assert one["kid"] != two["kid"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "extractor", "n", "name"),
+    [
+        ("fd", "inception", 50_000, "fid_50k"),
+        ("kid", "inception", 10_000, "kid_10k"),
+        ("fd", "digits-cnn-v1", 897, "fd_digits-cnn-v1_897"),
+        ("fd", "inception", 1500, "fid_1500"),
+        ("fd_inf", "inception", 50_000, "fid_inf_50k"),
+        ("sfd", "inception", 50_000, "sfid_50k"),
+        ("sfd", "dinov2-vit-l-14", 50_000, "sfd_dinov2-vit-l-14_50k"),
+    ],
+)
+def test_names_carry_the_extractor_and_the_number(metric: str, extractor: str, n: int, name: str) -> None:
+    assert naming.name(metric, extractor, n) == name

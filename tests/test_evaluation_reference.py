@@ -50,6 +50,11 @@ def test_a_file_of_other_features_or_without_a_record_is_refused(made: Path, dig
     record.write_text(json.dumps(stored | {"layers": ["logits"]}))
     with pytest.raises(ValueError, match=r"needed are \['features'\]"):
         Evaluator(**SETTINGS, metrics=["fd"], reference=str(made)).evaluate(images, None)
+    record.write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match="holds no labels, which fd_class needs"):
+        Evaluator(**SETTINGS, metrics=["fd_class"], reference=str(made)).evaluate(
+            images, None, labels=digits.split("test").labels[:60]
+        )
     record.unlink()
     with pytest.raises(ValueError, match="no readable record"):
         Evaluator(**SETTINGS, metrics=["fd"], reference=str(made)).evaluate(images, None)

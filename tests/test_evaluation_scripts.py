@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from omegaconf import OmegaConf
+
+from diffusion.experiment.mistakes import ConfigError
 
 ROOT = Path(__file__).parents[1]
 DRAW = ["evaluation.num_samples=70", "evaluation.batch_size=16", "evaluation.save_samples=true"]
 TWO = ["trainer.accelerator=cpu", "trainer.devices=2"]
+
+FINGERPRINT = [
+    "extractor/name", "extractor/weights_sha256", "extractor/resize", "quantisation", "reference/key",
+    "reference/content", "reference/preprocessing", "reference/split", "reference/num", "samples/num", "samples/labels",
+    "samples/seed", "samples/sampler/class", "samples/sampler/steps", "samples/sampler/spacing", "samples/guidance",
+    "samples/dtype", "samples/weights_sha256", "about/weights", "about/checkpoint_sha256", "numerics/tf32_matmul",
+    "numerics/tf32_convolution", "versions/torch", "versions/torch-fidelity", "cost/nfe_per_sample",
+    "cost/wall_seconds", "cost/peak_memory_bytes/process", "cost/device",
+]  # fmt: skip
+"""What a number depends on, and what it cost."""
 
 
 def call(*command: str, fails: bool = False) -> str:
@@ -62,6 +77,11 @@ def test_every_way_to_score_says_the_same(run: Path) -> None:
     joined = taken(run)
     assert joined["metrics"] == alone["metrics"]
     assert joined["fingerprint"]["cost"]["ranks"] == 3
+    for path in FINGERPRINT:
+        found = joined["fingerprint"]
+        for key in path.split("/"):
+            assert key in found, path
+            found = found[key]
     pictures = next(run.rglob("samples.npz"))
     more = ["data=digits", "evaluation=digits", "evaluation.batch_size=16", f"output={run / 'pictures'}"]
     script("evaluate", f"images={pictures}", *more)
@@ -78,6 +98,65 @@ def test_a_reference_made_ahead_is_found(run: Path, tmp_path: Path) -> None:
     assert taken(run)["fingerprint"]["reference"]["key"] == made.stem
     assert made.stat().st_mtime_ns == before
     assert list(tmp_path.glob("*.safetensors")) == [made]
+
+
+@pytest.mark.slow
+def test_two_machines_and_a_plan(run: Path) -> None:
+    """A plan on one process leaves batches that two agents of torchrun, as on two machines, go on from."""
+    said = script("evaluate", f"run={run}", "plan=true", *DRAW)
+    assert "70 samples, 2 network calls each: 5 batches, 3 of them on disk. About " in said
+    assert not list(run.rglob("metrics.json"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    agents = [
+        subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1",
+             "--master-addr=127.0.0.1", f"--master-port={port}", "--rdzv-id=two", "scripts/evaluate.py", f"run={run}",
+             "trainer.accelerator=cpu", *DRAW],
+            cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for node in range(2)
+    ]  # fmt: skip
+    told = [agent.communicate(timeout=200)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], told
+    result = taken(run)
+    assert result["fingerprint"]["cost"]["ranks"] == 2
+    script("evaluate", f"run={run}", *DRAW)
+    assert taken(run)["metrics"] == result["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("trainer", "local_rank", "gpus", "expected"),
+    [
+        ({"accelerator": "gpu", "devices": 2}, 1, 2, "cuda:1"),
+        ({"accelerator": "gpu", "devices": [1]}, 0, 2, "cuda:1"),
+        ({"accelerator": "auto", "devices": "0,3"}, 1, 4, "cuda:3"),
+        ({"accelerator": "auto", "devices": 1}, 0, 0, "cpu"),
+        ({"accelerator": "cpu", "devices": 8}, 7, 2, "cpu"),
+        (None, 0, 1, "cuda:0"),
+        ({"accelerator": "gpu", "devices": 1}, 0, 0, None),
+        ({"accelerator": "gpu", "devices": 3}, 2, 2, None),
+        ({"accelerator": "auto", "devices": 3}, 2, 2, None),
+        ({"accelerator": "gpu", "devices": [5]}, 0, 2, None),
+    ],
+)
+def test_a_rank_has_its_gpu_or_says_that_there_is_none(
+    trainer: dict | None, local_rank: int, gpus: int, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffusion.experiment.evaluate import process_group
+
+    monkeypatch.setenv("LOCAL_RANK", str(local_rank))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    wanted = process_group(OmegaConf.create({"trainer": trainer}))
+    if expected is None:
+        with pytest.raises(ConfigError, match=rf"has no GPU of its own: this machine has {gpus}"), wanted:
+            pass
+    else:
+        with wanted as where:
+            assert where == torch.device(expected)
 
 
 def test_what_cannot_be_scored_is_said_in_one_sentence(run: Path, tmp_path: Path) -> None:

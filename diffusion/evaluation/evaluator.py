@@ -15,13 +15,14 @@ from torch import Tensor
 from diffusion.evaluation import fidelity, fingerprint, naming
 from diffusion.evaluation.clip_score import ClipScore
 from diffusion.evaluation.extractors.extractor import Extractor, Indexed
+from diffusion.evaluation.forecast import Forecast, forecast, largest
 from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
 from diffusion.evaluation.result import Result, spread
 from diffusion.evaluation.scoring import Progress, Scoring
 
-__all__ = ["Data", "Evaluator", "Progress", "Result"]
+__all__ = ["Data", "Evaluator", "Forecast", "Progress", "Result"]
 
 
 class Evaluator:
@@ -123,6 +124,8 @@ class Evaluator:
         has_texts = samples.captions is not None if isinstance(samples, Generator) else texts is not None
         if self.clip is not None and not has_texts:
             raise ValueError("clip_score needs captions, and there are none; leave it out of evaluation.metrics")
+        if self.repeats > 1 and not generated:
+            raise ValueError(f"pictures are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
         where = torch.device(device or (samples.device if isinstance(samples, Generator) else "cpu"))
         ranks = Ranks()
         try:
@@ -136,16 +139,17 @@ class Evaluator:
                 repeated.append(scores)
                 cost = {name: cost.get(name, 0.0) + value for name, value in part.items()}
             record = {
-                **scoring.record(total, origin),
+                **scoring.record(total, origin, cost),
                 "about": dict(about or {}),
                 "cost": {
                     "nfe_per_sample": cost["calls"] / (total * len(repeated)) if cost.get("calls") else None,
                     "sampling_seconds": cost.get("seconds", 0.0),
+                    "feature_seconds": cost.get("feature_seconds", 0.0),
                     "wall_seconds": time.perf_counter() - began,
                     "ranks": ranks.size,
                     "threads": torch.get_num_threads(),
                     "device": fingerprint.device_name(where),
-                    "peak_memory_bytes": fingerprint.peak_memory(where),
+                    "peak_memory_bytes": largest(ranks.all_gather(fingerprint.peak_memory(where))),
                 },
             }
             result = Result(spread(repeated), scoring.floor, record, repeated if len(repeated) > 1 else [])
@@ -157,6 +161,26 @@ class Evaluator:
                 return result
 
             return ranks.on_root(keep)
+        finally:
+            ranks.close()
+
+    def forecast(
+        self,
+        generator: Generator,
+        data: Data | None,
+        folder: Path | None = None,
+        *,
+        batches: int = 3,
+        progress: Progress | None = None,
+    ) -> Forecast:
+        """What :meth:`evaluate` will take, from up to ``batches`` batches a rank, which it then finds in ``folder``.
+
+        Every rank calls it, every rank gets the answer.
+        """
+        ranks = Ranks()
+        try:
+            scoring = Scoring(self, ranks, generator.device, data, progress)
+            return forecast(scoring, generator, self.num_samples, folder, batches)
         finally:
             ranks.close()
 

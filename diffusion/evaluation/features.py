@@ -1,8 +1,8 @@
 """Distributed feature extraction: fixed global batches, one row a picture, in index order on rank 0.
 
-0 .. N-1 is cut into batches of B; the cut depends on N and B only. Ranks share out the batches that nobody has yet,
-unequal or zero numbers of them, without padding or duplicates, and rank 0 receives real rows into their places. Each
-batch is a file on disk as soon as it is extracted, so a run that was killed goes on with any number of ranks.
+0 .. N-1 is cut into batches of B; the cut depends on N and B only. Ranks take the batches that nobody has yet one after
+another, without padding or duplicates, and rank 0 receives real rows into their places. Each batch is a file on disk as
+soon as it is extracted, so a run that was killed goes on with any number of ranks.
 """
 
 from __future__ import annotations
@@ -53,10 +53,14 @@ class FeatureGatherer:
         *,
         start: int = 0,
         on_batch: Callable[[int, int], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        at_most: int | None = None,
     ) -> Gathered:
         """Rows of pictures ``start`` .. ``start + total - 1``.
 
-        on_batch: called after each batch of this rank with how many of its own are done, and how many it has.
+        on_batch: called after each batch of this rank with its place among all missing ones, and how many these are.
+        meanwhile: something that rank 0 does first, while the others extract already.
+        at_most: stop after so many batches for each rank; the rows then stay on disk.
 
         Raises:
             EvaluationError: on every rank, where one of several failed.
@@ -69,34 +73,40 @@ class FeatureGatherer:
                 found = {b: shard for b, rows in enumerate(batches) if (shard := self._load(b, len(rows)))}
         seen = self.ranks.all_gather(sorted(found))
         owner = {b: rank for rank in reversed(range(self.ranks.size)) for b in seen[rank]}
+        found = {b: shard for b, shard in found.items() if owner[b] == self.ranks.rank}
         missing = [b for b in range(len(batches)) if b not in owner]
-        mine = missing[self.ranks.rank :: self.ranks.size]
-        owner |= {b: i % self.ranks.size for i, b in enumerate(missing)}
+        numbered = self.ranks.deal(len(missing) if at_most is None else min(len(missing), at_most * self.ranks.size))
         with self.ranks.together():
-            for done, b in enumerate(mine, start=1):
+            if meanwhile is not None and self.ranks.is_root:
+                meanwhile()
+            for i in numbered:
                 self.ranks.check()
+                b = missing[i]
                 rows, numbers = extract(torch.arange(start + batches[b].start, start + batches[b].stop))
                 found[b] = ({name: value.detach().cpu().contiguous() for name, value in rows.items()}, dict(numbers))
                 self._save(b, *found[b])
                 if on_batch is not None:
-                    on_batch(done, len(mine))
-        rows, totals = self._collect(batches, owner, found)
+                    on_batch(i + 1, len(missing))
+        if at_most is not None:
+            return Gathered()
+        rows, totals = self._collect(batches, found)
         return Gathered(rows, totals, len(missing))
 
     def _collect(
-        self, batches: list[range], owner: Mapping[int, int], found: dict[int, tuple[Rows, dict[str, float]]]
+        self, batches: list[range], found: dict[int, tuple[Rows, dict[str, float]]]
     ) -> tuple[Rows, dict[str, float]]:
+        """found: the batches that this rank answers for."""
         ranks, out = self.ranks, Rows()
-        owned = [b for b in range(len(batches)) if owner[b] == ranks.rank]
-        template = next(({k: (v.shape[1:], v.dtype) for k, v in found[b][0].items()} for b in owned), None)
-        summary = ranks.all_gather((template, {b: found[b][1] for b in owned}))
+        template = next(({k: (v.shape[1:], v.dtype) for k, v in rows.items()} for rows, _ in found.values()), None)
+        summary = ranks.all_gather((template, {b: numbers for b, (_, numbers) in found.items()}))
         layout = next(t for t, _ in summary if t is not None)
+        owner = {b: rank for rank, (_, part) in enumerate(summary) for b in part}
         if ranks.is_root:
             out = {k: torch.empty((batches[-1].stop, *shape), dtype=dtype) for k, (shape, dtype) in layout.items()}
         # A batch is let go as it is copied, and untouched memory costs nothing: rank 0 holds the rows once, not twice.
         with ranks.together():
             for b, rows in enumerate(batches):
-                mine = found.pop(b)[0] if owner[b] == ranks.rank else {}
+                mine = found.pop(b)[0] if b in found else {}
                 for name in layout:
                     if ranks.is_root and mine:
                         out[name][rows.start : rows.stop] = mine[name]

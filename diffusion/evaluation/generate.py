@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -14,11 +14,13 @@ from diffusion.autoencoder.base import Autoencoder
 from diffusion.conditioner.base import Conditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.describe import describe
-from diffusion.evaluation.fingerprint import key
+from diffusion.evaluation.fingerprint import key, weights_sha256
 from diffusion.guidance.base import Guidance
 from diffusion.sampler.base import Sampler
 from diffusion.seeds import LABELS, SAMPLING, KeyedRandomness
 from diffusion.types import Cond, Denoiser
+
+log = logging.getLogger(__name__)
 
 
 def quantise(x: Tensor) -> Tensor:
@@ -78,6 +80,8 @@ class Generator:
         """Called after every sampling step: how an evaluation notices that another rank has failed."""
         self.drawn = 0
         """Samples so far."""
+        self.at_once: int | None = None
+        """Most samples that are drawn together; ``None``: whole batches. Lowered where memory does not suffice."""
         self.calls = 0
         """Network evaluations so far, counted in samples: a batch of B passed once adds B."""
 
@@ -97,17 +101,35 @@ class Generator:
             return None
         return [self.captions[i % len(self.captions)] for i in index.tolist()]
 
-    @torch.no_grad()
     def __call__(self, index: Tensor, seed: int) -> Tensor:
-        """index (B,) int64 -> uint8 (B, C, H, W) on the generator's device."""
-        self.drawn += len(index)
+        """index (B,) int64 -> uint8 (B, C, H, W) on the generator's device.
+
+        Where a GPU has no memory for a batch it is drawn in halves, quarters and so on: the same samples, since noise
+        is keyed by index, but for last bits where a kernel depends on the size of its batch.
+        """
+        while True:
+            calls, size = self.calls, min(self.at_once or len(index), len(index))
+            try:
+                drawn = torch.cat([self._draw(part, seed) for part in index.split(size)])
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self.at_once, self.calls = (size + 1) // 2, calls
+                log.warning("no memory for %d samples at once; going on with %d", size, self.at_once)
+            else:
+                self.drawn += len(index)
+                return drawn
+            torch.cuda.empty_cache()
+
+    @torch.no_grad()
+    def _draw(self, index: Tensor, seed: int) -> Tensor:
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
         noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device))
-        with self._counted(self.denoiser) as denoiser:
+        with self.counted() as denoiser:
             x = self.sampler(
                 denoiser,
                 noise,
-                self._cond(index, seed),
+                self.cond(index, seed),
                 randn_like=random.randn_like,
                 on_step=lambda step, level, x: self.heartbeat(),
             )
@@ -127,19 +149,11 @@ class Generator:
             "captions": None if self.captions is None else key(list(self.captions)),
             "parameterization": [describe(network.parameterization) for network in _networks(self.denoiser)],
             "dtype": sorted({str(p.dtype) for network in _networks(self.denoiser) for p in network.parameters()}),
-            "weights_sha256": self._weights(),
+            "weights_sha256": weights_sha256(*_networks(self.denoiser), self.conditioner, self.autoencoder),
         }
 
-    def _weights(self) -> str:
-        """Of everything with weights that takes part, buffers included: names, dtypes, shapes and values."""
-        digest = hashlib.sha256()
-        for part in (*_networks(self.denoiser), self.conditioner, self.autoencoder):
-            for name, value in ({} if part is None else part.state_dict()).items():
-                digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-                digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-        return digest.hexdigest()
-
-    def _cond(self, index: Tensor, seed: int) -> Cond:
+    def cond(self, index: Tensor, seed: int) -> Cond:
+        """The condition of these samples."""
         if self.conditioner is None:
             return Cond()
         batch: dict[str, Any] = {"index": index}
@@ -150,13 +164,15 @@ class Generator:
         return self.conditioner(batch)
 
     @contextmanager
-    def _counted(self, denoiser: Denoiser) -> Iterator[Denoiser]:
+    def counted(self) -> Iterator[Denoiser]:
+        """The denoiser, its network's calls added to ``calls``."""
+
         def count(module: nn.Module, args: tuple[Tensor, ...]) -> None:
             self.calls += len(args[0])
 
-        hooks = [network.register_forward_pre_hook(count) for network in _networks(denoiser)]
+        hooks = [network.register_forward_pre_hook(count) for network in _networks(self.denoiser)]
         try:
-            yield denoiser
+            yield self.denoiser
         finally:
             for hook in hooks:
                 hook.remove()

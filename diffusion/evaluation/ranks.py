@@ -7,6 +7,8 @@ no copy to a GPU.
 
 from __future__ import annotations
 
+import logging
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+LOOK = 0.2
+"""Seconds between two looks at whether another rank has failed: a look is a round trip to the store's machine."""
 
 
 class EvaluationError(RuntimeError):
@@ -38,6 +44,7 @@ class Ranks:
         self.rank = dist.get_rank() if grouped else 0
         self.size = dist.get_world_size() if grouped else 1
         self._group: dist.ProcessGroup | None = None
+        self._deals, self._looked = 0, 0.0
         if self.size > 1:
             self._group = cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timeout))
             token = self._broadcast(uuid.uuid4().hex)
@@ -55,15 +62,31 @@ class Ranks:
 
     def check(self) -> None:
         """Cheap, no collective: call it between pieces of work, so that a failure elsewhere ends this rank's too."""
-        if self.size > 1 and self._store.check(["failed"]):
+        if self.size == 1 or time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        if self._store.check(["failed"]):
             raise PeerFailed
+
+    def deal(self, n: int) -> Iterator[int]:
+        """0 .. n - 1, each to exactly one rank, the next to whoever asks: a slow or busy rank gets fewer.
+
+        Every rank calls it, in the same order as other deals.
+        """
+        self._deals += 1
+        return iter(range(n)) if self.size == 1 else self._dealt(f"deal/{self._deals}", n)
+
+    def _dealt(self, counter: str, n: int) -> Iterator[int]:
+        while (i := self._store.add(counter, 1) - 1) < n:
+            yield i
 
     @contextmanager
     def together(self) -> Iterator[None]:
         """A phase that every rank enters; where one fails in it, all raise that rank's message.
 
         Raises:
-            EvaluationError: on every rank, naming the rank that failed (alone: the error itself).
+            EvaluationError: on every rank, naming the rank that failed (alone: the error itself). What is not a
+                ``ValueError``, whose sentence says enough, is logged with its traceback where it happened.
         """
         error: Exception | None = None
         try:
@@ -74,6 +97,8 @@ class Ranks:
             error = caught
             if not isinstance(caught, PeerFailed):
                 self._store.set("failed", f"rank {self.rank}")
+            if not isinstance(caught, PeerFailed | ValueError):
+                log.error("rank %d failed", self.rank, exc_info=caught)
         if self.size == 1:
             return
         failed = error is not None and not isinstance(error, PeerFailed)
@@ -97,20 +122,35 @@ class Ranks:
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value, group=self._group)
+        with self._in_contact():
+            dist.all_gather_object(values, value, group=self._group)
         return values
 
     def send_to_root(self, rows: Tensor) -> None:
         """Contiguous CPU rows to rank 0, which must call :meth:`receive` for them in the same order."""
-        dist.send(rows, dst=0, group=self._group)
+        with self._in_contact():
+            dist.send(rows, dst=0, group=self._group)
 
     def receive(self, into: Tensor, source: int) -> None:
         """Rows from a rank straight into their place: contiguous CPU memory, no second copy."""
-        dist.recv(into, src=source, group=self._group)
+        with self._in_contact():
+            dist.recv(into, src=source, group=self._group)
 
     def _broadcast(self, value: Any) -> Any:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, group=self._group)
+        with self._in_contact():
+            dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]
+
+    @contextmanager
+    def _in_contact(self) -> Iterator[None]:
+        """gloo's error about a peer that is gone, said so that it can be understood."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise EvaluationError(
+                f"rank {self.rank} lost contact with another rank, which was killed, ran out of memory or is cut off "
+                f"({' '.join(str(error).split())}); the same command again goes on from the batches on disk"
+            ) from error

@@ -67,6 +67,11 @@ def specify(data: Data, split: str, extractor: Mapping[str, Any], layers: list[s
     }
 
 
+def cached(cache: Path | None, spec: Mapping[str, Any]) -> Path | None:
+    """Where the rows of ``spec`` lie, or will."""
+    return None if cache is None else cache / f"{key(spec)}.safetensors"
+
+
 def load_or_build(
     spec: Mapping[str, Any],
     labels: Tensor | None,
@@ -82,7 +87,7 @@ def load_or_build(
         ValueError: the cached file does not say that it holds exactly this.
     """
     ranks = gatherer.ranks
-    path = None if cache is None else cache / f"{key(spec)}.safetensors"
+    path = cached(cache, spec)
     rows = Rows()
     with ranks.together():
         known = ranks.is_root and path is not None and path.exists()
@@ -111,6 +116,11 @@ def from_file(path: Path, extractor: Mapping[str, Any], metrics: list[str], laye
         stored = _record(path)
         if stored["extractor"] != dict(extractor):
             raise ValueError(f"the reference {path} has features of {stored['extractor']}, asked for {dict(extractor)}")
+        if "fd_class" in metrics:
+            raise ValueError(
+                f"the reference {path} holds no labels, which fd_class needs; use evaluation.reference=train, which "
+                "finds the same file in evaluation.cache"
+            )
         if not needed <= set(stored["layers"]):
             raise ValueError(f"the reference {path} has the layers {stored['layers']}, needed are {sorted(needed)}")
         return Reference(Side(load_file(path)), stored)

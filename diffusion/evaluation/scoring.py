@@ -17,13 +17,13 @@ from diffusion.evaluation.features import FeatureGatherer, Rows
 from diffusion.evaluation.fidelity import Side
 from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.ranks import Ranks
-from diffusion.evaluation.reference import Data, Reference, from_file, load_or_build, specify
+from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
 
 if TYPE_CHECKING:
     from diffusion.evaluation.evaluator import Evaluator
 
 Progress = Callable[[str, int, int], None]
-"""(what is being done, batches done, batches in all), of this rank."""
+"""(what is being done, the place of the batch that this rank has finished, batches that are to be done)."""
 
 PAIRS = 8
 """Pairs in the picture of the closest ones."""
@@ -40,30 +40,44 @@ class Scoring:
         self.needed = sorted({layer for metric, layer in plan.layers.items() if metric in plan.metrics})
         self.compared = sorted({plan.layers[metric] for metric in plan.metrics if metric not in ("is", "clip_score")})
         self.floor: dict[str, float] = {}
+        """Of held-out real pictures, on rank 0."""
+        self.timed: list[dict[str, float]] = []
+        """What each batch that this rank drew has cost, with its samples and the bytes of its rows."""
         self._held_out: Side | None = None
         with ranks.together():
             if data is None and plan.reference in ("train", "test"):
                 raise ValueError("there is no data set to compare with; set evaluation.reference to a statistics file")
-            self.network = plan.extractor.build(self.needed, device) if self.needed else None
-            if plan.clip is not None:
-                plan.clip.load(device)
+            if "memorisation" in plan.metrics and (data is None or plan.reference != "train"):
+                raise ValueError(
+                    "memorisation holds the distance to training pictures against that of the test split's; give data "
+                    "and evaluation.reference=train, or leave it out of evaluation.metrics"
+                )
+            if ranks.is_root:
+                self._load()
+        with ranks.together():  # after rank 0, which fetches what is missing
+            if not ranks.is_root:
+                self._load()
+
+    def _load(self) -> None:
+        plan = self.plan
+        self.network = plan.extractor.build(self.needed, self.device) if self.needed else None
+        if plan.clip is not None:
+            plan.clip.load(self.device)
 
     def prepare(self, shape: list[int] | None, total: int, floor: bool = True) -> None:
-        """The reference, and the metrics of ``total`` held-out real pictures, or of all where there are fewer.
+        """The reference, and features of ``total`` held-out real pictures, or of all where there are fewer.
 
-        shape: of the pictures that will be scored, ``None`` for a generator's.
+        shape: of the pictures that will be scored, ``None`` for a generator's, which are looked at when they are drawn.
 
         Raises:
             ValueError: a shape that the reference does not have.
         """
+        with self.ranks.together():
+            if self.data is not None and self.plan.reference in ("train", "test"):
+                _fits(shape, list(self.data.split(self.plan.reference).images.shape[1:]))
         self.reference = self.build_reference()
         with self.ranks.together():
-            real = self.reference.spec.get("shape")
-            if None not in (shape, real) and shape != real:
-                raise ValueError(
-                    f"the pictures have shape {shape}, the reference's have {real} (channels, height, width); "
-                    "compare with data of their own resolution"
-                )
+            _fits(shape, self.reference.spec.get("shape"))
         if self.data is None or not (floor or "memorisation" in self.plan.metrics):
             return
         other = "train" if self.plan.reference == "test" else "test"
@@ -75,7 +89,12 @@ class Scoring:
         texts = None if pictures.texts is None else [pictures.texts[i] for i in index.tolist()]
         rows = self._rows(lambda at: pictures.images[index[at]], len(index), "scoring real pictures", texts)
         self._held_out = Side(rows, pictures.labels[index])
-        self.floor = self._metrics(self._held_out, len(index))
+        self._held = len(index)
+
+    def _score_held_out(self) -> None:
+        """The floor, computed by rank 0 while the others are at work on what is to be scored."""
+        if self._held_out is not None and not self.floor:
+            self.floor = self._compute(self._held_out, self._held)
 
     def score(
         self,
@@ -90,13 +109,13 @@ class Scoring:
         """Metrics of block ``block`` of ``n`` samples, and what drawing them cost."""
         start, seed = block * n, self.plan.seed
         if isinstance(given, Generator):
-            rows, cost = self._draw(given, origin, n, start, folder)
+            rows, cost = self.draw(given, origin, n, start, folder)
             side = Side(rows, given.labels(torch.arange(start, start + n), seed))
         else:
-            rows, cost = self._rows(lambda at: given[at], n, "scoring pictures", texts), {}
+            rows, cost = self._rows(lambda at: given[at], n, "scoring pictures", texts, self._score_held_out), {}
             side = Side(rows, labels)
         images = rows.pop("image", None)
-        scores = self._metrics(side, n)
+        scores = self.ranks.on_root(lambda: self._compute(side, n))
         with self.ranks.together():
             if self.ranks.is_root and folder is not None:
                 if images is not None:
@@ -107,10 +126,12 @@ class Scoring:
                     self._save_closest(given, side.nearest, folder / "closest.png")
         return scores, cost
 
-    def record(self, total: int, origin: Mapping[str, Any]) -> dict[str, Any]:
+    def record(self, total: int, origin: Mapping[str, Any], cost: Mapping[str, float]) -> dict[str, Any]:
         """All that decides the numbers and can be seen here."""
         plan = self.plan
-        drawn = {"seed": plan.seed, "repeats": plan.repeats, "batch_size": plan.batch_size}
+        drawn: dict[str, Any] = {"seed": plan.seed, "repeats": plan.repeats, "batch_size": plan.batch_size}
+        if cost.get("in_parts"):  # other kernels, so perhaps other last bits
+            drawn["batches_in_parts"] = int(cost["in_parts"])
         return {
             "extractor": plan.extractor.describe(),
             "metrics": plan.protocol.describe(),
@@ -128,7 +149,14 @@ class Scoring:
             rows["clip_score"] = self.plan.clip(images, texts)
         return rows
 
-    def _rows(self, take: Callable[[Tensor], Tensor], n: int, what: str, texts: Sequence[str] | None) -> Rows:
+    def _rows(
+        self,
+        take: Callable[[Tensor], Tensor],
+        n: int,
+        what: str,
+        texts: Sequence[str] | None,
+        meanwhile: Callable[[], None] | None = None,
+    ) -> Rows:
         """The rows of stored pictures, on rank 0."""
         return (
             FeatureGatherer(self.ranks)
@@ -137,9 +165,26 @@ class Scoring:
                 self.plan.batch_size,
                 lambda at: (self._extract(take(at), None if texts is None else [texts[i] for i in at.tolist()]), {}),
                 on_batch=lambda done, total: self.progress(what, done, total),
+                meanwhile=meanwhile,
             )
             .rows
         )
+
+    def reference_spec(self, data: Data) -> dict[str, Any]:
+        """What decides the reference's rows, where it is a split of ``data``."""
+        plan = self.plan
+        return specify(data, plan.reference, plan.extractor.describe(), self.compared, plan.batch_size)
+
+    def unread(self, n: int) -> int:
+        """Real pictures that scoring ``n`` samples goes through: the reference where it is in no cache, the floor."""
+        if self.data is None:
+            return 0
+        split, other = ("train", "test") if self.plan.reference != "test" else ("test", "train")
+        count = min(n, len(self.data.split(other).images))
+        if self.plan.reference == split and self.compared:
+            path = cached(self.plan.cache, self.reference_spec(self.data))
+            count += 0 if path is not None and path.is_file() else len(self.data.split(split).images)
+        return count
 
     def build_reference(self) -> Reference:
         """The reference, from the cache, a file, or the data; all ranks take part."""
@@ -149,7 +194,7 @@ class Scoring:
             with self.ranks.together():
                 return from_file(Path(plan.reference), described, plan.metrics, plan.layers)
         pictures = data.split(plan.reference)
-        spec = specify(data, plan.reference, described, self.compared, plan.batch_size)
+        spec = self.reference_spec(data)
         if not self.compared:
             return Reference(Side({}), spec)
 
@@ -167,39 +212,57 @@ class Scoring:
             lambda done, total: self.progress("reading the reference", done, total),
         )
 
-    def _draw(
-        self, generator: Generator, origin: Mapping[str, Any], n: int, start: int, folder: Path | None
+    def shards(self, origin: Mapping[str, Any], n: int, start: int, folder: Path) -> Path:
+        """Where finished batches of samples ``start`` .. ``start + n - 1`` are kept, by a hash of what decides them."""
+        plan = self.plan
+        spec = [origin, plan.extractor.describe(), self.needed, n, plan.batch_size, plan.seed, start]
+        spec += [plan.save_samples, None if plan.clip is None else plan.clip.describe()]
+        return folder / "shards" / fingerprint.key(spec)[:16]
+
+    def draw(
+        self,
+        generator: Generator,
+        origin: Mapping[str, Any],
+        n: int,
+        start: int,
+        folder: Path | None,
+        at_most: int | None = None,
     ) -> tuple[Rows, dict[str, float]]:
+        """The rows of samples ``start`` .. ``start + n - 1`` on rank 0, and what they cost (see FeatureGatherer)."""
         plan = self.plan
         generator.heartbeat = self.ranks.check
+        real = self.reference.spec.get("shape") if at_most is None else None
 
         def draw(index: Tensor) -> tuple[Rows, dict[str, float]]:
             began, calls = time.perf_counter(), generator.calls
             images = generator(index, plan.seed)
+            _fits(list(images.shape[1:]), real)
+            drawn = time.perf_counter()
             rows = self._extract(images, generator.texts(index))
             if plan.save_samples:
                 rows["image"] = images.cpu()
-            return rows, {"seconds": time.perf_counter() - began, "calls": generator.calls - calls}
+            ended = time.perf_counter()
+            cost = {"seconds": ended - began, "feature_seconds": ended - drawn, "calls": generator.calls - calls}
+            cost["in_parts"] = float(generator.at_once is not None and generator.at_once < len(index))
+            self.timed.append({**cost, "samples": len(index), "bytes": sum(value.nbytes for value in rows.values())})
+            return rows, cost
 
-        spec = [origin, plan.extractor.describe(), self.needed, n, plan.batch_size, plan.seed, start]
-        spec += [plan.save_samples, None if plan.clip is None else plan.clip.describe()]
-        shards = None if folder is None else folder / "shards" / fingerprint.key(spec)[:16]
-        gathered = FeatureGatherer(self.ranks, shards).gather(
+        gathered = FeatureGatherer(
+            self.ranks, None if folder is None else self.shards(origin, n, start, folder)
+        ).gather(
             n,
             plan.batch_size,
             draw,
             start=start,
             on_batch=lambda done, total: self.progress("sampling", done, total),
+            meanwhile=self._score_held_out,
+            at_most=at_most,
         )
         return gathered.rows, gathered.totals
 
-    def _metrics(self, side: Side, n: int) -> dict[str, float]:
+    def _compute(self, side: Side, n: int) -> dict[str, float]:
         plan = self.plan
-
-        def compute() -> dict[str, float]:
-            return fidelity.compute(plan.metrics, side, self.reference.side, plan.layers, plan.protocol, self._held_out)
-
-        values = self.ranks.on_root(compute)
+        values = fidelity.compute(plan.metrics, side, self.reference.side, plan.layers, plan.protocol, self._held_out)
         return {naming.name(metric, plan.extractor.name, n): value for metric, value in values.items()}
 
     def _save_closest(self, given: Generator | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
@@ -209,3 +272,11 @@ class Scoring:
         images = given(closest, self.plan.seed).cpu() if isinstance(given, Generator) else given[closest]
         real = self.data.split(self.plan.reference).images[where[closest]]
         memorisation.save_pairs(images, real, path)
+
+
+def _fits(shape: list[int] | None, real: list[int] | None) -> None:
+    if None not in (shape, real) and shape != real:
+        raise ValueError(
+            f"the pictures have shape {shape}, the reference's have {real} (channels, height, width); "
+            "compare with data of their own resolution"
+        )

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,16 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from diffusion.evaluation.evaluator import Evaluator, Result
+from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.extractors.checked import sha256_of
+from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.pictures import load_pictures
+from diffusion.evaluation.ranks import EvaluationError
 from diffusion.experiment.build import build, build_data
 from diffusion.experiment.environment import environment
 from diffusion.experiment.launch import launch
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.ranks import joined, rank, wanted_ranks
+from diffusion.experiment.ranks import joined, listed, rank, wanted_ranks
 from diffusion.experiment.record import RankFailedError
 from diffusion.experiment.restore import checkpoint_path, load_module
 from diffusion.experiment.sample import build_generator, settings_name
@@ -49,15 +52,16 @@ def evaluate(cfg: DictConfig) -> None:
         raise ConfigError(str(error).split("\n\n")[0]) from error
 
 
-def run(cfg: DictConfig) -> Result:
-    """The evaluation in this process, one of the ranks."""
+def run(cfg: DictConfig) -> Result | Forecast:
+    """The evaluation in this process, one of the ranks; with ``cfg.plan`` what it will take."""
     evaluator = build(cfg.evaluation)  # settings that make no sense are refused before anything is loaded
     with process_group(cfg) as where:
         if cfg.get("images") is not None:
             return _score_pictures(cfg, evaluator, where)
         folder = Path(cfg.run)
         module = load_module(cfg, folder, cfg.checkpoint).to(where)
-        return _score_model(cfg, evaluator, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
+        score = _plan if cfg.plan else _score_model
+        return score(cfg, evaluator, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
 
 
 def score(
@@ -68,6 +72,8 @@ def score(
     result = _score_model(cfg, evaluator, module, data, checkpoint_path(folder, "last"))
     for logger in trainer.loggers:
         logger.log_metrics({f"evaluation/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
+        if hasattr(logger, "log_evaluation"):
+            logger.log_evaluation(result.metrics, result.floor, result.fingerprint, step=trainer.global_step)
     return result
 
 
@@ -88,14 +94,20 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
     Raises:
         ConfigError: a GPU that is not there.
     """
-    wants = (cfg.get("trainer") or {}).get("accelerator", "auto")
+    trainer = cfg.get("trainer") or {}
+    wants, chosen = trainer.get("accelerator", "auto"), listed(trainer.get("devices"))
     number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
-    if wants in ("gpu", "cuda") and number >= gpus:
-        raise ConfigError(
-            f"rank {rank()} has no GPU: this machine has {gpus}; set trainer.devices to at most that, or "
-            "trainer.accelerator=cpu"
-        )
-    where = torch.device("cpu") if wants == "cpu" or not gpus else torch.device("cuda", number)
+    if chosen is not None:
+        number = chosen[number] if number < len(chosen) else gpus
+    if wants in ("gpu", "cuda") or (wants != "cpu" and gpus):
+        if number >= gpus:
+            raise ConfigError(
+                f"rank {rank()} has no GPU of its own: this machine has {gpus}; set trainer.devices to at most that, "
+                "or trainer.accelerator=cpu"
+            )
+        where = torch.device("cuda", number)
+    else:
+        where = torch.device("cpu")
     if where.type == "cuda":
         torch.cuda.set_device(where)
     alone = not joined() or dist.is_initialized()
@@ -106,6 +118,15 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
     finally:
         if not alone:
             dist.destroy_process_group()
+
+
+def _plan(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Forecast:
+    generator = build_generator(cfg, module, evaluator.labels, data.split("test").texts)
+    with progress() as show, _in_one_sentence():
+        forecast = evaluator.forecast(generator, data, target(cfg), progress=show)
+    if rank() == 0:
+        log.info("%s", forecast)
+    return forecast
 
 
 def _score_model(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Result:
@@ -132,28 +153,38 @@ def _score_pictures(cfg: DictConfig, evaluator: Evaluator, where: torch.device) 
 
 def _evaluate(cfg: DictConfig, evaluator: Evaluator, samples: Any, data: Any, more: dict[str, Any]) -> Result:
     folder = target(cfg)
-    with progress() as show:
-        try:
-            result: Result = evaluator.evaluate(samples, data, folder, progress=show, **more)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+    with progress() as show, _in_one_sentence():
+        result: Result = evaluator.evaluate(samples, data, folder, progress=show, **more)
     if rank() == 0:
         _show(result, folder)
     return result
 
 
 @contextmanager
+def _in_one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, EvaluationError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+@contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar in a terminal, a log line for each thing that is begun elsewhere."""
+    """A bar in a terminal, and log lines: what is begun, and as soon as two batches are done how long it will take."""
     console = Console(stderr=True)
     bar = Progress(console=console, transient=True, disable=not console.is_terminal or rank() > 0)
     tasks: dict[str, Any] = {}
+    first: dict[str, tuple[int, float] | None] = {}
 
     def show(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-            if not console.is_terminal:
-                log.info("%s: %d batches", what, total)
+        now = time.monotonic()
+        if what not in tasks or done < bar.tasks[tasks[what]].completed:  # the first time, or another block of samples
+            tasks[what], first[what] = bar.add_task(what, total=total), (done, now)
+            log.info("%s: %d batches", what, total)
+        elif (began := first[what]) is not None:
+            first[what] = None
+            left = (now - began[1]) / (done - began[0]) * (total - done)
+            log.info("%s: %d of %d batches, about %s to go", what, done, total, duration(left))
         bar.update(tasks[what], completed=done)
 
     with bar:

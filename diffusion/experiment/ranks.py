@@ -60,10 +60,8 @@ def wanted_ranks(cfg: DictConfig) -> int:
             "every machine with torchrun or srun, or set trainer.num_nodes=1"
         )
     devices: Any = trainer.get("devices", 1)
-    if OmegaConf.is_list(devices):
-        return len(devices)
-    if isinstance(devices, str) and "," in devices:
-        return len([part for part in devices.split(",") if part.strip()])
+    if (chosen := listed(devices)) is not None:
+        return len(chosen)
     if str(devices) in ("-1", "auto"):
         if trainer.get("accelerator") == "cpu":
             return 1
@@ -71,3 +69,10 @@ def wanted_ranks(cfg: DictConfig) -> int:
 
         return max(1, torch.cuda.device_count())
     return int(devices)
+
+
+def listed(devices: Any) -> list[int] | None:
+    """The devices by number where they are named, as ``[2, 3]`` or ``2,3``; ``None`` for how many."""
+    if isinstance(devices, str) and "," in devices:
+        return [int(part) for part in devices.split(",") if part.strip()]
+    return [int(number) for number in devices] if OmegaConf.is_list(devices) else None

@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
+from diffusion.evaluation.extractors.base import OwnExtractor
 from diffusion.evaluation.extractors.checked import verified
 
 HERE = Path(__file__).parent / "weights"
@@ -37,7 +37,7 @@ class SmallCNN(nn.Module):
         return {"features": features, "logits": self.out(features), "spatial": x[:, :7].flatten(1)}
 
 
-class GreyClassifier(FeatureExtractorBase):
+class GreyClassifier(OwnExtractor):
     """A :class:`SmallCNN` with shipped weights, as torch-fidelity wants an extractor.
 
     Raises:
@@ -75,22 +75,6 @@ class GreyClassifier(FeatureExtractorBase):
             )
         out = self.network(image.float() / 255)
         return tuple(out[name] for name in self.features_list)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("features", "logits", "spatial")
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "logits" if metric == "isc" else "features"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        raise NotImplementedError
 
 
 class DigitsClassifier(GreyClassifier):

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 
+from diffusion.evaluation.extractors.base import OwnExtractor
 from diffusion.evaluation.extractors.checked import verified
 
 SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
-class EfficientNetLite0(FeatureExtractorBase):
+class EfficientNetLite0(OwnExtractor):
     """``efficientnet-lite0``: 1280 pooled features and 1000 ImageNet logits of RGB pictures (Tan & Le 2019, Lite).
 
     Resized to 224 by TensorFlow 1's bilinear filter and scaled to (x - 127) / 128, as the weights were trained.
@@ -60,19 +60,3 @@ class EfficientNetLite0(FeatureExtractorBase):
         if "logits" in self.features_list:
             out["logits"] = self.network._fc(features)
         return tuple(out[layer] for layer in self.features_list)
-
-    @staticmethod
-    def get_provided_features_list() -> tuple[str, ...]:
-        return ("features", "logits", "spatial")
-
-    @staticmethod
-    def get_default_feature_layer_for_metric(metric: str) -> str:
-        return "logits" if metric == "isc" else "features"
-
-    @staticmethod
-    def can_be_compiled() -> bool:
-        return False
-
-    @staticmethod
-    def get_dummy_input_for_compile() -> Tensor:
-        raise NotImplementedError

@@ -18,6 +18,7 @@ from diffusion.evaluation.extractors.classifier import DigitsClassifier, Fashion
 from diffusion.evaluation.extractors.efficientnet import SHA256 as EFFICIENTNET
 from diffusion.evaluation.extractors.efficientnet import EfficientNetLite0
 from diffusion.evaluation.extractors.inception import InceptionSpatial
+from diffusion.evaluation.fingerprint import weights_sha256
 
 OWN = (DigitsClassifier, FashionClassifier, EfficientNetLite0, InceptionSpatial)
 for _class in OWN:  # torch-fidelity refuses a second registration, and a process may import this room twice
@@ -49,6 +50,7 @@ class Extractor:
         self.name = name
         self.weights = weights
         self.sha256 = sha256
+        self._fetched: str | None = None
         self.registered = InceptionSpatial.registered if name == "inception" else name
         if self.registered not in FEATURE_EXTRACTORS_REGISTRY:
             known = ", ".join(["inception", *sorted(FEATURE_EXTRACTORS_REGISTRY)])
@@ -107,10 +109,14 @@ class Extractor:
                     else f"fill {torch.hub.get_dir()} on a machine with a network"
                 )
             ) from error
+        if self._weights_sha256() is None:
+            self._fetched = weights_sha256(built)
         return built.to(device)
 
     def describe(self) -> dict[str, Any]:
-        """For the record. ``weights_sha256`` is ``None`` where torch-fidelity fetches weights by name."""
+        """For the record. ``weights_sha256`` is the file's; where torch-fidelity fetches weights by name, the tensors'
+        (``None`` before :meth:`build`).
+        """
         grey = issubclass(self._class, GreyClassifier)
         return {
             "name": self.name,
@@ -126,7 +132,7 @@ class Extractor:
             return sha256_of(self.weights)
         if issubclass(self._class, GreyClassifier):
             return self._class.sha256
-        return {"inception": inception.SHA256, "efficientnet-lite0": EFFICIENTNET}.get(self.name)
+        return {"inception": inception.SHA256, "efficientnet-lite0": EFFICIENTNET}.get(self.name, self._fetched)
 
 
 @torch.no_grad()

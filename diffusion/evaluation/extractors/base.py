@@ -1,0 +1,26 @@
+"""What all extractors of this project share of torch-fidelity's contract."""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+
+
+class OwnExtractor(FeatureExtractorBase):
+    """Gives ``features``, ``logits`` and ``spatial``; the first for every metric but the inception score."""
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return ("features", "logits", "spatial")
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return "logits" if metric == "isc" else "features"
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    @staticmethod
+    def get_dummy_input_for_compile() -> Tensor:
+        raise NotImplementedError
