@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.experiment.mistakes import ConfigError, nearest, paths, ranked, unknown_key, unresolved
+from diffusion.experiment.refusals import refusal
 from diffusion.experiment.signature import NoSuchPartError, signature
 from diffusion.experiment.sizes import misfits
 
@@ -36,6 +37,11 @@ def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | No
             _check_target(path, node, plain, referred=referred)
     for sentence in misfits(plain):
         raise ConfigError(sentence)
+    for path, _ in targets(cfg):
+        values = at(plain, path)
+        if (sentence := refusal(values["_target_"], values)) is not None:
+            ours = values["_target_"].startswith("diffusion.")  # these name their keys themselves
+            raise ConfigError(sentence if ours else f"{path}: {sentence}")
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:

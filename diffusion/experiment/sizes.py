@@ -7,10 +7,15 @@ when they are built: these are the same mistakes, met earlier.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
+
+from omegaconf import OmegaConf
 
 Plain = Mapping[str, Any]
 
+NEED_LABELS = {"ClassifierFree", "CFGPlusPlus", "APG", "Classifier"}
+"""Guidance that strengthens a condition."""
 EXTRACTORS = {"digits-cnn-v1": (1, 8), "fashion-cnn-v1": (1, 28)}
 """Channels and resolution of the feature extractors that take one size only."""
 
@@ -81,12 +86,40 @@ def labels(cfg: Plain) -> str | None:
             "conditioner=label needs data with classes, and data.num_classes is 0; "
             "use conditioner=none, or data with labels and their number in data.num_classes"
         )
-    if kind == "NoCondition" and "classifier_free" in guidance:
+    guided = next((name for name, part in guidance.items() if _class(part) in NEED_LABELS), None)
+    if kind == "NoCondition" and guided is not None:
         return (
-            "guidance=classifier_free needs a condition to strengthen, and this model has conditioner=none; "
+            f"guidance={guided} needs a condition to strengthen, and this model has conditioner=none; "
             "train with conditioner=label, or use guidance=clip or none"
         )
     return None
+
+
+def second_models(cfg: Plain) -> str | None:
+    """Another run in guidance (a classifier, a weaker model) has seen the same data."""
+    mine = _identity(_part(cfg, "data"))
+    for name, part in _part(cfg, "guidance").items():
+        for key, second in part.items() if isinstance(part, Mapping) else ():
+            run = second.get("run") if isinstance(second, Mapping) else None
+            file = None if run is None else Path(str(run)) / "config.yaml"
+            if file is None or not file.is_file():
+                continue  # said where it is loaded
+            theirs = _identity(_part(OmegaConf.to_container(OmegaConf.load(file)), "data"))  # type: ignore[arg-type]
+            differing = [what for what in mine if mine[what] != theirs.get(what)]
+            if differing:
+                said = ", ".join(f"{what} {theirs.get(what)} instead of {mine[what]}" for what in differing)
+                return (
+                    f"guidance.{name}.{key} is of another data set (its data have {said}); "
+                    f"set guidance.{name}.{key}.run to a run on this data"
+                )
+    return None
+
+
+def _identity(data: Plain) -> dict[str, Any]:
+    """What tells data sets apart: the class, its own names and sizes, a folder of pictures by its last name."""
+    told = {key: data.get(key) for key in ("dataset", "channels", "resolution", "num_classes") if key in data}
+    folder = {"folder": Path(str(data["root"])).name} if _class(data) == "ImageFolder" else {}
+    return {"class": _class(data), **told, **folder}
 
 
 def table(cfg: Plain) -> str | None:
@@ -106,7 +139,7 @@ def table(cfg: Plain) -> str | None:
 
 def terminal_snr(cfg: Plain) -> str | None:
     schedule, target = _part(cfg, "schedule"), _part(cfg, "parameterization")
-    ends = schedule.get("zero_terminal_snr") is True or _class(schedule) in ("Flow", "ZeroTerminal")
+    ends = schedule.get("zero_terminal_snr") is True or _class(schedule) in ("Flow", "ZeroSNR")
     ends = ends or (_class(schedule) == "Cosine" and schedule.get("beta_max") == 1)
     if ends and _class(target) == "Epsilon":
         return (
@@ -139,15 +172,33 @@ def extractor(cfg: Plain) -> str | None:
     )
 
 
+def devices(cfg: Plain) -> str | None:
+    for key in ("devices", "num_nodes"):
+        count = _part(cfg, "trainer").get(key)
+        if count in (0, "0", []) or (isinstance(count, int) and count < -1):
+            return f"trainer.{key} is {count}, and a run needs at least 1; set trainer.{key} to 1 or more"
+    return None
+
+
+def likelihood(cfg: Plain) -> str | None:
+    evaluation = _part(cfg, "evaluation")
+    if "likelihood" not in evaluation or "_target_" in evaluation:
+        return None
+    return "evaluation/likelihood is a part of an evaluation, and there is none; choose one too, such as evaluation=digits"
+
+
 CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     data_and_autoencoder,
     network_and_latents,
     network_and_resolution,
     labels,
+    second_models,
     table,
     terminal_snr,
     learned_variance,
     extractor,
+    devices,
+    likelihood,
 )
 
 
