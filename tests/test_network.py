@@ -256,7 +256,7 @@ def test_learned_variance_doubles_the_channels() -> None:
         ({"head_channels": 24}, "heads of 24 channels"),
         ({"memory_format": "fast"}, "one of auto, contiguous, channels_last"),
         ({"variant": "edm"}, "one of ddpm, adm"),
-        ({"channels": 15}, "even number of sinusoids"),
+        ({"channels": 15}, "even and at least 4"),
     ],
 )
 def test_refuses_what_it_cannot_build(settings: dict[str, object], sentence: str) -> None:

@@ -80,7 +80,7 @@ class UNet(Network):
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2:
-            raise ValueError(f"a U-Net needs an even number of channels, at least 4, got {channels}; set network.channels")
+            raise ValueError(f"a U-Net's channels are even and at least 4, got {channels}; set network.channels")
         sizes = levels_of(resolution, len(channel_mult))
         check_attention(attention, sizes)
         check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))
