@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffusion.types import Randomness
 
-TRAINING, SAMPLING, LABELS, DATA, DROPOUT = range(5)
+TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING = range(7)
 """Streams: draws of one never meet those of another."""
 
 
@@ -39,9 +39,22 @@ class KeyedRandomness(Randomness):
     """The draws of a batch: sample ``index[i]`` at ``step`` of ``stream``, whatever stands beside it.
 
     index: (B,) whole numbers, one a sample.
+    place, size: see :class:`Randomness`; this batch is all of it where not given.
     """
 
-    def __init__(self, index: Tensor | Sequence[int], *, seed: int, stream: int, step: int = 0) -> None:
+    def __init__(
+        self,
+        index: Tensor | Sequence[int],
+        *,
+        seed: int,
+        stream: int,
+        step: int = 0,
+        place: Tensor | None = None,
+        size: int | None = None,
+    ) -> None:
+        self.place = torch.arange(len(index)) if place is None else place
+        self.size = len(index) if size is None else size
+        self._key = mix(seed, stream, step)
         keys = keys_of(index, seed=seed, stream=stream, step=step)
         self._generators = [torch.Generator() for _ in keys]
         for generator, key in zip(self._generators, keys.tolist(), strict=True):
@@ -52,6 +65,10 @@ class KeyedRandomness(Randomness):
         for generator, slot in zip(self._generators, out.unbind(), strict=True):
             slot.uniform_(generator=generator)
         return out
+
+    def shared(self, group: Tensor) -> Tensor:
+        keys = keys_of(group, seed=self._key, stream=COUPLING)
+        return torch.from_numpy((keys >> np.uint64(10)).astype(np.float64) * 2.0**-53)
 
     def randint(self, high: int) -> Tensor:
         """(B,) int64 in [0, high)."""

@@ -149,11 +149,22 @@ class Spacing(ABC):
 
 
 class Randomness(ABC):
-    """A source of draws for B samples; successive calls give successive draws."""
+    """A source of draws for B samples; successive calls give successive draws.
+
+    place: (B,) int64, where each sample stands in the batch of an optimizer step, over all ranks and accumulated parts.
+    size: of that batch.
+    """
+
+    place: Tensor
+    size: int
 
     @abstractmethod
     def rand(self) -> Tensor:
         """(B,) uniform in [0, 1), float64."""
+
+    @abstractmethod
+    def shared(self, group: Tensor) -> Tensor:
+        """(B,) uniform in [0, 1), float64, the same for all samples of one group (B,) int64, on whatever rank."""
 
     @abstractmethod
     def randn_like(self, x: Tensor) -> Tensor:
@@ -165,9 +176,13 @@ class GlobalRandomness(Randomness):
 
     def __init__(self, like: Tensor) -> None:
         self._like = like
+        self.place, self.size = torch.arange(len(like)), len(like)
 
     def rand(self) -> Tensor:
         return torch.rand(len(self._like), dtype=torch.float64, device=self._like.device)
+
+    def shared(self, group: Tensor) -> Tensor:
+        return torch.rand(int(group.max()) + 1, dtype=torch.float64)[group]
 
     def randn_like(self, x: Tensor) -> Tensor:
         return torch.randn_like(x)

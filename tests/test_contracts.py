@@ -64,8 +64,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "objective/hybrid": ["parameterization.learned_variance=true"],
         "objective/vlb": ["parameterization.learned_variance=true"],
         "guidance/auto": ["guidance.auto.weak.run=another"],
-        "guidance/classifier": ["guidance.classifier.classifier.run=another"],
-        "guidance/classifier_free": ["conditioner=label"],
+        "guidance/classifier": ["guidance.classifier.classifier.run=another", "conditioner=label"],
+        **{f"guidance/{free}": ["conditioner=label"] for free in ("classifier_free", "cfg_plus_plus", "apg")},
         **{
             f"guidance/{measured}": [f"guidance.{measured}.measurement={tmp_path / 'y.npy'}"]
             for measured in ("dps", "inpaint", "pigdm", "repaint")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -155,7 +158,8 @@ def test_repaint_makes_the_hidden_part_agree() -> None:
 
     plain, once = miss(Inpaint(denoiser, mask, y)), miss(RePaint(denoiser, mask, y, repeats=1))
     assert once == pytest.approx(plain, abs=0.1)
-    assert miss(RePaint(denoiser, mask, y, repeats=15)) < 0.5 * plain
+    for jump in (1, 5):
+        assert miss(RePaint(denoiser, mask, y, repeats=15, jump=jump)) < 0.5 * plain
 
 
 def test_repaint_pays_for_its_repeats() -> None:
@@ -166,8 +170,51 @@ def test_repaint_pays_for_its_repeats() -> None:
             calls.append(t)
             return super().__call__(x, t, cond)
 
-    DDIM(10)(RePaint(Counting(Cosine(), 0.0, 0.8), Mask(box=[0, 0, 1, 1]), picture(), repeats=3), picture())
+    guided = RePaint(Counting(Cosine(), 0.0, 0.8), Mask(box=[0, 0, 1, 1]), picture(), repeats=3, jump=1)
+    DDIM(10)(guided, picture())
     assert len(calls) == 9 * 3 + 1  # the step to clean data once
+
+
+@pytest.mark.parametrize(("steps", "jump", "repeats"), [(250, 10, 10), (50, 10, 3), (20, 7, 2), (20, 1, 4), (5, 10, 9)])
+def test_repaint_visits_the_levels_that_diffusers_visits(steps: int, jump: int, repeats: int) -> None:
+    """The paper's 250 steps with j = r = 10 are 2,410 calls; with the 2,160 steps up between them 4,570 in all."""
+    theirs = diffusers.RePaintScheduler()
+    theirs.set_timesteps(steps, jump_length=jump, jump_n_sample=repeats)
+    at = (theirs.timesteps // (1000 // steps)).tolist()
+    down = [here for here, there in pairwise([*at, -1]) if there < here]
+    seen = []
+
+    class Watching(GaussianDenoiser):
+        def __call__(self, x, t, cond=Cond()):  # noqa: B008
+            seen.append(round(t * steps) - 1)
+            return super().__call__(x, t, cond)
+
+    guided = RePaint(Watching(Cosine(), 0.0, 0.8), Mask(box=[0, 0, 1, 1]), picture(), repeats=repeats, jump=jump)
+    DDIM(steps)(guided, picture())
+    assert seen == down
+    if steps == 250:
+        assert (len(seen), len(at)) == (2410, 4570)
+
+
+def test_repaint_goes_back_by_the_forward_process() -> None:
+    """The state that a stretch begins from again has the marginal of its level."""
+    denoiser, kept = GaussianDenoiser(Cosine(), 0.3, 0.5), []
+
+    class Watching(GaussianDenoiser):
+        def __call__(self, x, t, cond=Cond()):  # noqa: B008
+            kept.append((t, x))
+            return denoiser(x, t, cond)
+
+    hidden = Mask(box=[0, 0, 8, 8])
+    noise = torch.randn(4000, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    guided = RePaint(Watching(Cosine(), 0.3, 0.5), hidden, torch.zeros(1, 8, 8).double(), repeats=2, jump=20)
+    Ancestral(40)(guided, noise)
+    t, x = kept[39]  # after 39 steps down and 20 up
+    level = denoiser.schedule.level(t)
+    assert t == 21 / 40
+    assert float(x.mean()) == pytest.approx(level.alpha * 0.3, abs=0.01)
+    assert float(x.std()) == pytest.approx(math.hypot(level.alpha * 0.5, level.sigma), abs=0.01)
 
 
 def test_measurements_come_from_files(tmp_path: Path) -> None:
@@ -216,6 +263,7 @@ def test_what_cannot_be_measured_is_refused() -> None:
         (lambda: Downsample(3)(x), r"operator\.factor"),
         (lambda: Blur(0.0), r"operator\.width"),
         (lambda: RePaint(denoiser, Mask(box=[0, 0, 1, 1]), x, repeats=0), r"guidance\.repaint\.repeats"),
+        (lambda: RePaint(denoiser, Mask(box=[0, 0, 1, 1]), x, jump=0), r"guidance\.repaint\.jump"),
         (lambda: DPS(denoiser, Downsample(2), x, scale=-1.0), r"guidance\.dps\.scale"),
     ):
         with pytest.raises(ValueError, match=key):

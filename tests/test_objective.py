@@ -294,6 +294,29 @@ def test_coupled_draws_keep_their_distribution_and_lose_variance(make: type, cou
     assert together.mean(1).std() < 0.5 * alone.mean(1).std()
 
 
+@pytest.mark.parametrize("make", [Uniform, LogNormal, LogitNormal])
+@pytest.mark.parametrize("coupling", ["stratified", "antithetic"])
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_split_over_ranks_or_parts_draws_the_times_of_the_whole(make: type, coupling: str, parts: int):
+    schedule, index = on(FlowSchedule()), torch.tensor([7, 3, 12, 0, 9, 5, 1, 4])
+    settings = {"seed": 0, "stream": TRAINING, "step": 5}
+    whole, _ = make(coupling=coupling)(schedule, KeyedRandomness(index, **settings))
+    split = [
+        make(coupling=coupling)(schedule, KeyedRandomness(mine, place=place, size=8, **settings))[0]
+        for mine, place in zip(index.chunk(parts), torch.arange(8).chunk(parts), strict=True)
+    ]
+    torch.testing.assert_close(torch.cat(split), whole, rtol=0, atol=0)
+    assert len(whole.unique()) == 8
+
+
+def test_strata_are_even_and_pairs_are_mirrored():
+    schedule = on(FlowSchedule())
+    t, _ = Uniform(t_min=0.0, coupling="stratified")(schedule, keyed(10))
+    torch.testing.assert_close(t.sort().values.diff(), torch.full((9,), 0.1, dtype=torch.float64))
+    t, _ = Uniform(t_min=0.0, coupling="antithetic")(schedule, keyed(10))
+    torch.testing.assert_close(t[::2] + t[1::2], torch.ones(5, dtype=torch.float64))
+
+
 def test_continuous_times_stay_above_their_least():
     t, _ = Uniform(t_min=0.25)(on(FlowSchedule()), keyed(2000))
     assert 0.25 < t.min() < 0.26

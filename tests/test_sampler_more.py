@@ -191,6 +191,40 @@ def test_unipc_without_corrector_history_starts_as_ddim():
     assert torch.allclose(seen[0], ddim[0], rtol=1e-12)
 
 
+# Guidance between steps -----------------------------------------------------------------------------------------------
+
+
+class Carried:
+    """Puts the state onto another path of the ODE after step k, as guidance that acts between steps may."""
+
+    def __init__(self, denoiser, other, k):
+        self.denoiser, self.schedule, self.other, self.left = denoiser, denoiser.schedule, other, k
+
+    def __call__(self, x, t, cond=None):
+        return self.denoiser(x, t)
+
+    def after(self, x, cur, nxt, again, randn_like):
+        self.left -= 1
+        return self.denoiser.transport(self.other, 1.0, nxt.t) if self.left == 0 else x
+
+
+@pytest.mark.parametrize("path", [p for p in SAMPLERS if from_config(p).order > 1], ids=lambda path: path.stem)
+def test_a_sampler_goes_on_from_where_guidance_put_it(path):
+    """Whatever it remembers of the first path, it ends where the second one does."""
+    schedule = Between(ContinuousVP(), 0.1, 0.8)
+    denoiser, z, other = GaussianDenoiser(schedule, MEAN, STD), noise(), noise(seed=9)
+    if path.stem in ("restart", "dpm_solver_pp_2m_sde"):
+        settings = {"intervals": []} if path.stem == "restart" else {"eta": 0.0}
+    else:
+        settings = {}
+    sampler = from_config(path, **({"steps": 2} if path.stem == "rk45" else {"steps": 200}), spacing=None, **settings)
+    ends = [denoiser.transport(w * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0) for w in (z, other)]
+    start = other * schedule.prior_std(schedule.level(1.0))
+    out = sampler(Carried(denoiser, start, 1 if path.stem == "rk45" else 100), z)
+    assert float((ends[0] - ends[1]).abs().max()) > 0.5
+    assert torch.allclose(out, ends[1], atol=0.1)  # one step of extrapolation over the jump
+
+
 # Bad input ------------------------------------------------------------------------------------------------------------
 
 

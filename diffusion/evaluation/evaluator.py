@@ -6,6 +6,7 @@ import hashlib
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from diffusion.evaluation.clip_score import ClipScore
 from diffusion.evaluation.extractors.extractor import Extractor, Indexed
 from diffusion.evaluation.forecast import Forecast, forecast, largest
 from diffusion.evaluation.generate import Generator
+from diffusion.evaluation.likelihood.base import Likelihood, Measured
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
 from diffusion.evaluation.result import Result, spread
@@ -42,6 +44,7 @@ class Evaluator:
         clip: folder of a CLIP model, for clip_score.
         cache: folder for the reference's rows, or ``None``.
         save_samples: keep the pictures, as ``samples.npz``.
+        likelihood: bits per dimension of the test split as well, or ``None``.
 
     Raises:
         ValueError: an unknown extractor or metric, too few samples for a metric, weights of another hash.
@@ -66,6 +69,7 @@ class Evaluator:
         clip: str | None = None,
         cache: str | None = None,
         save_samples: bool = False,
+        likelihood: Likelihood | None = None,
     ) -> None:
         if repeats < 1 or batch_size < 1:
             raise ValueError(f"evaluation.repeats and .batch_size are at least 1, got {repeats} and {batch_size}")
@@ -82,6 +86,7 @@ class Evaluator:
         self.clip = ClipScore(clip) if "clip_score" in self.metrics else None
         self.cache = None if cache is None else Path(cache)
         self.save_samples = save_samples
+        self.likelihood = likelihood
         fidelity.check(self.metrics, num_samples, self.protocol)
         self.layers = {metric: self.extractor.layer(metric) for metric in self.metrics if metric != "clip_score"}
         self.layers["fd"] = self.extractor.layer("fd")
@@ -126,6 +131,10 @@ class Evaluator:
             raise ValueError("clip_score needs captions, and there are none; leave it out of evaluation.metrics")
         if self.repeats > 1 and not generated:
             raise ValueError(f"pictures are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
+        if self.likelihood is not None:
+            if not isinstance(samples, Generator) or data is None:
+                raise ValueError("bits per dimension are of a model and its data; leave evaluation/likelihood out")
+            self.likelihood.check(samples.denoiser)
         where = torch.device(device or (samples.device if isinstance(samples, Generator) else "cpu"))
         ranks = Ranks()
         try:
@@ -138,6 +147,7 @@ class Evaluator:
                 scores, part = scoring.score(samples, labels, texts, origin, total, block, folder)
                 repeated.append(scores)
                 cost = {name: cost.get(name, 0.0) + value for name, value in part.items()}
+            measured = self._measured(samples, data, ranks, folder, progress)
             record = {
                 **scoring.record(total, origin, cost),
                 "about": dict(about or {}),
@@ -152,7 +162,11 @@ class Evaluator:
                     "peak_memory_bytes": largest(ranks.all_gather(fingerprint.peak_memory(where))),
                 },
             }
-            result = Result(spread(repeated), scoring.floor, record, repeated if len(repeated) > 1 else [])
+            metrics = spread(repeated)
+            if measured is not None:
+                metrics, record["likelihood"] = metrics | measured.metrics, measured.record
+                record["cost"] |= measured.cost
+            result = Result(metrics, scoring.floor, record, repeated if len(repeated) > 1 else [])
 
             def keep() -> Result:
                 if folder is not None:
@@ -183,6 +197,15 @@ class Evaluator:
             return forecast(scoring, generator, self.num_samples, folder, batches)
         finally:
             ranks.close()
+
+    def _measured(
+        self, model: Any, data: Data | None, ranks: Ranks, folder: Path | None, progress: Progress | None
+    ) -> Measured | None:
+        if self.likelihood is None or data is None:
+            return None
+        shards = None if folder is None else folder / "shards"
+        show = None if progress is None else partial(progress, "reading off bits per dimension")
+        return self.likelihood.measure(model, data, ranks, self.seed, shards, show)
 
 
 def _count(pictures: Indexed) -> int:

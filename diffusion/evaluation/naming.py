@@ -25,8 +25,17 @@ def canonical(metric: str, extractor: str) -> str:
 
 def name(metric: str, extractor: str, n: int) -> str:
     """The key of a metric over ``n`` samples: ``fid_50k``, ``fid_inf_50k``, ``fd_digits-cnn-v1_897``."""
-    number = f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)
+    number = _number(n)
     if extractor != "inception":
         return f"{metric}_{extractor}_{number}"
     head, *rest = metric.split("_")
     return "_".join([_INCEPTION.get(head, head), *rest, number])
+
+
+def counted(metric: str, n: int) -> str:
+    """The key of a metric that has no extractor: ``bits_per_dim_flow_10k``."""
+    return f"{metric}_{_number(n)}"
+
+
+def _number(n: int) -> str:
+    return f"{n // 1000}k" if n >= 1000 and n % 1000 == 0 else str(n)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.sampler.base import Sampler
+from diffusion.guidance.base import Guidance
+from diffusion.sampler.base import Again, Denoise, Sampler
 from diffusion.seeds import mix
 from diffusion.training.module import DiffusionModule
+from diffusion.types import Cond, Denoiser
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -26,7 +30,7 @@ def build(node: Any, **extra: Any) -> Any:
     try:
         return instantiate(node, **extra, _convert_="all")
     except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError):
+        if isinstance(error.__cause__, ValueError | ConfigError):
             raise ConfigError(str(error.__cause__)) from error
         raise
 
@@ -47,10 +51,43 @@ def check_sampler(sampler: Sampler, denoiser: NetworkDenoiser) -> None:
     Raises:
         ConfigError: steps or times that the schedule or the sampler cannot take.
     """
-    try:
+    with refused():
         sampler.levels(denoiser.schedule)
+
+
+@torch.no_grad()
+def check_guidance(denoiser: Denoiser, sampler: Sampler, x: Tensor, cond: Cond) -> None:
+    """Whether a nest of guidance works with this model, sampler and condition: one call for one sample, thrown away.
+
+    denoiser: a nest of its own, as some guidance remembers. x, cond: of one sample.
+
+    Raises:
+        ConfigError: what a wrapper refuses: no labels, a classifier or a measurement of other data.
+    """
+    levels = sampler.levels(denoiser.schedule)
+    cur, nxt = levels[-2:]
+    rows, inner = 1, denoiser
+    while isinstance(inner, Guidance):  # measurements may be one for each sample
+        rows, inner = max(rows, getattr(inner, "rows", 1)), inner.denoiser
+    x, cond = x.expand(rows, *x.shape[1:]), cond.map(lambda v: v.expand(rows, *v.shape[1:]))
+    with refused():
+        denoiser(x, cur.t, cond)
+        if isinstance(denoiser, Guidance):
+            last = Again(sampler, Denoise(denoiser, cond, denoiser.schedule), levels, len(levels) - 1, torch.zeros_like)
+            denoiser.after(x, cur, nxt, last, torch.zeros_like)
+
+
+@contextmanager
+def refused() -> Iterator[None]:
+    """What a part refuses with a ``ValueError`` is the user's to mend.
+
+    Raises:
+        ConfigError: the part's own sentence.
+    """
+    try:
+        yield
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def build_data(cfg: DictConfig) -> Any:
@@ -58,11 +95,13 @@ def build_data(cfg: DictConfig) -> Any:
     return build(cfg.data)
 
 
-def build_trainer(cfg: DictConfig, extra: Sequence[Any] = ()) -> Any:
-    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger is told the resolved config."""
+def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str, Any] | None = None) -> Any:
+    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger is told the resolved config, and
+    ``about`` the run what is no setting."""
     callbacks = [*(build(node) for node in cfg.callbacks.values()), *extra]
     loggers = [build(node) for node in cfg.logger.values()]
-    plain = OmegaConf.to_container(cfg, resolve=True)
+    plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    plain["run"] = dict(about or {})
     for logger in loggers:
         logger.log_hyperparams(plain)
     return build(cfg.trainer, callbacks=callbacks, logger=loggers)

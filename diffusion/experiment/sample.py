@@ -16,7 +16,7 @@ from PIL import Image
 from rich.progress import track
 
 from diffusion.evaluation.generate import Generator
-from diffusion.experiment.build import build, check_sampler
+from diffusion.experiment.build import build, check_guidance, check_sampler, refused
 from diffusion.experiment.restore import load_module
 from diffusion.guidance.base import guide
 from diffusion.training.module import DiffusionModule
@@ -60,21 +60,27 @@ def build_generator(
 ) -> Generator:
     """What draws with a trained module: its averaged weights unless ``cfg.weights`` is raw, the config's sampler."""
     averaged = cfg.get("weights", "ema") == "ema"
+    denoiser = module.ema_denoiser if averaged else module.denoiser
+    conditioner = module.ema_conditioner if averaged else module.conditioner
     data = cfg.data
-    shape = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device)).shape
+    x = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device))
     sampler, guidance = build(cfg.sampler), build(cfg.guidance)
-    check_sampler(sampler, module.denoiser)
-    return Generator(
-        guide(module.ema_denoiser if averaged else module.denoiser, guidance),
-        sampler,
-        shape[1:],
-        conditioner=module.ema_conditioner if averaged else module.conditioner,
-        autoencoder=module.autoencoder,
-        num_classes=data.num_classes if module.conditioner.dim else 0,
-        labels=labels,
-        captions=captions,
-        device=module.device,
-    )
+    check_sampler(sampler, denoiser)
+    with refused():
+        generator = Generator(
+            guide(denoiser, guidance),
+            sampler,
+            x.shape[1:],
+            conditioner=conditioner,
+            autoencoder=module.autoencoder,
+            num_classes=data.num_classes if conditioner.dim else 0,
+            labels=labels,
+            captions=captions,
+            device=module.device,
+        )
+        last = torch.tensor([max(generator.num_classes - 1, 0)])  # of balanced labels the class with the largest number
+        check_guidance(guide(denoiser, guidance), sampler, x, generator.cond(last, seed=0))
+    return generator
 
 
 def settings_name(cfg: DictConfig, num_samples: int, seed: int) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from diffusion.experiment.build import build, build_data, build_module, build_trainer
+from diffusion.experiment.build import build, build_data, build_module, build_trainer, refused
 from diffusion.experiment.evaluate import score
 from diffusion.experiment.launch import launch
 from diffusion.experiment.preemption import StopWhenAsked
@@ -49,6 +49,9 @@ def run(cfg: DictConfig) -> None:
     data.setup()  # unreadable data are refused before anything else is built
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
     module = build_module(cfg)
+    if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
+        with refused():
+            likelihood.check(module.sampling_denoiser())
     trainer = build_trainer(cfg, extra=[StopWhenAsked()])
     checkpoint = folder / LAST if cfg.resume is not None else None
     trained = sum(p.numel() for p in module.denoiser.network.parameters())

@@ -40,6 +40,7 @@ class APG(ClassifierFree):
         if not -1 < momentum < 1:
             raise ValueError(f"the momentum lies in (-1, 1), got {momentum}; set {self.key}.momentum")
         super().__init__(denoiser, scale, interval, mode)
+        self.pointwise = self.pointwise and momentum == 0
         self.parallel = parallel
         self.norm = norm
         self.momentum = momentum

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,31 @@ from torch import Tensor, nn
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine, expand, scale
 
-Again = Callable[[Tensor], Tensor]
-"""A sampler's step from another x at the level it left, to the level it reached."""
+AfterStep = Callable[[Tensor, Level, Level], Tensor]
+
+
+class Again(Protocol):
+    """The sampler's last steps, taken again from another x (:class:`diffusion.sampler.base.Again`).
+
+    taken: steps so far. left: steps still to come.
+    """
+
+    taken: int
+    left: int
+
+    def level(self, steps: int) -> Level:
+        """The level where the last ``steps`` steps began."""
+
+    def __call__(self, x: Tensor, steps: int = 1, after: AfterStep | None = None) -> Tensor:
+        """x at ``level(steps)`` -> x at the level reached, ``after`` acting on each step."""
 
 
 class Guidance(ABC):
     """A denoiser that asks another one and changes its answer.
 
     needs_grad: differentiates through the denoiser, so sampling must not run in inference mode.
+    pointwise: all that it does is its answer to (x, t), so that a likelihood can be computed of it; False where it acts
+        between steps or remembers earlier levels.
     """
 
     needs_grad: bool = False
@@ -32,6 +49,7 @@ class Guidance(ABC):
         self.denoiser = denoiser
         self.schedule = denoiser.schedule
         self.needs_grad = self.needs_grad or getattr(denoiser, "needs_grad", False)
+        self.pointwise = type(self).after is Guidance.after and getattr(denoiser, "pointwise", True)
 
     @abstractmethod
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Prediction:
@@ -43,7 +61,7 @@ class Guidance(ABC):
         Most guidance changes the prediction and leaves this alone. It serves what acts on the state between two steps
         (replaced pixels, a gradient that is added to it), in any sampler; the innermost wrapper comes first.
 
-        again: the same step from another x at ``cur``, for going back and forth.
+        again: the last steps from another x, for going back and forth.
         """
         inner = getattr(self.denoiser, "after", None)
         return x if inner is None else inner(x, cur, nxt, again, randn_like)

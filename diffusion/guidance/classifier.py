@@ -56,6 +56,7 @@ class Classifier(Guidance):
                 f"set {self.key}.form and {self.key}.variance"
             )
         super().__init__(denoiser)
+        self.pointwise = form == "score" and getattr(denoiser, "pointwise", True)
         self.classifier = classifier
         self.scale = scale
         self.interval = interval

@@ -33,6 +33,7 @@ class Measured(Guidance):
         self.measurement = measurement
         self.simulate = simulate
         self._y = read(measurement) if isinstance(measurement, str) else measurement
+        self.rows = len(self._y) if self._y.ndim == 4 else 1
 
     def y(self, x: Tensor) -> Tensor:
         """The measurement beside x (B, C, H, W), as (B or 1, C, h, w).

@@ -15,30 +15,48 @@ from diffusion.types import Denoiser, RandnLike, combine
 
 
 class RePaint(Inpaint):
-    """Inpainting by replacement in which each step is taken ``repeats`` times, noise being added back in between
-    (Lugmayr et al. 2022, algorithm 1). Its network calls grow by that factor.
+    """Inpainting by replacement in which stretches of ``jump`` steps are taken ``repeats`` times, noise being added
+    back in between (Lugmayr et al. 2022, algorithm 1, and the schedule of their appendix B).
+
+    The stretches end 1, 1 + jump, 1 + 2 jump, ... steps before clean data; one that would begin before the first step
+    is left out. T steps cost T + (repeats - 1) jump ((T - 1) // jump) calls of a one-call sampler. List it last in
+    ``guidance=[...]``: what comes before it then acts on every repeated step, what comes after it on the last only.
 
     Args:
-        repeats: the paper's U; 1 is plain replacement. Its longer jumps are not offered.
+        repeats: the paper's r, 1 is plain replacement.
+        jump: the paper's j; 1 repeats every single step.
         operator, measurement, simulate: see :class:`Inpaint`.
     """
 
     key = "guidance.repaint"
 
     def __init__(
-        self, denoiser: Denoiser, operator: Mask, measurement: Tensor | str, simulate: bool = True, repeats: int = 10
+        self,
+        denoiser: Denoiser,
+        operator: Mask,
+        measurement: Tensor | str,
+        simulate: bool = True,
+        repeats: int = 10,
+        jump: int = 10,
     ) -> None:
-        if repeats < 1:
-            raise ValueError(f"a step is taken once or more, got repeats={repeats}; set {self.key}.repeats")
+        if repeats < 1 or jump < 1:
+            raise ValueError(
+                f"stretches of 1 step or more are taken once or more, got jump={jump} and repeats={repeats}; "
+                f"set {self.key}.jump and {self.key}.repeats"
+            )
         super().__init__(denoiser, operator, measurement, simulate)
         self.repeats = repeats
+        self.jump = jump
 
     def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
-        x = super().after(x, cur, nxt, again, randn_like)
-        if nxt.sigma == 0:
+        def replaced(x: Tensor, cur: Level, nxt: Level) -> Tensor:
+            return super(RePaint, self).after(x, cur, nxt, again, randn_like)
+
+        x = replaced(x, cur, nxt)
+        if again.left == 0 or (again.left - 1) % self.jump or again.taken < self.jump:
             return x
-        std = math.sqrt(between(cur, nxt).large)
+        start = again.level(self.jump)
+        std = math.sqrt(between(start, nxt).large)  # of jump steps of noise at once
         for _ in range(self.repeats - 1):
-            back = combine(cur.alpha / nxt.alpha, x, std, randn_like(x))
-            x = super().after(again(back), cur, nxt, again, randn_like)
+            x = again(combine(start.alpha / nxt.alpha, x, std, randn_like(x)), self.jump, replaced)
         return x

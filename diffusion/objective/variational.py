@@ -39,19 +39,21 @@ def bits_per_dim(
     x0: Tensor,
     cond: Cond = Cond(),  # noqa: B008 - frozen and empty
     *,
-    variance: Variance = "learned",
+    variance: Variance | None = "learned",
     randomness: Randomness | None = None,
 ) -> BitsPerDim:
     """The bound of each sample of x0 (B, C, H, W) over the full chain: T calls of the denoiser.
 
-    variance: of the reverse step, as ancestral sampling takes it.
+    variance: of the reverse step, as ancestral sampling takes it; ``None`` is learned where predicted, else large.
     randomness: of the noise at each step, drawn from the cleanest on.
 
     Raises:
-        ValueError: a schedule without a table, or a learned variance asked of a model that has none.
+        ValueError: a schedule without a table, a learned variance asked of a model that has none, or guidance that acts
+            between steps or remembers, whose chain has no such bound.
     """
     schedule, randomness = denoiser.schedule, randomness or GlobalRandomness(x0)
     T = table_of(schedule)
+    check_pointwise(denoiser)
     terms, mse = [], []
     for i in range(T):
         level = schedule.level((i + 1) / T)
@@ -59,7 +61,8 @@ def bits_per_dim(
         x = combine(level.alpha, x0, level.sigma, eps)
         prediction = denoiser(x, level.t, cond)
         t = torch.full((len(x0),), level.t, dtype=torch.float64, device=x0.device)
-        terms.append(bound(prediction, schedule, x0, x, t, variance))
+        chosen = variance or ("large" if prediction.var_mix is None else "learned")
+        terms.append(bound(prediction, schedule, x0, x, t, chosen))
         mse.append((prediction.eps - eps).float().square().flatten(1).mean(1))
     end = schedule.level(1.0)
     prior = _kl((end.alpha * x0).double(), math.log(end.sigma**2), 0.0, 0.0).flatten(1).mean(1) / math.log(2)
@@ -133,6 +136,17 @@ def _kl(mean: Tensor, log_var: Tensor | float, other_mean: float, other_log_var:
     return 0.5 * (ratio - 1 - difference + (mean - other_mean) ** 2 * inverse)
 
 
+def check_pointwise(denoiser: Denoiser) -> None:
+    """Raises:
+    ValueError: guidance that acts between steps or remembers: a chain whose steps are not functions of x and t.
+    """
+    if not getattr(denoiser, "pointwise", True):
+        raise ValueError(
+            "the variational bound is that of a chain whose steps depend on x and t alone, and this guidance acts "
+            "between steps or remembers earlier levels; leave it out of guidance=[...]"
+        )
+
+
 def table_of(schedule: Schedule) -> int:
     """T, the number of steps of the chain.
 
@@ -142,6 +156,6 @@ def table_of(schedule: Schedule) -> int:
     if schedule.steps is None:
         raise ValueError(
             "the variational bound is that of a chain over a beta table, and this schedule is continuous; "
-            "use schedule=linear or cosine, or the likelihood through the probability-flow ODE"
+            "use schedule=linear or cosine, or the exact likelihood (evaluation/likelihood=flow)"
         )
     return schedule.steps

@@ -11,7 +11,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -20,6 +19,9 @@ from torch import Tensor
 
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing
+
+AfterStep = Callable[[Tensor, Level, Level], Tensor]
+"""x at the second level, reached from the first -> what becomes of it there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,33 @@ class Denoise:
     def at(self, noise: float) -> Level:
         """The level at which sigma / alpha is ``noise``."""
         return self.schedule.level(self.schedule.time(noise))
+
+
+class Again:
+    """Steps that were taken, from another x: what guidance that goes back and forth asks for (RePaint).
+
+    taken: steps so far. left: steps still to come. state: what the next step will remember.
+    """
+
+    def __init__(
+        self, sampler: Sampler, denoise: Denoise, levels: list[Level], taken: int, randn_like: RandnLike
+    ) -> None:
+        self.sampler, self.denoise, self.levels, self.randn_like = sampler, denoise, levels, randn_like
+        self.taken, self.left = taken, len(levels) - 1 - taken
+        self.state: Any = None
+
+    def level(self, steps: int) -> Level:
+        """The level where the last ``steps`` steps began."""
+        return self.levels[self.taken - steps]
+
+    def __call__(self, x: Tensor, steps: int = 1, after: AfterStep | None = None) -> Tensor:
+        """x at ``level(steps)`` -> x at the level reached, ``after`` acting on each step. They begin without a past:
+        earlier answers are of another path."""
+        self.state = None
+        for cur, nxt in pairwise(self.levels[self.taken - steps : self.taken + 1]):
+            x, self.state = self.sampler.step(self.denoise, x, cur, nxt, self.state, self.randn_like)
+            x = x if after is None else after(x, cur, nxt)
+        return x
 
 
 class Sampler(ABC):
@@ -99,15 +128,13 @@ class Sampler(ABC):
         for i, (cur, nxt) in enumerate(pairwise(levels)):
             reached, then = self.step(denoise, x, cur, nxt, state, randn_like)
             if after is not None:
-                again = partial(self._again, denoise, cur, nxt, state, randn_like)
-                reached = after(reached, cur, nxt, again, randn_like)
+                again = Again(self, denoise, levels, i + 1, randn_like)
+                again.state = then
+                reached, then = after(reached, cur, nxt, again, randn_like), again.state
             x, state = reached, then
             if on_step is not None:
                 on_step(i, nxt, x)
         return x
-
-    def _again(self, denoise: Denoise, cur: Level, nxt: Level, state: Any, randn_like: RandnLike, x: Tensor) -> Tensor:
-        return self.step(denoise, x, cur, nxt, state, randn_like)[0]
 
     @abstractmethod
     def step(

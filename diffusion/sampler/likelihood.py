@@ -16,13 +16,17 @@ class FlowLikelihood:
     """log p(x_0) by the change of variables along the probability-flow ODE (Song et al. 2021, score SDE, eq. 39), the
     divergence estimated by Skilling-Hutchinson with random signs (eq. 40): unbiased, exact for a diagonal Jacobian.
 
+    Guidance is part of the flow where all that it does is its answer to (x, t) (``Guidance.pointwise``), differentiable
+    once more; other guidance is refused. The solver chooses its steps for the whole batch, so that a sample's value
+    depends on the others by as much as the tolerances allow.
+
     Args:
         rtol, atol: tolerances of one solver step.
         end: time at which the data are put, below which the model is not asked; a table's first knot bounds it.
         probes: sign vectors of the divergence's estimate; its standard error falls as 1 / sqrt(probes).
 
     Raises:
-        ValueError: tolerances, end or probes that are not above 0.
+        ValueError: tolerances, end or probes that are not above 0; when called, guidance that makes no flow.
     """
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-5, end: float = 1e-5, probes: int = 1) -> None:
@@ -44,6 +48,7 @@ class FlowLikelihood:
         randn_like: RandnLike = torch.randn_like,
     ) -> Tensor:
         """x0 (B, ...), continuous or dequantised data -> log-density (B,) in nats, float64."""
+        self.check(denoiser)
         schedule = denoiser.schedule
         start, last = schedule.level(max(self.end, 1 / (schedule.steps or math.inf))), schedule.level(1.0)
         denoise = Denoise(denoiser, cond, schedule)
@@ -67,6 +72,18 @@ class FlowLikelihood:
         x = (u * radius(last)).flatten(1).double()
         prior = -0.5 * (x / std).square().sum(1) - D * (math.log(std) + 0.5 * math.log(2 * math.pi))
         return prior + divergence + D * (math.log(radius(last)) + math.log(start.alpha / radius(start)))
+
+    @staticmethod
+    def check(denoiser: Denoiser) -> None:
+        """Raises:
+        ValueError: guidance that acts between steps, remembers, or answers with a gradient of its own.
+        """
+        if not getattr(denoiser, "pointwise", True) or getattr(denoiser, "needs_grad", False):
+            raise ValueError(
+                "a likelihood through the probability-flow ODE needs a prediction that is a differentiable function of "
+                "x and t alone, and this guidance acts between steps, remembers earlier levels or differentiates by "
+                "itself; leave it out of guidance=[...]"
+            )
 
 
 def bits_per_dim(log_density: Tensor, dim: int, bin_width: float = 1 / 127.5) -> Tensor:

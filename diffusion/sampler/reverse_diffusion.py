@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
-from diffusion.schedule.base import Level
+from diffusion.schedule.base import Level, Schedule
 from diffusion.schedule.posterior import between
 from diffusion.types import RandnLike, combine
 
@@ -23,14 +23,18 @@ class ReverseDiffusion(Sampler):
 
     order = 1
 
-    def step(
-        self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
-    ) -> tuple[Tensor, None]:
-        if cur.alpha == 0:
+    def levels(self, schedule: Schedule) -> list[Level]:
+        levels = super().levels(schedule)
+        if levels[0].alpha == 0:
             raise ValueError(
                 "reverse diffusion discretises an SDE whose drift is infinite where alpha is 0, and does not converge "
                 "from there; use spacing=karras or spacing=log_snr, which start below, or sampler=ancestral"
             )
+        return levels
+
+    def step(
+        self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
+    ) -> tuple[Tensor, None]:
         variance = between(cur, nxt).large
         mean = combine(2 - cur.alpha / nxt.alpha, x, -variance / cur.sigma, denoise(x, cur.t).eps)
         return (mean if nxt.sigma == 0 else combine(1.0, mean, math.sqrt(variance), randn_like(x))), None

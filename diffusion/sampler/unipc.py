@@ -14,8 +14,8 @@ from diffusion.schedule.base import Level
 from diffusion.types import RandnLike, Spacing, combine
 
 Variant = Literal["bh1", "bh2"]
-State = tuple[Tensor, Past]
-"""The corrected state at the newest level of the past, and the past."""
+State = tuple[Tensor, Tensor, Past]
+"""The corrected state at the newest level of the past, what was predicted from it, and the past."""
 
 
 class UniPC(Sampler):
@@ -50,10 +50,12 @@ class UniPC(Sampler):
         x0 = denoise(x, cur.t).x0
         past: Past = ()
         if state is not None:
-            before, past = state
-            x = self._move(before, past, cur, x0)
+            before, predicted, past = state
+            corrected = self._move(before, past, cur, x0)
+            x = corrected if x is predicted else x + (corrected - predicted)  # guidance has moved it since
         past = ((cur, x0), *past)[: self.predictor]
-        return self._move(x, past, nxt), (x, past)
+        predicted = self._move(x, past, nxt)
+        return predicted, (x, predicted, past)
 
     def _move(self, x: Tensor, past: Past, nxt: Level, arrived: Tensor | None = None) -> Tensor:
         """x from the past's newest level to ``nxt``; ``arrived`` is the answer there, where it is known."""

@@ -26,17 +26,18 @@ def check_coupling(coupling: str) -> None:
 def uniforms(randomness: Randomness, coupling: Coupling) -> Tensor:
     """(B,) numbers in [0, 1), each uniform, float64.
 
-    stratified: one offset for the batch, u_i = (u_0 + i / B) mod 1 (Kingma et al. 2021, appendix I.1); antithetic: the
-    second half is 1 - u of the first (Song et al. 2021, DDIM's code). Both lower the variance of the batch's loss by
-    tying its samples together, so that a sample's time depends on its place in the batch of its rank.
+    stratified: one offset for the batch, u_i = (u_0 + i / B) mod 1 (Kingma et al. 2021, appendix I.1); antithetic:
+    neighbours are u and 1 - u (Song et al. 2021, DDIM's code, which pairs the two halves). Both lower the variance of
+    the batch's loss by tying its samples together. The batch is that of the optimizer step, however it is split over
+    ranks and accumulated parts.
     """
-    u = randomness.rand()
+    place = randomness.place
     if coupling == "stratified":
-        return (u[0] + torch.arange(len(u), dtype=u.dtype, device=u.device) / len(u)) % 1
+        return (randomness.shared(torch.zeros_like(place)) + place.double() / randomness.size) % 1
     if coupling == "antithetic":
-        half = u[: (len(u) + 1) // 2]
-        return torch.cat((half, (1 - half[: len(u) // 2]) % 1))
-    return u
+        u = randomness.shared(place // 2)
+        return torch.where(place % 2 == 0, u, (1 - u) % 1)
+    return randomness.rand()
 
 
 def on_knots(schedule: Schedule, t: Tensor) -> Tensor:
