@@ -5,8 +5,8 @@ python scripts/compare.py outputs/demo outputs/other output=comparison
 python scripts/compare.py copied/wandb
 """
 
-import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -20,8 +20,7 @@ from diffusion.reporting.table import compare, over_seeds
 CONFIG = Path(__file__).parents[1] / "conf" / "compare.yaml"
 
 
-def main(words: list[str]) -> None:
-    folders, settings = options.read(words, CONFIG)
+def main(folders: list[Path], settings: dict[str, Any]) -> None:
     runs, notes = find(folders, read_status)
     runs = [run for run in runs if settings["filter"] in str(run.folder)]
     if not runs:
@@ -46,11 +45,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(options.usage(__doc__, CONFIG))
-    else:
-        try:
-            main(sys.argv[1:])
-        except ReportError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    options.run(main, __doc__, CONFIG)

@@ -6,8 +6,8 @@ python scripts/workspace.py outputs/demo save=false output=workspace.json
 Needs `pip install 'alphabar[workspace]'`; saving needs `wandb login`.
 """
 
-import sys
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -21,8 +21,7 @@ from diffusion.reporting.workspace import build, logged_in, model
 CONFIG = Path(__file__).parents[1] / "conf" / "workspace.yaml"
 
 
-def main(words: list[str]) -> None:
-    folders, settings = options.read(words, CONFIG)
+def main(folders: list[Path], settings: dict[str, Any]) -> None:
     runs, _ = find(folders, read_status)
     name = settings["name"] or folders[0].resolve().name
     workspace = build(
@@ -43,11 +42,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    if {"-h", "--help"} & set(sys.argv):
-        print(options.usage(__doc__, CONFIG))
-    else:
-        try:
-            main(sys.argv[1:])
-        except ReportError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
+    options.run(main, __doc__, CONFIG)

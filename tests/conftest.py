@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from toys import make_toy
 
 from diffusion.experiment import resolvers
 
@@ -28,3 +29,9 @@ def train_config(tmp_path: Path) -> Callable[..., DictConfig]:
         return config(folder, *small, *overrides)
 
     return make
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Path:
+    """A folder with a small script of its own, to be swept."""
+    return make_toy(tmp_path)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from test_experiment_sweep import ROOT, TINY, start, sweep, toy, wait_for_cells  # noqa: F401
+from test_experiment_launchers import ROOT, TINY
+from toys import start, sweep, wait_for_cells
 
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.search import distribution, pruner, result, sampler, storage
@@ -24,7 +25,7 @@ SEARCH = ["hydra/sweeper=search", "hydra.sweeper.metric=score", "hydra.sweeper.s
 
 
 @pytest.fixture
-def hill(toy: Path) -> Path:  # noqa: F811
+def hill(toy: Path) -> Path:
     """The score is the distance of ``scale`` from 0.3, and NaN above 0.8."""
     code = (toy / "toy.py").read_text()
     score = "{float('nan') if cfg.scale > 0.8 else abs(cfg.scale - 0.3)}"
@@ -143,3 +144,35 @@ def test_a_poor_training_is_pruned_and_counts_as_finished(tmp_path: Path):
 def study_values(journal: Path, number: int) -> list[int]:
     known = optuna.load_study(study_name="search", storage=storage(journal))
     return list(known.trials[number].intermediate_values)
+
+
+@pytest.mark.slow
+def test_a_whole_search_prunes_survives_a_divergence_and_adds_to_its_study(tmp_path: Path):
+    """Four good trainings, one that hardly learns, one that diverges; then the same command with one more."""
+    folder = tmp_path / "s"
+    folder.mkdir()
+    known = optuna.create_study(storage=storage(folder / "study.journal"), study_name="search")
+    for rate in (4e-3, 3e-3, 2e-3, 5e-3, 1e-9, 1e30):
+        known.enqueue_trial({"optimizer.lr": rate})
+    arguments = [a for a in TINY if not a.startswith(("callbacks=", "trainer.val_check", "evaluation", "trainer.max"))]
+    arguments += ["callbacks=[checkpoint,monitor,progress]", "trainer.max_steps=6", "trainer.val_check_interval=2"]
+    arguments += ["evaluation=none", "lr_scheduler.warmup=1", "hydra/sweeper=search", "hydra.sweeper.metric=val/loss"]
+    arguments += ["hydra.sweeper.pruner=median", f"paths.outputs={tmp_path}", "name=s"]
+    command = [sys.executable, "scripts/train.py", "-m", *arguments, "optimizer.lr=tag(log,interval(1e-9,1e30))"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    for trials in (6, 7):
+        done = subprocess.run(
+            [*command, f"hydra.sweeper.n_trials={trials}"], cwd=ROOT, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        found = optuna.load_study(study_name="search", storage=storage(folder / "study.journal")).trials
+        assert [t.state.name for t in found[:6]] == ["COMPLETE"] * 4 + ["PRUNED", "FAIL"], done.stderr
+        assert len(found) == trials
+    assert list(found[0].intermediate_values) == [2, 4]
+    assert list(found[4].intermediate_values) == [2]
+    assert "has diverged" in found[5].user_attrs["why"]
+    states = [
+        (status["status"], status.get("pruned", False)) for status in map(read_status, folder.glob("*/")) if status
+    ]
+    assert states.count(("finished", True)) >= 1
+    assert states.count(("finished", False)) >= 4

@@ -27,7 +27,7 @@ from diffusion.experiment import check, resolvers, sweep
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.restore import COMPOSED, RESOLVED
 from diffusion.experiment.scored import score_overrides, whole
-from diffusion.experiment.status import write_atomic
+from diffusion.experiment.status import read_status, write_atomic
 from diffusion.reporting.ablation import Cell, Measured
 
 log = logging.getLogger(__name__)
@@ -50,31 +50,33 @@ class Settings:
 
 
 def run(cells: Sequence[Cell], settings: Settings) -> int:
-    """Trains and scores what is not there yet, through the launcher of ``settings.hydra`` -> 0, or 1 if any failed."""
+    """Trains and scores what is not there yet, through the launcher of ``settings.hydra``.
+
+    Returns: 0, 1 if any failed, more where it was asked to stop. What did not finish training is not scored.
+    """
     failed = 0
     with _entry("train", train_task, settings) as (layout, launch):
         trainings = list(_trainings(cells, settings, layout).values())
         if any(training.status.get("status") != "finished" for training in trainings):
-            failed |= launch(list({training.identity: training for training in trainings}.values()))
+            failed = launch(list({training.identity: training for training in trainings}.values()))
+    if failed > 1:
+        return failed
     with _entry("evaluate", evaluate_task, settings) as (layout, launch):
         missing = []
         for cell, folder, seed in _runs(cells, settings):
-            if (folder / "config.yaml").is_file() and _score(cell, folder, seed, settings, layout) is None:
+            if _trained(folder) and _score(cell, folder, seed, settings, layout) is None:
                 missing.append(layout.cell(_scoring(cell, folder, seed, settings), [cell.name, f"seed={seed}"]))
-        if missing:
-            failed |= launch(missing)
-    return failed
+        return max(failed, launch(missing)) if missing else failed
 
 
 def measured(cells: Sequence[Cell], settings: Settings) -> list[Measured]:
     """What is there of each cell, whoever made it."""
-    found: dict[str, list[dict[str, Any]]] = {cell.name: [] for cell in cells}
+    found: dict[str, dict[int, dict[str, Any]]] = {cell.name: {} for cell in cells}
     runs = list(_runs(cells, settings))
     with _entry("evaluate", evaluate_task, settings) as (layout, _):
         for cell, folder, seed in runs:
-            if (folder / "config.yaml").is_file():
-                record = _score(cell, folder, seed, settings, layout)
-                found[cell.name] += [record] if record else []
+            if _trained(folder) and (record := _score(cell, folder, seed, settings, layout)):
+                found[cell.name][seed] = record
     return [_measured(cell, found[cell.name]) for cell in cells]
 
 
@@ -198,8 +200,12 @@ def _score(cell: Cell, folder: Path, seed: int, settings: Settings, layout: swee
         raise ConfigError(f"{path} is damaged; remove it, and the cell is scored again") from None
 
 
-def _measured(cell: Cell, records: list[dict[str, Any]]) -> Measured:
-    names = dict.fromkeys(name for record in records for name in record["metrics"])
-    values = {name: [r["metrics"][name] for r in records if name in r["metrics"]] for name in names}
-    nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records]
-    return Measured(cell, values, nfe[0] if nfe else None)
+def _trained(folder: Path) -> bool:
+    return (read_status(folder) or {}).get("status") == "finished"
+
+
+def _measured(cell: Cell, records: dict[int, dict[str, Any]]) -> Measured:
+    names = dict.fromkeys(name for record in records.values() for name in record["metrics"])
+    values = {name: [r["metrics"][name] for r in records.values() if name in r["metrics"]] for name in names}
+    nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records.values()]
+    return Measured(cell, values, nfe[0] if nfe else None, list(records))

@@ -170,12 +170,16 @@ def _write_manifest(cells: list[Cell], fixed: list[str], swept: list[str]) -> No
     if path.is_file():
         try:
             known = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            known = {}
-        if known and {key: known.get(key) for key in mine} != mine:
+            theirs = {"swept": list(known["swept"]), "fixed": list(known["fixed"])}
+        except (ValueError, KeyError, TypeError):
             raise ConfigError(
-                f"{path.parent} holds another sweep (over {', '.join(known['swept']) or 'nothing'}, with "
-                f"{' '.join(known['fixed']) or 'no other override'}); give this one a name=... of its own"
+                f"{path} is half-written or of another version; remove it, and the cells in {path.parent} that are "
+                "finished are kept"
+            ) from None
+        if theirs != mine:
+            raise ConfigError(
+                f"{path.parent} holds another sweep (over {', '.join(theirs['swept']) or 'nothing'}, with "
+                f"{' '.join(theirs['fixed']) or 'no other override'}); give this one a name=... of its own"
             )
     listed = known.get("cells", {}) | {cell.identity: cell.swept for cell in cells}
     write_atomic(path, json.dumps({**mine, "cells": listed}, indent=2) + "\n")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
-from omegaconf import OmegaConf, open_dict
+from hydra.core.utils import JobReturn
+from omegaconf import OmegaConf
+
+from diffusion.experiment.launched import launched, prepare
 
 
 def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> list[JobReturn]:
@@ -18,15 +19,13 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    setup_globals()
-    configure_log(launcher.config.hydra.hydra_logging, launcher.config.hydra.verbose)
-    Path(str(launcher.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+    prepare(launcher.config)
     init: dict[str, Any] = _plain(launcher.init)
     mine = not ray.is_initialized()
     if mine:
         ray.init(**init)
     try:
-        remote = ray.remote(**_plain(launcher.remote))(_job)
+        remote = ray.remote(**_plain(launcher.remote))(launched)
         state = Singleton.get_state()
         waiting = [
             remote.remote(launcher.context, launcher.config, launcher.task, state, list(overrides), initial_job_idx + i)
@@ -36,22 +35,6 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
     finally:
         if mine:
             ray.shutdown()
-
-
-def _job(context: Any, config: Any, task: Any, state: Any, overrides: list[str], number: int) -> JobReturn:
-    setup_globals()
-    Singleton.set_state(state)
-    cfg = context.config_loader.load_sweep_config(config, overrides)
-    with open_dict(cfg):
-        cfg.hydra.job.id = f"{cfg.hydra.job.name}_{number}"
-        cfg.hydra.job.num = number
-    return run_job(
-        hydra_context=context,
-        task_function=task,
-        config=cfg,
-        job_dir_key="hydra.sweep.dir",
-        job_subdir_key="hydra.sweep.subdir",
-    )
 
 
 def _plain(node: Any) -> dict[str, Any]:

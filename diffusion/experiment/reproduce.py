@@ -59,6 +59,8 @@ def reproduce(cfg: DictConfig) -> None:
         _plan(cells, settings, float(cfg.tflops), console)
         return
     failed = ablation.run(cells, settings)
+    if failed > 1:
+        sys.exit(failed)
     found = ablation.measured(cells, settings)
     folder = Path(cfg.output) if cfg.output else Path(settings.outputs) / ablation.FOLDER / "tables"
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from datetime import datetime
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
@@ -12,9 +14,11 @@ from diffusion.experiment.ranks import shared_id
 
 
 def register() -> None:
-    """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen."""
+    """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen;
+    ``${run_name:<folder>}`` what a person calls the run."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("choice", choice, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
 
 
 def choice(group: str) -> str | None:
@@ -29,3 +33,15 @@ def run_id() -> str:
     if (shared := shared_id()) is not None:
         return shared
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def run_name(folder: str | None) -> str:
+    """What is special about a run: a sweep's cell by its swept values, another by its overrides, else its folder."""
+    run = Path(folder or "run")  # --cfg job has no folder yet
+    try:
+        words = json.loads((run.parent / "sweep.json").read_text(encoding="utf-8"))["cells"][run.name]
+    except (OSError, ValueError, KeyError):
+        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        words = [word for word in given if not word.startswith(("name=", "paths.", "logger", "resume="))]
+    text = " ".join(words) or run.name
+    return text if len(text) <= 120 else f"{text[:119]}…"

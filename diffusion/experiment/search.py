@@ -81,7 +81,8 @@ class Search:
         return int(not self._complete())
 
     def _missing(self) -> int:
-        return int(self.s.n_trials) - len(self.study.trials)
+        begun = [t for t in self.study.trials if t.state.name != "WAITING"]  # not what was enqueued from elsewhere
+        return int(self.s.n_trials) - len(begun)
 
     def _batch(self, trials: list[Any]) -> int:
         cells: list[tuple[Any, Cell]] = []

@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -75,6 +76,7 @@ class Sweep:
             state = cell.status.get("status") if cell.recorded else None
             cell.skipped = state == "finished" or (state == "failed" and not retry and not cell.status.get("killed"))
         os.environ[SWEEPER] = str(os.getpid())
+        STOPPING.clear()
         start = time.monotonic()
         previous = signal.signal(signal.SIGTERM, self._stop)
         try:
@@ -94,6 +96,7 @@ class Sweep:
     def _stop(self, signum: int, frame: Any) -> None:
         """SIGTERM: the jobs first, while their launcher still lives, so that they can save."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        STOPPING.set()
         _stop_jobs(self.cells)
         raise Preempted
 
@@ -119,12 +122,15 @@ class Sweep:
         if not cells[0].recorded:  # each job writes into the run that it reads
             OmegaConf.set_readonly(config.hydra, False)
             config.hydra.sweep.dir = str(OmegaConf.select(config, "paths.outputs") or ".")
+        words = [[*cell.overrides, *cell.extra, *self._place(cell)] for cell in cells]
+        if str(config.hydra.launcher._target_).endswith(".JoblibLauncher"):
+            from diffusion.experiment import joblib_launcher
+
+            return joblib_launcher.launch(self.context, config, self.task, words)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=config
         )
-        return launcher.launch(
-            [[*cell.overrides, *cell.extra, *self._place(cell)] for cell in cells], initial_job_idx=0
-        )
+        return launcher.launch(words, initial_job_idx=0)
 
     @staticmethod
     def _place(cell: Cell) -> list[str]:
@@ -151,6 +157,8 @@ class Sweep:
             self._launch(killed)
 
 
+STOPPING = threading.Event()
+"""The sweep of this process was asked to stop: its launcher begins no other job."""
 SWEEPER = "ALPHABAR_SWEEPER"
 """Environment variable: the process that runs the sweep, so that a job knows whether it is its own process."""
 

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion.experiment.build import build, build_data, build_module, build_trainer, refused
+from diffusion.experiment.environment import environment
 from diffusion.experiment.evaluate import score
 from diffusion.experiment.launch import launch
 from diffusion.experiment.preemption import StopWhenAsked
@@ -52,21 +53,24 @@ def run(cfg: DictConfig) -> None:
     if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
         with refused():
             likelihood.check(module.sampling_denoiser())
-    trainer = build_trainer(cfg, extra=[StopWhenAsked()])
-    checkpoint = folder / LAST if cfg.resume is not None else None
     trained = sum(p.numel() for p in module.denoiser.network.parameters())
     log.info("run folder %s, network of %.2fM parameters", folder, trained / 1e6)
+    code = 1
     try:
+        about = {"parameters": trained, "git": environment()["git"]}
+        trainer = build_trainer(cfg, extra=[StopWhenAsked()], about=about)
+        checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:
             score(cfg, evaluator, module, data, folder, trainer)
         for logger in trainer.loggers:
             logger.finalize("success")
+        code = 0
     finally:
-        _finish_wandb()
+        _finish_wandb(code)
 
 
-def _finish_wandb() -> None:
+def _finish_wandb(code: int) -> None:
     """Whatever happened, the next job in this process must not write into this job's W&B run."""
     import sys
 
@@ -74,4 +78,4 @@ def _finish_wandb() -> None:
         import wandb
 
         if wandb.run is not None:
-            wandb.finish()
+            wandb.finish(code)

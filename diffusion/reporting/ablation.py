@@ -95,6 +95,7 @@ class Measured:
     cell: Cell
     values: dict[str, list[float]]
     nfe: float | None = None
+    seeds: Sequence[int] = ()
 
     def mean(self, metric: str) -> float | None:
         values = self.values.get(metric)
@@ -167,7 +168,7 @@ def as_csv(table: Ablation, measured: Sequence[Measured]) -> str:
     for cell in measured:
         for metric in table.metrics:
             target = cell.cell.published.get(metric, "")
-            for seed, value in zip(table.seeds, cell.values.get(metric, []), strict=False):
+            for seed, value in zip(cell.seeds, cell.values.get(metric, []), strict=False):
                 writer.writerow([cell.cell.name, cell.nfe, metric, seed, repr(value), target, cell.cell.tolerance])
     return out.getvalue()
 

@@ -6,13 +6,26 @@ The settings and what they mean stand in the script's own ``conf/<script>.yaml``
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from diffusion.reporting.error import ReportError
+
+
+def run(main: Callable[[list[Path], dict[str, Any]], None], doc: str, config: Path) -> None:
+    """A script's command line: ``--help``, or ``main(folders, settings)``; one sentence and code 2 for a mistake."""
+    if {"-h", "--help"} & set(sys.argv):
+        print(usage(doc, config))
+        return
+    try:
+        main(*read(sys.argv[1:], config))
+    except ReportError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def read(words: Sequence[str], config: Path) -> tuple[list[Path], dict[str, Any]]:

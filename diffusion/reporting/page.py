@@ -59,7 +59,7 @@ def _table(table: Table) -> dict[str, Any]:
 def _curves(run: Run, losses_only: bool) -> dict[str, list[list[float]]]:
     out = {}
     for name, points in run.curves.items():
-        if name.startswith("evaluation/") or (losses_only and name not in ("train/loss", LOSS)):
+        if name.startswith(("evaluation/", "cost/")) or (losses_only and name not in ("train/loss", LOSS)):
             continue
         every = -(-len(points) // POINTS)
         out[name] = [[step, float(f"{value:.5g}")] for step, value in points[::every]]

@@ -201,13 +201,14 @@ def _wandb_run(name: str, parts: list[tuple[Path, wandb_files.Segment]]) -> Run:
         for name, points in curves.items()
         if name.startswith("evaluation/") and math.isfinite(points[-1][1])
     }
+    fingerprint = config.pop("fingerprint", {})
     ended = {0: "finished", None: "running"}.get(last.exit_code, "failed")
     return Run(
         name=f"{last.name or name} ({name})",
         folder=path.parent,
         status={"status": ended, "segments": len(parts)},
         settings=settings(config),
-        evaluations=[Evaluation("W&B", scores)] if scores else [],
+        evaluations=[Evaluation("W&B", scores, fingerprint=fingerprint)] if scores else [],
         curves=curves,
         grids=sorted(path.parent.glob("files/media/images/samples*.png")),
     )

@@ -50,8 +50,12 @@ def build(table: Table, name: str, *, project: str, entity: str | None, group: s
             panels=[
                 *(wr.BarPlot(title=score, metrics=[f"evaluation/{score}"]) for score in scores),
                 *(
-                    wr.ScatterPlot(title=f"{score} against steps", x=wr.Config("sampler.steps"), y=_summary(wr, score))
+                    wr.ScatterPlot(title=f"{score} against {what}", x=x, y=_summary(wr, score))
                     for score in scores[:1]
+                    for what, x in (
+                        ("steps", wr.Config("sampler.steps")),
+                        ("network calls", wr.SummaryMetric("cost/nfe_per_sample")),
+                    )
                 ),
             ],
         ),
