@@ -63,6 +63,10 @@ class TrendScore(Callback):
         )
         self._scored = -1
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if getattr(pl_module, "sharded", False):
+            raise ValueError("callbacks=trend draws on each rank alone, and trainer=fsdp shards its network; drop one")
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

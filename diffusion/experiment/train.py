@@ -16,6 +16,7 @@ from diffusion.experiment.launch import launch
 from diffusion.experiment.preemption import StopWhenAsked
 from diffusion.experiment.ranks import joined, rank, wanted_ranks
 from diffusion.experiment.record import Record
+from diffusion.experiment.restore import load_module
 from diffusion.training.checkpoint import LAST
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,9 @@ def run(cfg: DictConfig) -> None:
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:
+            if module.sharded:  # ranks draw different numbers of batches, which shares of a network cannot
+                trainer.strategy.barrier()  # the first rank has moved its checkpoint into place
+                module = load_module(cfg, folder)
             score(cfg, evaluator, module, data, folder, trainer)
         for logger in trainer.loggers:
             logger.finalize("success")

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies.fsdp import FSDPStrategy
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
@@ -25,6 +24,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.seeds import DROPOUT, TRAINING, KeyedRandomness, mix
 from diffusion.training.ema import EMA, average, copy_buffers
 from diffusion.training.flops import network_flops
+from diffusion.training.sharded import Sharded, release, shard
 from diffusion.types import Cond, Denoiser
 
 AVERAGING = "averaging of the weights"
@@ -77,6 +77,9 @@ class DiffusionModule(pl.LightningModule):
         self.seed = seed
         self.batches = 0
         """Batches seen in training, over all resumptions: what dropout is keyed by."""
+        self.sharded = False
+        """Every rank holds a share of the weights: all of them must call a network together."""
+        self._outline: list[nn.Module] = []  # of a sharded network, on the meta device; a list is no part of the module
         self._ema = ema
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -87,6 +90,14 @@ class DiffusionModule(pl.LightningModule):
     def configure_model(self) -> None:
         if self._compile:
             self.denoiser.network.compile()
+        if isinstance(self.trainer.strategy, Sharded):
+            mesh, blocks = self.trainer.strategy.device_mesh["data_parallel"], self.denoiser.network.blocks
+            self._outline = [copy.deepcopy(self.ema_denoiser.network).to("meta")]
+            for denoiser in (self.denoiser, self.ema_denoiser):
+                shard(denoiser.network, mesh, blocks)
+            for conditioner in (self.conditioner, self.ema_conditioner):
+                shard(conditioner, mesh, keep=True)  # a null condition is a view of a weight
+            self.sharded = True
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self._trained() if p.requires_grad])
@@ -131,6 +142,7 @@ class DiffusionModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         with self.trainer.profiler.profile(AVERAGING):  # type: ignore[attr-defined]
+            release(self.ema_conditioner)
             beta = self._ema.beta(self.trainer.global_step + 1)
             average(self._averaged(), self._trained(), beta)
             copy_buffers(self.ema_denoiser, self.denoiser)
@@ -140,7 +152,7 @@ class DiffusionModule(pl.LightningModule):
     ) -> None:
         """Clips also where a fused optimizer meets mixed precision, which Lightning refuses."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if isinstance(self.trainer.strategy, FSDPStrategy) or gradient_clip_algorithm == "value":
+        if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
         elif gradient_clip_val:
             if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
@@ -160,9 +172,8 @@ class DiffusionModule(pl.LightningModule):
         """Floating-point operations of one network call on one picture of such a batch."""
         one = {name: value[:1] for name, value in batch.items()}
         with torch.no_grad():
-            return network_flops(
-                self.ema_denoiser.network, self.encode(one["image"]).shape[1:], self.ema_conditioner(one)
-            )
+            shape, cond = self.encode(one["image"]).shape[1:], self.ema_conditioner(one)
+        return network_flops(self._outline[0] if self.sharded else self.ema_denoiser.network, shape, cond)
 
     def train(self, mode: bool = True) -> DiffusionModule:
         """The average is never trained: no dropout in it, whatever the mode."""

@@ -50,6 +50,8 @@ class PostHocEMA(Callback):
         self._step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if getattr(pl_module, "sharded", False):
+            raise ValueError("callbacks=posthoc stores whole weights, and trainer=fsdp shards them; drop one")
         now = _weights(pl_module)
         if not self._averages:
             self._averages = [{name: w.detach().clone() for name, w in now.items()} for _ in self.stds]

@@ -50,12 +50,14 @@ class SampleGrid(Callback):
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self._drawn = trainer.global_step
-        if not trainer.is_global_zero or not isinstance(module, DiffusionModule):
+        if not isinstance(module, DiffusionModule) or not (trainer.is_global_zero or module.sharded):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         shape = (data.channels, data.resolution, data.resolution)
         index = list(range(self.num_samples))
         images = draw(module, shape, index, seed=self.seed, num_classes=data.num_classes)
+        if not trainer.is_global_zero:
+            return
         path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
         save_grid(images, path)
         for logger in trainer.loggers:
