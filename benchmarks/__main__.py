@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import date
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,24 +25,23 @@ MODULES = {
     "2": "training_step",
     "3": "training_step",
     "4": "update",
+    "5": "digits",
+    "6": "overhead",
     "7": "sampler",
     "8": "sampler",
     "9": "generation",
     "10": "generation",
+    "11": "data",
     "12": "startup",
 }
-
-SLACK = 0.15
-"""What a ratio may lose before it counts: below a tenth nothing can be told on a shared machine."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Speed as ratios, measured side by side.")
     parser.add_argument("--rows", default=",".join(MODULES), help="rows of the table, comma-separated")
-    parser.add_argument("--budget", type=float, default=None, help="seconds a race may take (each has its own default)")
+    parser.add_argument("--budget", type=float, default=None, help="seconds that a row's file may take (own defaults)")
     parser.add_argument("--threads", type=int, default=None, help="1 = processor time of one thread, load or no load")
-    parser.add_argument("--json", type=Path, default=None, help="also write the rows here")
-    parser.add_argument("--guard", type=Path, default=None, help="exit 1 where a row is worse than in this file")
+    parser.add_argument("--json", type=Path, default=None, help="also write the rows here, for benchmarks.report")
     arguments = parser.parse_args()
     asked = arguments.rows.split(",")
     unknown = sorted(set(asked) - set(MODULES))
@@ -49,48 +52,54 @@ def main() -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=180)
-    table = Table(
-        "row", "what", "against", "measured", "must", "aim", "verdict", "clean samples",
-        caption=(
-            "Ratios of medians of processor time, one thread."
-            if torch.get_num_threads() == 1
-            else f"Ratios of medians, {torch.get_num_threads()} threads. Samples with more than {FOREIGN} CPUs of "
-            f"foreign load are dropped; fewer than {CLEAN} clean ones are no verdict."
-        ),
-    )  # fmt: skip
     rows: list[Row] = []
     for name in dict.fromkeys(MODULES[row] for row in asked):
         measure: Callable[..., list[Row]] = import_module(f"benchmarks.{name}").rows
         with console.status(f"benchmarks.{name}"):
             measured = measure() if arguments.budget is None else measure(budget=arguments.budget)
         rows += [row for row in measured if row.name in asked]
+        if arguments.json is not None:  # after each file: a stopped run keeps what it measured
+            arguments.json.write_text(json.dumps({"machine": machine(), "rows": plain(rows)}, indent=2) + "\n")
+    console.print(shown(rows))
+
+
+def shown(rows: list[Row]) -> Table:
+    """The rows as a table for a terminal."""
+    table = Table(
+        "row", "what", "against", "measured", "must", "aim", "verdict", "clean samples",
+        caption=(
+            "Ratios of medians of processor time, one thread."
+            if torch.get_num_threads() == 1
+            else f"Ratios of medians, {torch.get_num_threads()} threads. Samples with more than {FOREIGN} CPUs of "
+            f"foreign load are dropped; fewer than {CLEAN} clean ones are no verdict. ±: half of them lie within."
+        ),
+    )  # fmt: skip
     for row in rows:
         sign = "≤" if row.smaller else "≥"
         value = "-" if row.value is None else f"{row.value:.2f}"
         table.add_row(
             row.name, row.what, row.against, value, f"{sign} {row.must}", f"{sign} {row.aim}", row.verdict, row.samples
         )
-    console.print(table)
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(row) | {"verdict": row.verdict} for row in rows], indent=2) + "\n")
-    worse = [] if arguments.guard is None else regressions(rows, json.loads(arguments.guard.read_text()))
-    for sentence in worse:
-        console.print(sentence)
-    raise SystemExit(1 if worse else 0)
+    return table
 
 
-def regressions(rows: list[Row], stored: list[dict[str, Any]]) -> list[str]:
-    """A sentence for each conclusive row that is worse than the stored ratio by more than ``SLACK``."""
-    before = {row["name"]: row["value"] for row in stored}
-    sentences = []
-    for row in rows:
-        old = before.get(row.name)
-        if row.value is None or old is None:
-            continue
-        change = row.value / old if row.smaller else old / row.value
-        if change > 1 + SLACK:
-            sentences.append(f"row {row.name} was {old:.2f} and is {row.value:.2f}: {row.what}, against {row.against}")
-    return sentences
+def plain(rows: list[Row]) -> list[dict[str, Any]]:
+    return [asdict(row) | {"verdict": row.verdict} for row in rows]
+
+
+def machine() -> dict[str, Any]:
+    """What the ratios were measured on."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
+    return {
+        "processor": model or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "bf16": bool(torch.cpu._is_avx512_bf16_supported()) if platform.machine() == "x86_64" else None,
+        **{name: version(name) for name in ("torch", "diffusers", "pytorch-lightning")},
+        "date": date.today().isoformat(),
+    }
 
 
 if __name__ == "__main__":

@@ -57,5 +57,5 @@ if __name__ == "__main__":
     console = Console()
     console.print(f"{len(data.split('train'))} training pictures, {len(test)} test pictures")
     for name, images in damaged(test).items():
-        values = plan.evaluate(images, data, floor=False).metrics.items()
-        console.print(f"{name:16}", "  ".join(f"{metric} {value:.4f}" for metric, value in values))
+        fd, kid, kid_std = plan.evaluate(images, data, floor=False).metrics.values()
+        console.print(f"{name:16} FD {fd:7.2f}  KID {kid:.4f} +- {kid_std:.4f}")

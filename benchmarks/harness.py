@@ -2,7 +2,8 @@
 
 Contestants run in one process and take turns, so that whatever slows the machine slows all of them. A sample is kept
 where nobody else had the processor: foreign load = (busy time of the whole machine - own processor time) / wall time.
-Medians of fewer than five clean samples each say nothing, and so does the row.
+Rounds go on until every contestant has its samples or the time is up. Medians of fewer than five clean samples each
+say nothing, and so does the row.
 
 With one thread (``--threads 1``) the clock is the processor time of this process, which others' load does not
 stretch, and no sample is dropped. That is the way to a number on a machine that is never quiet; it says what the work
@@ -12,11 +13,11 @@ costs, not how well it spreads over cores.
 from __future__ import annotations
 
 import random
-import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from statistics import median
+from statistics import median, quantiles
 
 import psutil
 import torch
@@ -45,30 +46,43 @@ class Timing:
         """Median seconds, ``nan`` where there is no clean sample."""
         return median(self.seconds) if self.seconds else float("nan")
 
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles, over the median: half of the samples lie within it."""
+        if len(self.seconds) < 2:
+            return float("nan")
+        low, _, high = quantiles(self.seconds, n=4, method="inclusive")
+        return 0.5 * (high - low) / self.median
+
 
 def race(
     contestants: Mapping[str, Callable[[], object]],
     budget: float = 60.0,
     samples: int = 9,
-    repeat: Mapping[str, int] | None = None,
+    before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
     """Calls the contestants in turn, in a new order each round, until all have ``samples`` clean samples.
 
-    budget: seconds after which no new round begins, warm-up excluded.
-    repeat: calls a sample; as many as fill ``SHORTEST`` where not given.
+    Each sample is as many calls as fill ``SHORTEST``.
+
+    budget: seconds after which no new round begins, warm-up included; one round is always run.
+    before: what a contestant does ahead of each of its samples, off the clock.
     """
-    calls = {name: _calls(run) for name, run in contestants.items()} | dict(repeat or {})
+    end = time.perf_counter() + budget
+    calls = {name: _calls(run) for name, run in contestants.items()}
     timings = {name: Timing() for name in contestants}
     order = list(contestants)
     shuffle = random.Random(0).shuffle
-    end = time.perf_counter() + budget
-    while time.perf_counter() < end and any(len(t.seconds) < samples for t in timings.values()):
+    while any(len(t.seconds) < samples for t in timings.values()):
         shuffle(order)
         for name in order:
+            (before or {}).get(name, _nothing)()
             seconds, foreign = sample(contestants[name], calls[name])
             timings[name].taken += 1
             if foreign <= FOREIGN:
                 timings[name].seconds.append(seconds)
+        if time.perf_counter() > end:
+            break
     return timings
 
 
@@ -81,6 +95,17 @@ def sample(run: Callable[[], object], calls: int = 1) -> tuple[float, float]:
     if torch.get_num_threads() == 1:
         return own / calls, 0.0
     return wall / calls, max(0.0, busy - own) / wall
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """For what is too small for two threads: processor time of one."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def ratio(timings: Mapping[str, Timing], over: str, under: str) -> float | None:
@@ -118,20 +143,32 @@ class Row:
 
 
 def counts(timings: Mapping[str, Timing], *names: str) -> str:
-    """Clean samples of the contestant with the fewest, of those taken."""
-    fewest = min((timings[name] for name in names), key=lambda timing: len(timing.seconds))
-    return f"{len(fewest.seconds)} of {fewest.taken}"
+    """Clean samples of the contestant with the fewest, of those taken, and the widest spread."""
+    chosen = [timings[name] for name in names]
+    fewest = min(chosen, key=lambda timing: len(timing.seconds))
+    told = f"{len(fewest.seconds)} of {fewest.taken}"
+    return told if not fewest.seconds[1:] else f"{told} ±{max(timing.spread for timing in chosen):.0%}"
 
 
 def _calls(run: Callable[[], object]) -> int:
     run()
-    seconds, _ = sample(run)
-    return max(1, round(SHORTEST / max(seconds, 1e-7)))
+    start = time.perf_counter()
+    run()
+    return max(1, round(SHORTEST / max(time.perf_counter() - start, 1e-7)))
 
 
 def _own() -> float:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.process_time() + children.ru_utime + children.ru_stime
+    """Processor seconds of this process and its children, those that live and those that ended."""
+    me = psutil.Process()
+    own = me.cpu_times()
+    total = time.process_time() + own.children_user + own.children_system
+    for child in me.children(recursive=True):
+        try:
+            times = child.cpu_times()
+        except psutil.NoSuchProcess:  # ended meanwhile
+            continue
+        total += times.user + times.system + times.children_user + times.children_system
+    return total
 
 
 def _busy() -> float:
@@ -139,3 +176,6 @@ def _busy() -> float:
     idle = times.idle + getattr(times, "iowait", 0.0)
     counted_twice = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
     return sum(times) - idle - counted_twice
+
+
+def _nothing() -> None: ...

@@ -7,15 +7,14 @@ so that what is left is the sampler; beside it stands the step's bare arithmetic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, Timing, counts, race, ratio
+from benchmarks.harness import Row, Timing, counts, one_thread, race, ratio
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.network.base import Network
 from diffusion.parameterization.epsilon import Epsilon
@@ -50,12 +49,16 @@ class Given:
         return Prediction(x0=y, eps=y)
 
 
-def rows(budget: float = 120.0) -> list[Row]:
-    """Rows 7 (deterministic) and 8 (ancestral): a step's time over the best peer's, and over its bare arithmetic."""
+def rows(budget: float = 100.0, small: bool = False) -> list[Row]:
+    """Rows 7 (deterministic) and 8 (ancestral): a step's time over the best peer's, and over its bare arithmetic.
+
+    small: DDIM and ancestral alone.
+    """
     noise = torch.randn(64, 3, 32, 32)
     table: list[Row] = []
-    with _one_thread():
-        for name, (sampler, bare, number, must, aim) in _samplers().items():
+    with one_thread():
+        chosen = {name: it for name, it in _samplers().items() if not small or name in ("DDIM", "ancestral")}
+        for name, (sampler, bare, number, must, aim) in chosen.items():
             peers = _peers(name, noise)
             runs: dict[str, Callable[[], object]] = {
                 "ours": partial(sampler, NetworkDenoiser(Tenth(), Linear(), Epsilon()), noise),
@@ -63,7 +66,7 @@ def rows(budget: float = 120.0) -> list[Row]:
                 "bare": partial(bare, noise),
                 **peers,
             }
-            timings = race({key: _quietly(run) for key, run in runs.items()}, budget / 5)
+            timings = race({key: _quietly(run) for key, run in runs.items()}, budget / len(chosen))
             best = min(peers, key=lambda key: timings[key].median)
             us = timings["ours"].median / STEPS * 1e6
             third, quarter = (1 / 3, 0.25) if number == "7" else (must, aim)
@@ -167,13 +170,3 @@ def _quietly(run: Callable[[], object]) -> Callable[[], object]:
             return run()
 
     return call
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ from diffusion.network.unet import UNet
 from diffusion.training.ema import ConstantEMA, average
 
 
-def rows(budget: float = 30.0) -> list[Row]:
+def rows(budget: float = 30.0, small: bool = False) -> list[Row]:
     """Row 4."""
     from diffusers.training_utils import EMAModel
 
