@@ -22,10 +22,13 @@ TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING = range(7)
 
 def mix(*words: int) -> int:
     """One 63-bit key from whole numbers of any size and sign; order counts."""
-    state = np.zeros(1, np.uint64)
-    for word in words:
-        state = _splitmix(state ^ np.uint64(word % (1 << 64)))
-    return int(state[0] >> np.uint64(1))
+    z = 0
+    for word in words:  # _splitmix on Python's own numbers: ten times faster than numpy on one
+        z = ((z ^ (int(word) & _MASK)) + 0x9E3779B97F4A7C15) & _MASK
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & _MASK
+        z ^= z >> 31
+    return z >> 1
 
 
 def keys_of(index: Tensor | Sequence[int] | np.ndarray, *, seed: int, stream: int, step: int = 0) -> np.ndarray:
@@ -55,10 +58,15 @@ class KeyedRandomness(Randomness):
         self.place = torch.arange(len(index)) if place is None else place
         self.size = len(index) if size is None else size
         self._key = mix(seed, stream, step)
-        keys = keys_of(index, seed=seed, stream=stream, step=step)
-        self._generators = [torch.Generator() for _ in keys]
-        for generator, key in zip(self._generators, keys.tolist(), strict=True):
+        keys = keys_of(index, seed=seed, stream=stream, step=step).tolist()
+        self._generators = [_SPARE.pop() if _SPARE else torch.Generator() for _ in keys]
+        for generator, key in zip(self._generators, keys, strict=True):
             generator.manual_seed(key)
+
+    def __del__(self) -> None:
+        """Generators cost more to make than to seed: whoever comes next takes them over."""
+        if len(_SPARE) < _SPARE_AT_MOST:
+            _SPARE.extend(getattr(self, "_generators", ()))
 
     def rand(self) -> Tensor:
         out = torch.empty(len(self._generators), dtype=torch.float64)
@@ -81,6 +89,11 @@ class KeyedRandomness(Randomness):
         for generator, slot in zip(self._generators, on_cpu.unbind(), strict=True):
             slot.normal_(generator=generator)
         return on_cpu.to(x.device, non_blocking=True)
+
+
+_MASK = (1 << 64) - 1
+_SPARE: list[torch.Generator] = []
+_SPARE_AT_MOST = 1024
 
 
 def _splitmix(state: np.ndarray) -> np.ndarray:
