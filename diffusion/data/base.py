@@ -35,6 +35,8 @@ class ImageData(LightningDataModule, ABC):
 
     mapped: bool = False
     """True where the pictures lie in a file rather than in memory."""
+    parts: int = 1
+    """Equal parts in which a training batch is dealt, one after the other."""
 
     def __init__(
         self,
@@ -113,6 +115,7 @@ class ImageData(LightningDataModule, ABC):
             mirror_in_memory=not self.mapped,
             shuffle=not fixed,
             limit=self._limit(len(split) // self.batch_size),
+            parts=self.parts,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
@@ -150,7 +153,9 @@ class ImageData(LightningDataModule, ABC):
 
     def _limit(self, batches: int) -> int | None:
         limit = None if self.trainer is None else self.trainer.limit_train_batches
-        return max(1, int(limit * batches)) if isinstance(limit, float) else limit
+        if isinstance(limit, float):
+            return max(1, int(limit * batches))
+        return None if limit is None else limit // self.parts  # Lightning counts parts
 
     def _place(self) -> tuple[int, int]:
         if self.trainer is not None:

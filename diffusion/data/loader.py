@@ -30,6 +30,7 @@ class StatefulLoader:
         mirror_in_memory: keep a mirrored copy of all pictures; four times faster than mirroring each batch.
         shuffle: off gives the split's own order in every epoch.
         limit: batches of an epoch, where fewer are wanted than there are.
+        parts: deals each batch in so many equal parts; its state counts whole batches.
         num_workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
         pin_memory: give batches in page-locked memory where there is a GPU.
 
@@ -51,10 +52,11 @@ class StatefulLoader:
         limit: int | None = None,
         num_workers: int = 0,
         pin_memory: bool = False,
+        parts: int = 1,
     ) -> None:
-        if batch_size % world_size:
+        if batch_size % (world_size * parts):
             raise DataError(
-                f"a global batch of {batch_size} cannot be shared equally by {world_size} ranks; "
+                f"a global batch of {batch_size} cannot be shared equally by {world_size} ranks in {parts} parts; "
                 "set data.batch_size to a multiple of the number of devices"
             )
         if batch_size > len(split):
@@ -65,14 +67,15 @@ class StatefulLoader:
         self.split = split
         self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
         self.flip, self.shuffle, self.num_workers, self.pin_memory = flip, shuffle, num_workers, pin_memory
-        self.delivered = 0
+        self.parts = parts
+        self.delivered = 0  # parts
         self._batches = len(split) // batch_size if limit is None else min(limit, len(split) // batch_size)
         self._both = torch.cat((split.images, split.images.flip(-1))) if flip and mirror_in_memory else None
         self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        """Batches of an epoch; the remainder that fills none is left out, another one each epoch."""
-        return self._batches
+        """Parts of batches in an epoch; the remainder that fills no batch is left out, another one each epoch."""
+        return self._batches * self.parts
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, start = divmod(self.delivered, len(self))
@@ -83,7 +86,7 @@ class StatefulLoader:
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        return {"delivered": self.delivered, **self._dealing()}
+        return {"delivered": self.delivered // self.parts, **self._dealing()}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Raises:
@@ -95,10 +98,10 @@ class StatefulLoader:
                 f"the checkpoint's loader dealt {then}, this run's deals {self._dealing()}; "
                 "resume with the data settings that the run was started with"
             )
-        self.delivered = state["delivered"]
+        self.delivered = state["delivered"] * self.parts
 
     def _dealing(self) -> dict[str, int]:
-        return {"samples": len(self.split), "batch_size": self.batch_size, "batches": len(self), "seed": self.seed}
+        return {"samples": len(self.split), "batch_size": self.batch_size, "batches": self._batches, "seed": self.seed}
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor]:
         """The epoch's order (N,) int64, and whether the sample at each place of it is mirrored (N,) bool."""
@@ -110,7 +113,8 @@ class StatefulLoader:
         return self._epoch[1:]
 
     def _batch(self, position: int, order: Tensor, mirrored: Tensor) -> dict[str, Any]:
-        here = slice(position * self.batch_size, (position + 1) * self.batch_size)
+        size = self.batch_size // self.parts
+        here = slice(position * size, (position + 1) * size)
         rows, flips = (share(every[here], self.rank, self.world_size) for every in (order, mirrored))
         rows = rows.clone()  # the batch's own: the order stays as it is
         images = self._mirror(rows, flips) if self.flip else None

@@ -66,6 +66,7 @@ class TrendScore(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if getattr(pl_module, "sharded", False):
             raise ValueError("callbacks=trend draws on each rank alone, and trainer=fsdp shards its network; drop one")
+        self._scored = trainer.global_step  # no score before the first step, which may take several batches
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

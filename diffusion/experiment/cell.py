@@ -19,6 +19,7 @@ MACHINE = (
     "resume",
     "tags",
     "logger",
+    "micro_batch",
     "callbacks.progress",
     "callbacks.pruning",
     "data.cache",

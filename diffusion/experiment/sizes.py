@@ -137,6 +137,17 @@ def table(cfg: Plain) -> str | None:
     return None
 
 
+def micro_batch(cfg: Plain) -> str | None:
+    size, whole = cfg.get("micro_batch"), _part(cfg, "data").get("batch_size")
+    if size is None or size == "auto":
+        return None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        return f"micro_batch is a number of pictures from 1, auto or null, got {size!r}; set micro_batch=auto"
+    if isinstance(whole, int) and whole % size:
+        return f"micro_batch={size} does not divide data.batch_size={whole}; set micro_batch to a divisor of it"
+    return None
+
+
 def terminal_snr(cfg: Plain) -> str | None:
     schedule, target = _part(cfg, "schedule"), _part(cfg, "parameterization")
     ends = schedule.get("zero_terminal_snr") is True or _class(schedule) in ("Flow", "ZeroSNR")
@@ -184,7 +195,9 @@ def likelihood(cfg: Plain) -> str | None:
     evaluation = _part(cfg, "evaluation")
     if "likelihood" not in evaluation or "_target_" in evaluation:
         return None
-    return "evaluation/likelihood is a part of an evaluation, and there is none; choose one too, such as evaluation=digits"
+    return (
+        "evaluation/likelihood is a part of an evaluation, and there is none; choose one too, such as evaluation=digits"
+    )
 
 
 CHECKS: tuple[Callable[[Plain], str | None], ...] = (
@@ -194,6 +207,7 @@ CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     labels,
     second_models,
     table,
+    micro_batch,
     terminal_snr,
     learned_variance,
     extractor,

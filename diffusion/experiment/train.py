@@ -18,6 +18,7 @@ from diffusion.experiment.ranks import joined, rank, wanted_ranks
 from diffusion.experiment.record import Record
 from diffusion.experiment.restore import load_module
 from diffusion.training.checkpoint import LAST
+from diffusion.training.micro_batch import MicroBatch
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +59,9 @@ def run(cfg: DictConfig) -> None:
     log.info("run folder %s, network of %.2fM parameters", folder, trained / 1e6)
     code = 1
     try:
+        micro_batch = MicroBatch(cfg.get("micro_batch"), resumed=cfg.resume is not None)
         about = {"parameters": trained, "git": environment()["git"]}
-        trainer = build_trainer(cfg, extra=[StopWhenAsked()], about=about)
+        trainer = build_trainer(cfg, extra=[micro_batch, StopWhenAsked()], about=about)
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:

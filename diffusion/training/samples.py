@@ -37,6 +37,9 @@ class SampleGrid(Callback):
         self.seed = seed
         self._drawn = -1
 
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._drawn = trainer.global_step  # no grid before the first step, which may take several batches
+
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
