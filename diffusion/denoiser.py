@@ -35,14 +35,22 @@ class NetworkDenoiser(nn.Module):
         """(alpha, sigma) at t: floats for a float, (B,) or () float64 tensors on x's device for a tensor."""
         if isinstance(t, Tensor):
             t = t.to(x.device)
-            return self.schedule.alpha(t), self.schedule.sigma(t)
+            return self.schedule.coefficients(t)
         level = self.schedule.level(t)
         return level.alpha, level.sigma
 
-    def output(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
-        """The network's raw answer to x (B, ...) at t: the trained target, (B, C or 2C, ...), in x's dtype."""
-        alpha, sigma = self.coefficients(x, t)
-        return self._output(x, t, cond, alpha, sigma)
+    def output(
+        self,
+        x: Tensor,
+        t: Tensor | float,
+        cond: Cond = Cond(),  # noqa: B008 - frozen and empty
+        known: tuple[Coefficient, Coefficient] | None = None,
+    ) -> Tensor:
+        """The network's raw answer to x (B, ...) at t: the trained target, (B, C or 2C, ...), in x's dtype.
+
+        known: :meth:`coefficients` at t, where they have been computed.
+        """
+        return self._output(x, t, cond, *(self.coefficients(x, t) if known is None else known))
 
     def forward(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
         """x (B, ...), t a float, () or (B,) -> E[x_0 | x_t] and E[eps | x_t]."""

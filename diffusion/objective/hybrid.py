@@ -53,7 +53,7 @@ class Hybrid(Regression):
     ) -> Loss:
         self.check(denoiser)
         noised = self.noised(denoiser, x0, randomness)
-        output = denoiser.output(noised.x, noised.t, cond)
+        output = denoiser.output(noised.x, noised.t, cond, (noised.alpha, noised.sigma))
         weight, mse = self.error(denoiser, output, x0, noised)
         said = denoiser.parameterization.decode(output, noised.x, noised.alpha, noised.sigma)
         fixed_mean = replace(said, x0=said.x0.detach(), eps=said.eps.detach())

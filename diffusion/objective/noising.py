@@ -26,6 +26,11 @@ class Noised:
     sigma: Tensor
     importance: Tensor | None
 
+    @property
+    def log_snr(self) -> Tensor:
+        """log(alpha^2 / sigma^2), (B,)."""
+        return 2 * (self.alpha.log() - self.sigma.log())
+
 
 class Noising(Objective):
     """An objective at one random level a sample.
@@ -56,7 +61,7 @@ class Noising(Objective):
         randomness = randomness or GlobalRandomness(x0)
         t, importance = self.times(denoiser, randomness)
         t = t.to(x0.device)
-        alpha, sigma = denoiser.schedule.alpha(t), denoiser.schedule.sigma(t)
+        alpha, sigma = denoiser.schedule.coefficients(t)
         eps = randomness.randn_like(x0)
         if self.offset_noise:
             each = x0[:, :, *[slice(0, 1)] * (x0.ndim - 2)]

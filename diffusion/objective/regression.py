@@ -31,7 +31,8 @@ class Regression(Noising):
         self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
     ) -> Loss:
         noised = self.noised(denoiser, x0, randomness)
-        weight, mse = self.error(denoiser, denoiser.output(noised.x, noised.t, cond), x0, noised)
+        output = denoiser.output(noised.x, noised.t, cond, (noised.alpha, noised.sigma))
+        weight, mse = self.error(denoiser, output, x0, noised)
         return self.finish(denoiser, weight * mse, {"mse": mse}, noised)
 
     def error(self, denoiser: NetworkDenoiser, output: Tensor, x0: Tensor, noised: Noised) -> tuple[Tensor, Tensor]:
@@ -41,4 +42,4 @@ class Regression(Noising):
             output = output.chunk(2, dim=1)[0]
         mse = squared_error(parameterization.encode(x0, noised.eps, alpha, sigma), output)
         gain = (sigma / torch.as_tensor(parameterization.determinant(alpha, sigma))) ** 2
-        return self.weighting.on_target(denoiser.schedule.log_snr(noised.t), gain).to(mse), mse
+        return self.weighting.on_target(noised.log_snr, gain).to(mse), mse

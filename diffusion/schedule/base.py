@@ -62,6 +62,10 @@ class Schedule(ABC):
     def sigma(self, t: Tensor) -> Tensor:
         """Noise scale at t (any shape), float64."""
 
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(alpha, sigma) at t (any shape), float64: both for the price of one where they have a root in common."""
+        return self.alpha(t), self.sigma(t)
+
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2) at t."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
@@ -124,6 +128,10 @@ class VariancePreserving(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return torch.expm1(2 * self.log_alpha(t)).abs().sqrt()
 
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = self.log_alpha(t)
+        return log_alpha.exp(), torch.expm1(2 * log_alpha).abs().sqrt()
+
     def log_snr(self, t: Tensor) -> Tensor:
         log_alpha = self.log_alpha(t)
         return 2 * log_alpha - torch.log(-torch.expm1(2 * log_alpha))
@@ -155,22 +163,22 @@ class DiscreteSchedule(VariancePreserving):
         self.steps = len(betas)
         log_alpha = 0.5 * torch.log1p(-betas).cumsum(0)
         self._log_alpha = torch.cat((torch.zeros(1, dtype=torch.float64), log_alpha))
+        self._next = torch.cat((log_alpha, log_alpha[-1:]))
+        self._vanishes = bool(log_alpha[-1].isinf())
 
     @cached_property
     def _knots(self) -> list[float]:
         return self._log_alpha.tolist()
 
     def log_alpha(self, t: Tensor) -> Tensor:
-        table = self._log_alpha.to(t.device)
-        position = (t.double() * self.steps).clamp(0, self.steps)
+        position = (t.double() * self.steps).clamp_(0, self.steps)
         nearest = position.round()
         position = torch.where((position - nearest).abs() < _KNOT_TOLERANCE, nearest, position)
-        below = position.floor().clamp(max=self.steps - 1)
-        weight = position - below
-        i = below.long()
-        left, right = table[i], table[i + 1]
-        between = torch.where(right.isinf(), left + torch.log1p(-weight), left + weight * (right - left))
-        return torch.where(weight == 0, left, torch.where(weight == 1, right, between))
+        below = position.floor()
+        weight, i = position - below, below.long()
+        left, right = self._log_alpha.to(t.device)[i], self._next.to(t.device)[i]
+        between = torch.addcmul(left, weight, right - left)
+        return torch.where(right.isinf(), left + torch.log1p(-weight), between) if self._vanishes else between
 
     def level(self, t: float) -> Level:
         if not 0.0 <= t <= 1.0:
