@@ -115,11 +115,12 @@ def test_euler_and_ddim_are_one_method():
 
 class Counted:
     def __init__(self, inner):
-        self.inner, self.schedule, self.calls, self.times = inner, inner.schedule, 0, []
+        self.inner, self.schedule, self.calls, self.times, self.dtypes = inner, inner.schedule, 0, [], set()
 
     def __call__(self, x, t, cond=Cond()):  # noqa: B008
         self.calls += 1
         self.times.append(t)
+        self.dtypes.add(x.dtype)
         return self.inner(x, t, cond)
 
 
@@ -159,7 +160,9 @@ def test_calls_of_the_network(make, calls):
 def test_the_state_keeps_its_dtype_and_the_noise_is_not_changed(path):
     z = noise(dtype=torch.float32)
     kept = z.clone()
-    out = from_config(path, steps=6)(GaussianDenoiser(Cosine(1000), MEAN, STD), z)
+    counted = Counted(GaussianDenoiser(Cosine(1000), MEAN, STD))
+    out = from_config(path, steps=6)(counted, z)
+    assert counted.dtypes == {torch.float32}
     assert out.dtype == torch.float32
     assert out.shape == z.shape
     assert torch.equal(z, kept)

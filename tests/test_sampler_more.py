@@ -107,6 +107,20 @@ def test_bits_per_dim_of_a_gaussian_is_its_cross_entropy():
     assert torch.allclose(got, -nats / 2 / math.log(2) + math.log2(127.5), atol=1e-4)
 
 
+def test_the_network_is_asked_in_the_datas_own_precision():
+    seen = set()
+
+    class Watching(GaussianDenoiser):
+        def __call__(self, x, t, cond=None):
+            seen.add(x.dtype)
+            return super().__call__(x, t)
+
+    x = noise(3, dtype=torch.float32)
+    got = FlowLikelihood(1e-4, 1e-4)(Watching(Flow(), MEAN, STD), x)
+    assert (seen, got.dtype) == ({torch.float32}, torch.float64)
+    assert torch.allclose(got, FlowLikelihood(1e-4, 1e-4)(GaussianDenoiser(Flow(), MEAN, STD), x.double()), atol=1e-2)
+
+
 def test_likelihood_of_a_mixture_and_its_probes():
     """A Jacobian that is not diagonal: sign vectors estimate its trace without bias, and more of them do it better."""
     truth = Mixture(Flow(), CENTRE[:4], 0.5)

@@ -56,7 +56,7 @@ class FlowLikelihood:
 
         def drift(phi: float, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
-                u = state[0].detach().requires_grad_()
+                u = state[0].detach().to(x0.dtype).requires_grad_()  # the solver joins it to the float64 divergence
                 v = velocity(denoise, u, phi, (start, last))
                 total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
                 for i, sign in enumerate(signs):
