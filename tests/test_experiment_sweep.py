@@ -34,6 +34,17 @@ def test_an_edited_config_file_makes_new_cells(toy: Path):
     assert len(runs(toy)) == 4
 
 
+def test_a_file_that_is_edited_while_the_sweep_runs_changes_no_cell(toy: Path):
+    sweep(toy, "part=edit,good")
+    assert {p.read_text() for p in (toy / "outputs" / "toy").glob("*/metrics.csv")} == {"step,score\n1,1.5\n"}
+    (toy / "conf" / "part" / "good.yaml").write_text("mode: good\nscore: 1.5\n")
+    err = sweep(toy, "part=edit,good", "name=other", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", code=1)
+    assert (
+        "1 finished, 1 failed" in err
+    )  # another process composes anew, and says so
+    assert "was edited while the sweep ran" in err
+
+
 def test_what_failed_runs_again_and_the_others_go_on(toy: Path):
     err = sweep(toy, "part=fail,good,exit", code=1)
     assert "2 failed, 1 finished" in err
@@ -67,6 +78,24 @@ def test_a_key_that_the_experiment_pins_is_refused(toy: Path):
 
 def test_sweeping_where_things_lie_is_refused(toy: Path):
     assert "not what it computes" in sweep(toy, "paths.outputs=a,b", code=2)
+
+
+@pytest.mark.parametrize("text", ['{"swept": ["se', "[]", '{"cells": {}}'])
+def test_a_half_written_or_foreign_list_of_cells_is_refused_and_kept(toy: Path, text: str):
+    (toy / "outputs" / "toy").mkdir(parents=True)
+    (toy / "outputs" / "toy" / "sweep.json").write_text(text)
+    err = sweep(toy, "seed=1,2", code=2)
+    assert "sweep.json is half-written or of another version; remove it" in err
+    assert err.count("\n") == 1
+    assert (toy / "outputs" / "toy" / "sweep.json").read_text() == text
+
+
+def test_a_half_written_status_is_a_cell_to_run(toy: Path):
+    sweep(toy, "seed=1,2")
+    (cell, _) = runs(toy)
+    (toy / "outputs" / "toy" / cell / "status.json").write_text('{"status": "fin')
+    assert "1 finished, 1 skipped" in sweep(toy, "seed=1,2").replace("1 skipped, 1 finished", "1 finished, 1 skipped")
+    assert sorted(runs(toy).values()) == [1, 2]
 
 
 def test_a_folder_of_another_sweep_is_refused_and_kept(toy: Path):
@@ -131,13 +160,32 @@ def test_a_cell_that_another_process_is_at_is_waited_for(toy: Path):
     second.communicate()
 
 
-def test_a_cell_that_does_nothing_costs_little(toy: Path):
+NOTHING = '''
+"""Nothing."""
+from pathlib import Path
+from diffusion.experiment.app import app
+from diffusion.experiment.record import Record
+
+@app("train")
+def main(cfg):
+    with Record(Path(cfg.paths.run), cfg):
+        pass
+
+if __name__ == "__main__":
+    main()
+'''
+
+
+def test_a_cell_that_does_nothing_costs_little(tmp_path: Path):
+    """Of processor time, with the whole config of a training."""
+
     def work(*arguments: str) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        sweep(toy, *arguments)
+        sweep(tmp_path, *arguments)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
+    (tmp_path / "toy.py").write_text(NOTHING)
     assert (work("seed=range(21)", "name=many") - work("seed=0", "name=one")) / 20 < 0.3
 
 

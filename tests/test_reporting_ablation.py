@@ -126,24 +126,38 @@ def test_overrides_inside_a_list_need_no_quotes():
     ]  # fmt: skip
 
 
-@pytest.mark.slow
-def test_what_is_there_is_kept(tmp_path):
-    """Run twice: the second time nothing is trained or scored, and the numbers are the same."""
+def reproduced(folder: Path, *words: str) -> str:
+    """The numbers of two small cells of a table that share one training."""
     command = [
         sys.executable, ROOT / "scripts" / "reproduce.py", "ablation=digits_solvers", "cells=[ddim_S5,heun_S3]",
-        "seeds=[0]", f"paths.outputs={tmp_path}", "train=[trainer.max_steps=2,network.channels=8,~callbacks.samples]",
+        "seeds=[0]", f"paths.outputs={folder}", "train=[trainer.max_steps=2,network.channels=8,~callbacks.samples]",
         "evaluate=[evaluation.num_samples=20,evaluation.metrics=[fd],evaluation.is_splits=2,evaluation.batch_size=20]",
+        "ablation.metrics=[fd_digits-cnn-v1_20]", *words,
     ]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(list(folder.glob("reproduce/*/checkpoints/last.ckpt"))) == 1, "both cells share one training"
+    numbers = (folder / "reproduce" / "tables" / "digits_solvers.csv").read_text()
+    assert len(numbers.splitlines()) == 3
+    return numbers
+
+
+@pytest.mark.slow
+def test_what_is_there_is_kept_whatever_launched_it(tmp_path):
+    """Through joblib, then again one after the other: nothing is trained or scored, and the numbers are the same."""
     pages, times = [], []
-    for _ in range(2):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-        pages.append((tmp_path / "reproduce" / "tables" / "digits_solvers.csv").read_text())
+    for words in (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], []):
+        pages.append(reproduced(tmp_path, *words))
         times.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")})
     assert pages[0] == pages[1]
     assert times[0] == times[1]
     assert len(times[0]) == 2
-    assert len(list(tmp_path.glob("reproduce/*/checkpoints/last.ckpt"))) == 1, "both cells share one training"
+
+
+@pytest.mark.slow
+def test_a_table_is_the_same_through_submitit(tmp_path):
+    one, other = reproduced(tmp_path / "one"), reproduced(tmp_path / "other", "hydra/launcher=submitit_local")
+    assert one == other
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,8 @@ def main(cfg):
             sys.exit(3)
         if cfg.part.mode == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if cfg.part.mode == "edit":
+            Path("conf/part/good.yaml").write_text("mode: good\\nscore: 9.5\\n")
         if cfg.part.mode == "nap":
             time.sleep(3)
         if cfg.part.mode == "sleep":
@@ -59,7 +61,7 @@ def make_toy(tmp_path: Path) -> Path:
         (conf / path.relative_to(CONF)).write_text(path.read_text())
     (conf / "toy.yaml").write_text(CONFIG)
     (conf / "part").mkdir()
-    for mode in ("good", "fine", "fail", "exit", "kill", "nap", "sleep"):
+    for mode in ("good", "fine", "fail", "exit", "edit", "kill", "nap", "sleep"):
         (conf / "part" / f"{mode}.yaml").write_text(f"mode: {mode}\nscore: 1.5\n")
     (conf / "experiment").mkdir()
     (conf / "experiment" / "none.yaml").write_text("{}\n")

@@ -24,6 +24,7 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.experiment import check, resolvers, sweep
+from diffusion.experiment.loader import Loader
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.restore import COMPOSED, RESOLVED
 from diffusion.experiment.scored import score_overrides, whole
@@ -86,7 +87,7 @@ def configs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, D
         with _entry("train", train_task, settings) as (layout, _):
             trainings = _trainings(cells, replace(settings, seeds=settings.seeds[:1]), layout)
             for training in {t.identity: t for t in trainings.values()}.values():
-                cfg = layout.compose(training.overrides, [])
+                cfg = layout.compose(training.overrides)
                 folder = Path(place) / training.identity
                 write_atomic(folder / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
                 write_atomic(folder / COMPOSED, OmegaConf.to_yaml(cfg))
@@ -94,7 +95,7 @@ def configs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, D
             for cell in cells:
                 name = trainings[_key(cell, settings.seeds[0])].identity
                 overrides = _scoring(cell, Path(place) / name, settings.seeds[0], settings)
-                cfg = layout.compose(overrides, [])
+                cfg = layout.compose(overrides)
                 check.check(cfg)
                 cfg.trainer = OmegaConf.load(Path(place) / name / RESOLVED).trainer
                 yield cell, cfg, name
@@ -145,7 +146,10 @@ def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[sweep.Lay
                 raise RuntimeError("Hydra did not start")
             config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
             HydraConfig.instance().set_config(config)
-            context = HydraContext(config_loader=inner.config_loader, callbacks=Callbacks())
+            context = HydraContext(
+                config_loader=Loader(inner.config_loader),  # type: ignore[arg-type]
+                callbacks=Callbacks(),
+            )
             yield sweep.Layout(context, task, config), lambda cells: sweep.Sweep(context, task, config, cells).run()
     finally:
         GlobalHydra.instance().clear()
@@ -190,7 +194,7 @@ def _score(cell: Cell, folder: Path, seed: int, settings: Settings, layout: swee
     """The record of a finished evaluation, ``None`` where it is not there."""
     from diffusion.experiment.evaluate import target
 
-    cfg = layout.compose(_scoring(cell, folder, seed, settings), [])
+    cfg = layout.compose(_scoring(cell, folder, seed, settings))
     path = target(cfg) / "metrics.json"
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))

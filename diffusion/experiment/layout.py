@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -48,7 +46,7 @@ class Cell:
 
     @property
     def name(self) -> str:
-        return " ".join(self.swept) or "(no override)"
+        return " ".join(line.lstrip("+") for line in self.swept) or "(no override)"
 
 
 def plan(context: Any, task: Any, config: DictConfig, arguments: list[str]) -> list[Cell]:
@@ -97,30 +95,21 @@ class Layout:
     def __init__(self, context: Any, task: Any, config: DictConfig) -> None:
         self.loader, self.config = context.config_loader, config
         self.finish: Callable[[DictConfig], DictConfig] | None = getattr(task, "finish", None)
-        self._chosen: list[str | None] | None = None
-        self._composed: DictConfig | None = None
 
-    def compose(self, overrides: list[str], swept: list[str]) -> DictConfig:
+    def compose(self, overrides: list[str]) -> DictConfig:
         """A job's whole config, without Hydra's node, as the job will see it; ``${hydra:...}`` speaks of this job then.
-
-        Files are read again only where a cell chooses other options than the one before: values are set in a copy.
 
         Raises:
             ConfigError: it cannot be composed.
         """
-        parsed = OverridesParser.create().parse_overrides(overrides)
         try:
-            values = [o for o in parsed if o.input_line in swept and not self.loader.get_group_options(o.key_or_group)]
-            chosen = [o.input_line for o in parsed if o not in values]
-            if self._composed is None or chosen != self._chosen:
-                self._chosen, self._composed = chosen, self.loader.load_sweep_config(self.config, chosen)
-            cfg = copy.deepcopy(self._composed)
-            ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            cfg = self.loader.load_sweep_config(self.config, overrides)
             cfg.hydra.runtime.output_dir = "."
             HydraConfig.instance().set_config(cfg)
             own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
             return self.finish(own) if self.finish else own
         except (HydraException, OmegaConfBaseException) as error:
+            parsed = OverridesParser.create().parse_overrides(overrides)
             raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
 
     def cell(self, overrides: list[str], swept: list[str]) -> Cell:
@@ -130,7 +119,7 @@ class Layout:
             ConfigError: a mistake in it.
         """
         try:
-            cfg = self.compose(overrides, swept)
+            cfg = self.compose(overrides)
             recorded = "run" not in cfg
             try:
                 check.check(cfg)

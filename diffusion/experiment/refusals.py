@@ -27,6 +27,16 @@ def refusal(target: str, values: Mapping[str, Any]) -> str | None:
 
     values: its node of the config as plain containers; parts that are built from it are not known yet, and stay out.
     """
+    key = (target, repr(values))  # the cells of a sweep ask the same of most parts
+    if key not in _SAID:
+        _SAID[key] = _first(target, values)
+    return _SAID[key]
+
+
+_SAID: dict[tuple[str, str], str | None] = {}
+
+
+def _first(target: str, values: Mapping[str, Any]) -> str | None:
     parts = target.split(".")
     ends = [end for end in range(len(parts) - 1, 0, -1) if module_file(".".join(parts[:end])) is not None]
     found = lookup(".".join(parts[: ends[0]]), ".".join(parts[ends[0] :])) if ends else None

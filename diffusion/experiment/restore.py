@@ -7,10 +7,14 @@ theirs to change.
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from diffusion.experiment.mistakes import ConfigError
 
@@ -39,7 +43,7 @@ def resume_overrides(overrides: list[str]) -> list[str]:
             f"resume={run}: the run has no checkpoints/last.ckpt to continue from; it stopped before its first save, "
             "so start it again without resume"
         )
-    stored = [str(line) for line in OmegaConf.load(run / OVERRIDES)]
+    stored = [str(line) for line in _read(run, OVERRIDES)]
     new = {_key(line) for line in overrides}
     kept = [line for line in stored if _key(line) not in new and _key(line) != "resume"]
     return [*kept, *overrides, f"hydra.run.dir='{run}'"]
@@ -55,10 +59,14 @@ def with_run(cfg: DictConfig) -> DictConfig:
     """
     run = Path(cfg.run)
     _expect_run(run, "run")
-    merged = OmegaConf.load(run / RESOLVED)
-    composed = OmegaConf.load(run / COMPOSED)
-    if not isinstance(merged, DictConfig) or not isinstance(composed, DictConfig):
-        raise ConfigError(f"{run / RESOLVED} is damaged: a mapping was expected")
+    merged, composed = _read(run, RESOLVED), _read(run, COMPOSED)
+    for node, name in ((merged, RESOLVED), (composed, COMPOSED)):
+        lacks = [key for key in ("paths", "data", "schedule", "network", *FREE) if key not in node]
+        if lacks:
+            raise ConfigError(
+                f"{run / name} has no '{lacks[0]}': it is half-written, or of another version of this project; sample "
+                "and score that run with the version in its environment.json"
+            )
     for room in FREE:
         mine = cfg.get(room) or OmegaConf.create({})
         if cfg.choices.get(room) is None:
@@ -87,7 +95,13 @@ def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> Diffusi
     from diffusion.experiment.build import build_module
 
     path = checkpoint_path(run, checkpoint)
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} is no checkpoint of this project, or half-written ({str(error).splitlines()[0][:80]}); give "
+            "another with checkpoint="
+        ) from error
     module = build_module(cfg)
     mine = module.state_dict()
     wrong = [k for k in {**mine, **state} if k not in mine or k not in state or mine[k].shape != state[k].shape]
@@ -112,6 +126,42 @@ def checkpoint_path(run: Path, checkpoint: str) -> Path:
             return path
     there = sorted(p.stem for p in named.parent.glob("*.ckpt"))
     raise ConfigError(f"no checkpoint '{checkpoint}' in {run}; there are: {', '.join(there) or 'none'}")
+
+
+def refuse_to_continue(cfg: DictConfig, run: Path) -> None:
+    """Asked before a run is continued, so that its record still tells what its weights are of.
+
+    Raises:
+        ConfigError: ``cfg`` has another network or conditioner than the run; its checkpoint is half-written.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if last.is_file() and not zipfile.is_zipfile(last):
+        raise ConfigError(f"{last} is half-written; put a whole one in its place, or start again without resume")
+    stored = _read(run, RESOLVED) if (run / RESOLVED).is_file() else {}
+    for room in ("network", "conditioner"):
+        mine, theirs = OmegaConf.to_container(cfg[room], resolve=True), stored.get(room)
+        if theirs is None or mine == theirs:
+            continue
+        key = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))  # type: ignore[dict-item, union-attr]
+        raise ConfigError(
+            f"{run} was trained with {room}.{key}={theirs.get(key)}, and this would continue it with "
+            f"{mine.get(key)}; leave that setting as it was, or start another run without resume"  # type: ignore[union-attr]
+        )
+
+
+def _read(run: Path, name: str) -> Any:
+    """The YAML file ``name`` of a run folder."""
+    try:
+        node = OmegaConf.load(run / name)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{run} has no {name}: it was copied in part, or made by another version of this project"
+        ) from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{run / name} is damaged or half-written ({' '.join(str(error).split())[:80]})") from None
+    if not isinstance(node, ListConfig if name == OVERRIDES else DictConfig):
+        raise ConfigError(f"{run / name} is damaged or half-written: it holds nothing that could be read")
+    return node
 
 
 def _expect_run(run: Path, key: str) -> None:

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from diffusion.experiment.layout import Cell, Layout
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.sweep import Sweep, refuse_ranks
+from diffusion.experiment.sweep import Sweep, refuse_ranks, remembering
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,8 @@ class Search:
                 "a search needs something to vary, and no override gives a choice; "
                 "write for example optimizer.lr='tag(log,interval(1e-5,1e-2))'"
             )
-        self.layout = Layout(sweeper.context, sweeper.task, sweeper.config)
+        self.context = remembering(sweeper.context)
+        self.layout = Layout(self.context, sweeper.task, sweeper.config)
         self.folder = Path(str(sweeper.config.hydra.sweep.dir))
         self.study = self._open()
 
@@ -98,7 +99,7 @@ class Search:
             cells.append((trial, cell))
         if not cells:
             return 0
-        code = Sweep(self.s.context, self.s.task, self.s.config, [cell for _, cell in cells]).run(quiet=True)
+        code = Sweep(self.context, self.s.task, self.s.config, [cell for _, cell in cells]).run(quiet=True)
         if code > 1:
             return code  # asked to stop: the trials stay running, and the next call finishes them
         for trial, cell in cells:

@@ -20,9 +20,12 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.experiment.cell import identity
 from diffusion.experiment.layout import Cell, Layout, plan
+from diffusion.experiment.loader import Loader
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.ranks import joined
 from diffusion.experiment.record import Preempted
@@ -37,6 +40,7 @@ def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, r
     """All combinations of ``arguments``, through the launcher of ``config``. Ends the process with the exit code."""
     try:
         refuse_ranks()
+        context = remembering(context)
         cells = plan(context, task, config, arguments)
         code = Sweep(context, task, config, cells).run(retry=retry)
     except ConfigError as mistake:
@@ -44,6 +48,11 @@ def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, r
         sys.exit(2)
     if code:
         sys.exit(code)
+
+
+def remembering(context: HydraContext) -> HydraContext:
+    """The context with a loader that reads the config's files once."""
+    return HydraContext(config_loader=Loader(context.config_loader), callbacks=context.callbacks)  # type: ignore[arg-type]
 
 
 def refuse_ranks() -> None:
@@ -180,6 +189,8 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if (folder / "checkpoints" / "last.ckpt").is_file():
             cfg.resume = str(folder)
     try:
+        if recorded and os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name:
+            raise ConfigError("a config file was edited while the sweep ran; the same command again lays out new cells")
         return main(cfg)
     except (Exception, SystemExit) as error:
         preempted = isinstance(error, Preempted)

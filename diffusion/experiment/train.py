@@ -16,7 +16,7 @@ from diffusion.experiment.launch import launch
 from diffusion.experiment.preemption import StopWhenAsked
 from diffusion.experiment.ranks import joined, rank, wanted_ranks
 from diffusion.experiment.record import Record
-from diffusion.experiment.restore import load_module
+from diffusion.experiment.restore import load_module, refuse_to_continue
 from diffusion.training.checkpoint import LAST
 from diffusion.training.micro_batch import MicroBatch
 
@@ -35,6 +35,8 @@ def train(cfg: DictConfig) -> None:
         run(cfg)
         return
     folder = Path(cfg.paths.run)
+    if cfg.get("resume") is not None:
+        refuse_to_continue(cfg, folder)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     with Record(folder, cfg, overrides):
         if wanted_ranks(cfg) > 1 and not joined():

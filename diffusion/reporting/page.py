@@ -20,12 +20,16 @@ FEW = 100
 def page(table: Table, groups: Table | None, title: str) -> str:
     """The page's text."""
     runs = list({id(row.run): row.run for row in table.rows}.values())
-    grids, left = _grids(runs[:FEW])
+    labels = _labels(runs, table)
+    grids, left = _grids(runs[:FEW], labels)
     thin = "" if len(runs) <= FEW else f" Of so many, only losses are drawn, and the grids of the first {FEW}."
     data = {
         "table": _table(table),
         "groups": None if groups is None else _table(groups),
-        "runs": [{"name": r.name, "settings": r.settings, "curves": _curves(r, len(runs) > FEW)} for r in runs],
+        "runs": [
+            {"name": r.name, "label": label, "settings": r.settings, "curves": _curves(r, len(runs) > FEW)}
+            for r, label in zip(runs, labels, strict=True)
+        ],
         "grids": grids,
         "summary": f"{len(runs)} runs, {len(table.rows)} rows.{thin}{left}",
     }
@@ -66,17 +70,24 @@ def _curves(run: Run, losses_only: bool) -> dict[str, list[list[float]]]:
     return out
 
 
-def _grids(runs: list[Run]) -> tuple[list[dict[str, str]], str]:
+def _labels(runs: list[Run], table: Table) -> list[str]:
+    """Names with the settings in which the runs differ, since a sweep's folders are hashes."""
+    differ = [key for key in table.settings if len({repr(run.settings.get(key)) for run in runs}) > 1]
+    said = [", ".join(f"{key} {run.settings[key]}" for key in differ if key in run.settings) for run in runs]
+    return [f"{run.name}: {what}" if what else run.name for run, what in zip(runs, said, strict=True)]
+
+
+def _grids(runs: list[Run], labels: list[str]) -> tuple[list[dict[str, str]], str]:
     """The last grid of each training, and each of scripts/sample.py's. Equal seeds and numbers mean equal noise."""
     out = []
-    for run in runs:
+    for run, name in zip(runs, labels, strict=False):
         training = [path for path in run.grids if path.name != "grid.png"]
         for path in [*training[-1:], *(path for path in run.grids if path.name == "grid.png")]:
             try:
                 picture = path.read_bytes()
             except OSError:
                 continue
-            label = run.name if path in training else f"{run.name}: {path.parent.name}"
+            label = name if path in training else f"{name}: {path.parent.name}"
             coded = base64.b64encode(picture).decode()
             out.append({"noise": _noise(path, run), "label": label, "src": f"data:image/png;base64,{coded}"})
     total = sum(len(grid["src"]) for grid in out)

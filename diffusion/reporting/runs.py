@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,8 @@ def _run(folder: Path, root: Path, reader: Reader, read_status: ReadStatus, note
             return None
         notes.append(f"{folder} has no readable status.json, as runs of another version; what became of it is unknown")
         status = {"status": "unknown"}
-    evaluations = [e for path in sorted(folder.glob("evaluation/*/metrics.json")) if (e := _evaluation(path, notes))]
+    found = sorted(folder.glob("evaluation/*/metrics.json"), key=natural)
+    evaluations = [e for path in found if (e := _evaluation(path, notes))]
     return Run(
         name=_name(folder, root),
         folder=folder,
@@ -116,6 +118,12 @@ def _run(folder: Path, root: Path, reader: Reader, read_status: ReadStatus, note
         curves=read_curves(folder / "metrics.csv"),
         grids=[*sorted(folder.glob("samples/step_*.png")), *sorted(folder.glob("samples/*/grid.png"))],
     )
+
+
+def natural(what: object) -> list[tuple[int, float, str]]:
+    """Sorts texts as a reader would: numbers in them by their size."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", str(what))
+    return [(i % 2, float(part) if i % 2 else 0.0, "" if i % 2 else part) for i, part in enumerate(parts)]
 
 
 def _pictures(folder: Path, root: Path, notes: list[str]) -> Run | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffusion.reporting.protocol import circumstances, disagreements, protocol
-from diffusion.reporting.runs import Evaluation, Run
+from diffusion.reporting.runs import Evaluation, Run, natural
 from diffusion.reporting.settings import drawing
 
 NFE, SECONDS = "NFE", "s / 1000 samples"
@@ -88,6 +88,7 @@ def over_seeds(table: Table) -> Table | None:
             elif found:
                 values[name] = next(row.values[name] for row in group if name in row.values)
         rows.append(replace(group[0], values=values, n=len(group)))
+    rows.sort(key=lambda row: [natural(row.settings.get(name, "")) for name in columns])
     return replace(table, rows=rows, settings=columns)
 
 

@@ -61,7 +61,8 @@ def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> 
     wide = [max(len(line[i]) for line in [head, *lines]) + 3 for i in range(len(head))]
     first = len(head) - len(table.metrics)
     chosen: list[int] = []
-    for i in sorted(range(len(head)), key=lambda i: i - first + 0.5 if i >= first else i):  # in turns from both
+    telling = _telling(lines[: min(most, len(table.rows))], first)
+    for i in sorted(range(len(head)), key=lambda i: i - first + 0.5 if i >= first else telling.index(i)):  # in turns
         if sum(wide[j] for j in [*chosen, i]) < width or not chosen:
             chosen.append(i)
     hidden = [f"{n} more {what}" for n, what in ((len(table.rows) - most, "rows"), (len(head) - len(chosen), "columns"))
@@ -74,6 +75,15 @@ def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> 
         style = "dim" if number >= min(most, len(table.rows)) else ""
         shown.add_row(*(Text(line[i], style) for i in sorted(chosen)))
     return shown
+
+
+def _telling(lines: list[list[str]], count: int) -> list[int]:
+    """The first ``count`` columns, those first that tell most rows apart from each other."""
+    order: list[int] = []
+    while len(order) < count:
+        left = [i for i in range(count) if i not in order]
+        order.append(max(left, key=lambda i: len({tuple(line[j] for j in [*order, i]) for line in lines})))
+    return order
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
