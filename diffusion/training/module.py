@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -24,6 +23,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.seeds import DROPOUT, TRAINING, KeyedRandomness, mix
 from diffusion.training.ema import EMA, average, copy_buffers
 from diffusion.training.flops import network_flops
+from diffusion.training.host import LeanModule
 from diffusion.training.sharded import Sharded, release, shard
 from diffusion.types import Cond, Denoiser
 
@@ -31,7 +31,7 @@ AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
 
 
-class DiffusionModule(pl.LightningModule):
+class DiffusionModule(LeanModule):
     """Every part is a built object; every draw of training is a function of (seed, optimizer step, sample index), the
     same for any number of ranks and any split of a batch into accumulated parts.
 
@@ -80,6 +80,8 @@ class DiffusionModule(pl.LightningModule):
         self.sharded = False
         """Every rank holds a share of the weights: all of them must call a network together."""
         self._outline: list[nn.Module] = []  # of a sharded network, on the meta device; a list is no part of the module
+        self._lists: tuple[list[nn.Parameter], list[nn.Parameter]] | None = None
+        self._buffered = True
         self._ema = ema
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -107,6 +109,14 @@ class DiffusionModule(pl.LightningModule):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": self._lr_scheduler(optimizer), "interval": "step"},
         }
+
+    def on_train_start(self) -> None:
+        """Walking through all modules takes longer than averaging them: once is enough."""
+        self._lists = self._trained(), self._averaged()
+        self._buffered = next(self.denoiser.buffers(), None) is not None
+
+    def on_train_end(self) -> None:
+        self._lists = None
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         self._seed_dropout(self.batches)
@@ -145,7 +155,8 @@ class DiffusionModule(pl.LightningModule):
             release(self.ema_conditioner)
             beta = self._ema.beta(self.trainer.global_step + 1)
             average(self._averaged(), self._trained(), beta)
-            copy_buffers(self.ema_denoiser, self.denoiser)
+            if self._buffered:
+                copy_buffers(self.ema_denoiser, self.denoiser)
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -203,10 +214,10 @@ class DiffusionModule(pl.LightningModule):
         return torch.arange(first, first + count), count * ranks * parts
 
     def _trained(self) -> list[nn.Parameter]:
-        return [*self.denoiser.parameters(), *self.conditioner.parameters()]
+        return self._lists[0] if self._lists else [*self.denoiser.parameters(), *self.conditioner.parameters()]
 
     def _averaged(self) -> list[nn.Parameter]:
-        return [*self.ema_denoiser.parameters(), *self.ema_conditioner.parameters()]
+        return self._lists[1] if self._lists else [*self.ema_denoiser.parameters(), *self.ema_conditioner.parameters()]
 
     def _seed_dropout(self, step: int) -> None:
         """Whatever else draws from the global generators (dropout) is a function of (seed, step, rank) too."""
