@@ -14,6 +14,7 @@ from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.experiment.mistakes import ConfigError
+from diffusion.experiment.sizes import half_precision
 from diffusion.guidance.base import Guidance
 from diffusion.sampler.base import Again, Denoise, Sampler
 from diffusion.seeds import mix
@@ -104,4 +105,8 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
     plain["run"] = dict(about or {})
     for logger in loggers:
         logger.log_hyperparams(plain)
-    return build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    if str(cfg.trainer.get("precision")).startswith("16") and trainer.strategy.root_device.type == "cpu":
+        sentence = half_precision({"trainer": {"accelerator": "cpu", "precision": cfg.trainer.precision}})
+        raise ConfigError(sentence or "")
+    return trainer

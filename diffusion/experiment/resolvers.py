@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import secrets
 from datetime import datetime
 from pathlib import Path
@@ -12,13 +14,17 @@ from omegaconf import OmegaConf
 
 from diffusion.experiment.ranks import shared_id
 
+DRIVER, PROCESSOR = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
+"""Where Linux tells of GPUs and processors; elsewhere neither exists and the answer is float32."""
+
 
 def register() -> None:
     """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen;
-    ``${run_name:<folder>}`` what a person calls the run."""
+    ``${run_name:<folder>}`` what a person calls the run; ``${precision:}`` this machine's."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("choice", choice, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("precision", precision, replace=True)
 
 
 def choice(group: str) -> str | None:
@@ -33,6 +39,20 @@ def run_id() -> str:
     if (shared := shared_id()) is not None:
         return shared
     return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def precision() -> str:
+    """bf16-mixed where there is a GPU, or a processor with bf16 products; else 32-true. Asked without torch.
+
+    On such processors bf16 is what makes a step faster: rows 3 and 9 of ``python -m benchmarks``.
+    """
+    gpu = DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+    try:
+        flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", PROCESSOR.read_text(encoding="utf-8"), re.M)[:1]
+    except OSError:
+        flags = []
+    has_bf16 = flags and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[0].split())
+    return "bf16-mixed" if gpu or has_bf16 else "32-true"
 
 
 def run_name(folder: str | None) -> str:

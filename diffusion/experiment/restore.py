@@ -32,7 +32,10 @@ def free_overrides(overrides: list[str]) -> list[str]:
 
 
 def resume_overrides(overrides: list[str]) -> list[str]:
-    """With ``resume=<run folder>``, the overrides that the run was started with come first; new ones win."""
+    """With ``resume=<run folder>``, the overrides that the run was started with come first; new ones win.
+
+    Precision is what the run recorded, whatever this machine would take, unless a new override chooses it.
+    """
     folder = _value(overrides, "resume")
     if folder in (None, "", "null"):
         return overrides
@@ -46,7 +49,14 @@ def resume_overrides(overrides: list[str]) -> list[str]:
     stored = [str(line) for line in _read(run, OVERRIDES)]
     new = {_key(line) for line in overrides}
     kept = [line for line in stored if _key(line) not in new and _key(line) != "resume"]
-    return [*kept, *overrides, f"hydra.run.dir='{run}'"]
+    recorded = OmegaConf.select(_read(run, RESOLVED), "trainer.precision")
+    chosen = new | set(map(_key, stored))
+    keep = (
+        []
+        if recorded is None or "trainer" in new or "trainer.precision" in chosen
+        else [f"trainer.precision={recorded}"]
+    )
+    return [*kept, *overrides, *keep, f"hydra.run.dir='{run}'"]
 
 
 def with_run(cfg: DictConfig) -> DictConfig:

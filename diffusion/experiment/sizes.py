@@ -148,6 +148,16 @@ def micro_batch(cfg: Plain) -> str | None:
     return None
 
 
+def half_precision(cfg: Plain) -> str | None:
+    trainer = _part(cfg, "trainer")
+    if trainer.get("accelerator") == "cpu" and str(trainer.get("precision")).startswith("16"):
+        return (
+            f"trainer.precision={trainer['precision']} is for GPUs: processors do not multiply in fp16; "
+            "set trainer.precision=bf16-mixed or 32-true, or trainer=gpu"
+        )
+    return None
+
+
 def terminal_snr(cfg: Plain) -> str | None:
     schedule, target = _part(cfg, "schedule"), _part(cfg, "parameterization")
     ends = schedule.get("zero_terminal_snr") is True or _class(schedule) in ("Flow", "ZeroSNR")
@@ -208,6 +218,7 @@ CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     second_models,
     table,
     micro_batch,
+    half_precision,
     terminal_snr,
     learned_variance,
     extractor,
