@@ -4,7 +4,7 @@ Ours: the default experiment as its config builds it, with callbacks and metrics
 training tutorial on its own U-Net of equal parameters (PIL pictures through a DataLoader, DDPMScheduler, AdamW,
 EMAModel, a bar with the loss at every step). lucidrains: the Trainer of denoising-diffusion-pytorch as shipped, on a
 folder of PNGs, with its own U-Net of the nearest number of parameters; left out where it is not installed. Batches of
-64 in float32. Grids of samples, checkpoints and looks at the test split are nobody's here.
+64; all in float32 as they come, and ours with ``trainer=auto`` too (bf16 autocast where the processor has it). Grids of samples, checkpoints and looks at the test split are nobody's here.
 """
 
 from __future__ import annotations
@@ -36,12 +36,14 @@ ENDLESS = 1_000_000
 
 
 def rows(budget: float = 120.0, small: bool = False) -> list[Row]:
-    """Row 5, a line a peer; without lucidrains' where small."""
+    """Row 5, two lines a peer; in float32 against diffusers alone where small."""
     network = UNet(1, 8, channels=32, channel_mult=[1, 2], num_res_blocks=1, attention=[4])  # conf/network/unet_tiny
     size = _size(network)
     found = {"diffusers": f"plain diffusers loop, UNet2DModel of {_size(_unet2d()) / 1e6:.2f}M"}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        loops: dict[str, Loop] = {"ours": ours(Path(folder) / "run"), "diffusers": _diffusers}
+        loops: dict[str, Loop] = {"float32": ours(Path(folder) / "float32"), "diffusers": _diffusers}
+        if not small:
+            loops["trainer=auto"] = ours(Path(folder) / "auto", "trainer=auto")
         if not small and find_spec("denoising_diffusion_pytorch") is not None:
             dim, theirs = _nearest(size)
             found["lucidrains"] = f"lucidrains' Trainer, its Unet of {theirs / 1e6:.2f}M"
@@ -50,12 +52,13 @@ def rows(budget: float = 120.0, small: bool = False) -> list[Row]:
         timings = race({name: stack.enter_context(Paused(loop, STEPS)) for name, loop in loops.items()}, budget)
     table = []
     for name, (must, aim) in {"diffusers": (1.1, 1.5), "lucidrains": (1.7, 2.5)}.items():
-        what = f"digits experiment, {size / 1e6:.2f}M, batch {BATCH}: steps/s"
-        if name in found:
-            value, seen = ratio(timings, name, "ours"), counts(timings, name, "ours")
-            table.append(Row("5", what, found[name], value, must, aim, False, seen))
-        elif not small:
-            table.append(Row("5", what, "lucidrains' Trainer", None, must, aim, False, "not installed"))
+        for mine in ("float32", "trainer=auto"):
+            what = f"digits experiment, {size / 1e6:.2f}M, batch {BATCH}, {mine}: steps/s"
+            if name in found and mine in loops:
+                value, seen = ratio(timings, name, mine), counts(timings, name, mine)
+                table.append(Row("5", what, found[name], value, must, aim, False, seen))
+            elif not small:
+                table.append(Row("5", what, "lucidrains' Trainer", None, must, aim, False, "not installed"))
     return table
 
 

@@ -33,7 +33,7 @@ STEPS, WIDTH, DEPTH = 50, 64, 2
 def rows(budget: float = 45.0, small: bool = False) -> list[Row]:
     """Row 6."""
     with one_thread(), tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        mlp = ["network=mlp", f"network.width={WIDTH}", f"network.depth={DEPTH}"]
+        mlp = ["network=mlp", f"network.width={WIDTH}", f"network.depth={DEPTH}", "trainer.precision=32-true"]
         loops = {"ours": ours(Path(folder), *mlp), "stock": _stock, "bare": _bare}
         runs = {name: stack.enter_context(Paused(loop, STEPS)) for name, loop in loops.items()}
         timings = race({name: _as_alone(run, name != "bare") for name, run in runs.items()}, budget)
