@@ -4,7 +4,8 @@ Ours: the default experiment as its config builds it, with callbacks and metrics
 training tutorial on its own U-Net of equal parameters (PIL pictures through a DataLoader, DDPMScheduler, AdamW,
 EMAModel, a bar with the loss at every step). lucidrains: the Trainer of denoising-diffusion-pytorch as shipped, on a
 folder of PNGs, with its own U-Net of the nearest number of parameters; left out where it is not installed. Batches of
-64; all in float32 as they come, and ours with ``trainer=auto`` too (bf16 autocast where the processor has it). Grids of samples, checkpoints and looks at the test split are nobody's here.
+64; all in float32 as they come, and ours with ``trainer=auto`` too (bf16 autocast where the processor has it). Grids
+of samples, checkpoints and looks at the test split are nobody's here.
 """
 
 from __future__ import annotations
