@@ -40,8 +40,13 @@ def test_columns_are_what_differs_and_references_are_not(tmp_path):
 def test_groups_over_seeds(tmp_path):
     groups = over_seeds(made(tmp_path))
     assert groups.settings == ["sampler.steps"]
-    assert [(row.n, row.values[FD].mean, row.values[FD].std) for row in groups.rows] == [(3, 2.0, 1.0), (1, 10.0, None)]
+    assert [(row.n, row.values[FD].mean, row.values[FD].std) for row in groups.rows] == [(1, 10.0, None), (3, 2.0, 1.0)]
     assert "2 ± 1" in text.as_markdown(groups)
+
+
+def test_numbers_are_sorted_by_their_size(tmp_path):
+    table = made(tmp_path, [(seed, steps, 1.0) for steps in (100, 20, 5) for seed in (0, 1)])
+    assert [row.settings["sampler.steps"] for row in over_seeds(table).rows] == [5, 20, 100]
 
 
 def test_the_spread_of_repeats_and_of_splits_is_the_uncertainty(tmp_path):
@@ -117,6 +122,7 @@ def test_the_terminal_gets_what_fits(tmp_path):
     table = made(tmp_path)
     shown = text.for_terminal(table, "t", width=60, most=2)
     assert shown.row_count == 3  # two rows and the real pictures'
+    assert str(shown.columns[0].header) == "run", "what tells the rows apart, before what they share"
     assert "2 more rows" in str(shown.caption)
     assert "columns" in str(shown.caption)
 

@@ -67,6 +67,9 @@ def test_the_table_fills_itself(html):
     assert [row[0] for row in body] == ["a", "b", "c", "d<script>", "real pictures"]
     assert "4 of 4 rows" in dom
     assert dom.count("<circle") == 8, "a point for each row, against NFE and against time"
+    pareto = re.search(r'id="pareto">(.*?)</svg>', dom, re.S)[1]
+    marks = [float(text) for text in re.findall(r"<text[^>]*>([\d.]+)</text>", pareto)]
+    assert marks == [5, 10, 20, 50, 1, 2, 5, 10], "NFE and FD on logarithmic axes, marked in ones, twos and fives"
     assert len(re.findall(r'<polyline class="curve"', dom)) == 4
     assert re.search(r'<td class="number best"[^>]*>1</td>', dom), "the best FD is marked"
 
@@ -93,7 +96,10 @@ def test_means_over_seeds_and_the_front(html):
 def test_the_same_noise_side_by_side_and_the_difference_of_two_runs(html):
     dom = dump(html, noise="end of training, seed 1", one="0", other="1")
     shown = re.search(r'<div class="grids" id="grids">(.*?)</div>', dom, re.S)[1]
-    assert [unescape(label) for label in re.findall(r"<figcaption>(.*?)</figcaption>", shown)] == ["b", "d<script>"]
+    assert [unescape(label) for label in re.findall(r"<figcaption>(.*?)</figcaption>", shown)] == [
+        "b: seed 1",
+        "d<script>: seed 1",
+    ]
     assert rows(dom, "diff") == [["setting", "a", "b"], ["seed", "0", "1"]]
 
 
