@@ -58,7 +58,7 @@ by 2. NFE: calls of the network for each step, counted over 20 steps from noise 
 TAIL = """
 Also there: `DDIM.encode` takes data to the noise that gives them back, and
 `diffusion.sampler.likelihood.FlowLikelihood` is the exact log-density along the probability-flow ODE, for any schedule
-and target.
+and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluation.md)).
 
 ## Measured convergence
 
