@@ -12,10 +12,10 @@ from diffusion.experiment.scored import score_overrides, whole
 
 
 @app("evaluate", rewrite=score_overrides, finish=whole)
-def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.evaluate import evaluate
+def main(cfg: DictConfig) -> object:
+    from diffusion.experiment.already import evaluate_once
 
-    evaluate(whole(cfg))
+    return evaluate_once(whole(cfg))
 
 
 if __name__ == "__main__":

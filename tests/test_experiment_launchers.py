@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,36 @@ def test_every_launcher_gives_the_same_numbers(tmp_path: Path, plain: Path, laun
     assert train(tmp_path, "seed=0,1", f"hydra/launcher={launcher}").wait(180) == 0
     assert equal(weights(tmp_path), weights(plain))
     assert scores(tmp_path) == scores(plain)
+
+
+@pytest.mark.slow
+def test_scores_that_are_there_are_not_made_again(tmp_path: Path, plain: Path):
+    run = tmp_path / "run"
+    shutil.copytree(next((plain / "s").glob("*/checkpoints")).parent, run)
+    command = [sys.executable, "scripts/evaluate.py", "-m", f"run={run}", "sampler=ddim", "sampler.steps=2,3"]
+    told, times = [], []
+    for more in ([], ["hydra/launcher=joblib"]):
+        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        told.append(done.stderr)
+        times.append({path: path.stat().st_mtime_ns for path in run.glob("evaluation/*/metrics.json")})
+    assert "2 finished" in told[0]
+    assert "2 skipped" in told[1]
+    assert times[0] == times[1]
+    assert len(times[0]) == 3
+
+
+@pytest.mark.slow
+def test_a_failed_rank_ends_its_job_and_not_the_sweep(tmp_path: Path):
+    """Both ranks of the first job diverge."""
+    watched = ["callbacks=[checkpoint,monitor,progress]", "optimizer.lr=1e30,0.001"]
+    assert train(tmp_path, *TWO_RANKS, *watched).wait(240) == 1
+    states = {path.parent: read_status(path.parent) for path in (tmp_path / "s").glob("*/status.json")}
+    (bad,) = (folder for folder, status in states.items() if status["status"] == "failed")
+    assert "has diverged" in states[bad]["reason"]
+    assert states[bad]["cell"] == bad.name
+    assert "DivergedError" in (bad / "traceback.txt").read_text()
+    assert len(scores(tmp_path)) == 1
 
 
 @pytest.mark.slow

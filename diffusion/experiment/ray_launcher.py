@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.singleton import Singleton
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import OmegaConf
 
 from diffusion.experiment.launched import launched, prepare
@@ -31,10 +31,20 @@ def launch(launcher: Any, job_overrides: Sequence[Sequence[str]], initial_job_id
             remote.remote(launcher.context, launcher.config, launcher.task, state, list(overrides), initial_job_idx + i)
             for i, overrides in enumerate(job_overrides)
         ]
-        return list(ray.get(waiting))
+        return [_result(ray, task, overrides) for task, overrides in zip(waiting, job_overrides, strict=True)]
     finally:
         if mine:
             ray.shutdown()
+
+
+def _result(ray: Any, task: Any, overrides: Sequence[str]) -> JobReturn:
+    """What the job returned; one that was killed takes none of the others with it."""
+    try:
+        return ray.get(task)
+    except ray.exceptions.RayError as error:
+        failed = JobReturn(overrides=list(overrides), status=JobStatus.FAILED)
+        failed.return_value = error
+        return failed
 
 
 def _plain(node: Any) -> dict[str, Any]:

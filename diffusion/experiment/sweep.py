@@ -151,6 +151,7 @@ class Sweep:
     def _collect(cells: list[Cell], returns: Sequence[JobReturn]) -> None:
         for cell, job in zip(cells, returns, strict=True):
             cell.result = {"status": "finished"}
+            cell.skipped = job.status is JobStatus.COMPLETED and job.return_value == SKIPPED
             if job.status is not JobStatus.COMPLETED:
                 cell.result = {"status": "failed", "reason": str(job._return_value)}
 
@@ -166,6 +167,8 @@ class Sweep:
             self._launch(killed)
 
 
+SKIPPED = "skipped"
+"""What a job returns that found its result there."""
 STOPPING = threading.Event()
 """The sweep of this process was asked to stop: its launcher begins no other job."""
 SWEEPER = "ALPHABAR_SWEEPER"

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion.experiment.build import build, build_data, build_module, build_trainer, refused
@@ -37,8 +38,9 @@ def train(cfg: DictConfig) -> None:
     folder = Path(cfg.paths.run)
     if cfg.get("resume") is not None:
         refuse_to_continue(cfg, folder)
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    with Record(folder, cfg, overrides):
+    job = HydraConfig.get() if HydraConfig.initialized() else None
+    cell = folder.name if job is not None and job.mode is RunMode.MULTIRUN else None
+    with Record(folder, cfg, [] if job is None else list(job.overrides.task), cell):
         if wanted_ranks(cfg) > 1 and not joined():
             launch(folder, cfg)
         else:
