@@ -7,18 +7,18 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks.callback import Callback
 
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.ranks import EvaluationError
 from diffusion.sampler.base import Sampler
+from diffusion.training.host import LeanCallback
 from diffusion.training.module import DiffusionModule
 
 log = logging.getLogger(__name__)
 
 
-class TrendScore(Callback):
+class TrendScore(LeanCallback):
     """Every n optimizer steps, a Frechet distance that shows whether training goes the right way, and nothing else.
 
     All ranks draw their part. The averaged weights are a copy of their own and every draw is keyed, so training goes on

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks.callback import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from diffusion.experiment.record import asked_to_stop, defer, listen
+from diffusion.training.host import LeanCallback
 
 
-class StopWhenAsked(Callback):
+class StopWhenAsked(LeanCallback):
     """Raises Lightning's ``SIGTERMException`` after the optimizer step in which SIGTERM came to any rank.
 
     Lightning's own handler exchanges messages between ranks in the middle of whatever they do, which hangs where the

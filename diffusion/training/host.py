@@ -7,6 +7,22 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks.callback import Callback
+
+EACH_STEP = (
+    "on_train_batch_start", "on_before_zero_grad", "on_before_backward", "on_after_backward",
+    "on_before_optimizer_step", "on_train_batch_end",
+)  # fmt: skip
+
+
+class LeanCallback(Callback):
+    """A callback whose empty hooks Lightning passes by at every step: entering half a dozen in each costs 0.1 ms."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in EACH_STEP:
+            if getattr(cls, name) is getattr(Callback, name):
+                setattr(cls, name, None)
 
 
 class LeanModule(pl.LightningModule):

@@ -20,15 +20,15 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 
 from diffusion.training.ema import PowerEMA, average, exponent
+from diffusion.training.host import LeanCallback
 
 FOLDER = Path("checkpoints") / "posthoc"
 
 
-class PostHocEMA(Callback):
+class PostHocEMA(LeanCallback):
     """Keeps power-function averages beside the run's own one, and stores them every n optimizer steps.
 
     Args:

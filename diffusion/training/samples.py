@@ -9,15 +9,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from diffusion.seeds import SAMPLING, KeyedRandomness
+from diffusion.training.host import LeanCallback
 from diffusion.training.module import DiffusionModule
 
 
-class SampleGrid(Callback):
+class SampleGrid(LeanCallback):
     """``samples/step_<n>.png`` every n optimizer steps and at the end, drawn with the averaged weights.
 
     Args:
