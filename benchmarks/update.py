@@ -13,6 +13,7 @@ from torch import nn
 
 from benchmarks.harness import Row, counts, race, ratio
 from diffusion.network.unet import UNet
+from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import ConstantEMA, average
 
 
@@ -34,7 +35,7 @@ def rows(budget: float = 30.0, small: bool = False) -> list[Row]:
     def ours() -> None:
         nonlocal step
         step += 1
-        nn.utils.clip_grad_norm_(mine, 1.0)
+        clip_by_norm(fused, mine, 1.0)
         fused.step()
         average(averaged, mine, rule.beta(step))
 

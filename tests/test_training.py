@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 from diffusion.experiment.build import build_data, build_module, build_trainer
 from diffusion.experiment.train import run
 from diffusion.training.checkpoint import LAST
+from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import ConstantEMA, average
 from diffusion.training.flops import peak
 from diffusion.training.lr import Constant, Cosine
@@ -87,6 +88,25 @@ def test_gradients_are_clipped_by_their_common_norm_in_every_precision(train_con
     trainer.fit(module, datamodule=data)
     after = torch.cat([p.detach().flatten() for p in module.denoiser.parameters()])
     assert (after - before).norm() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("size", [0.01, 100.0])  # gradients below the norm, which stay, and above it
+def test_clipping_inside_a_fused_optimizer_is_clipping_before_it(make, size):
+    draws = torch.Generator().manual_seed(0)
+    shapes = [(3, 5), (7,), (2, 2, 2)]
+    mine = [torch.nn.Parameter(torch.randn(shape, generator=draws)) for shape in shapes]
+    plain = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    fused, stepped = make(mine, lr=0.1, fused=True), make(plain, lr=0.1, foreach=False, fused=False)
+    for _ in range(3):
+        for p, q in zip(mine, plain, strict=True):
+            p.grad = size * torch.randn(p.shape, generator=draws)
+            q.grad = p.grad.clone()
+        clip_by_norm(fused, mine, 1.0)
+        torch.nn.utils.clip_grad_norm_(plain, 1.0)
+        fused.step()
+        stepped.step()
+        torch.testing.assert_close(mine, plain)
 
 
 def test_raw_and_averaged_weights_are_both_kept_and_differ(train_config):

@@ -21,6 +21,7 @@ from diffusion.parameterization.base import Parameterization
 from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Schedule
 from diffusion.seeds import DROPOUT, TRAINING, KeyedRandomness, mix
+from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import EMA, average, copy_buffers
 from diffusion.training.flops import network_flops
 from diffusion.training.host import LeanModule
@@ -165,6 +166,8 @@ class DiffusionModule(LeanModule):
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if gradient_clip_algorithm == "value":
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif gradient_clip_val and scaler is None and not self.sharded:
+            clip_by_norm(optimizer, self._trained(), gradient_clip_val)
         elif gradient_clip_val:
             if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
                 scaler.unscale_(optimizer)  # a fused step would unscale by itself, after the clipping
