@@ -77,6 +77,18 @@ def test_two_protocols_never_share_a_column_and_the_difference_is_named(tmp_path
     assert over_seeds(table) is None, "numbers of two protocols are not averaged"
 
 
+def test_a_likelihoods_settings_part_its_own_column_and_no_other(tmp_path):
+    bits = "bits_per_dim_variational_50"
+    for name, variance in (("a", "small"), ("b", "large"), ("c", None)):
+        scores, said = {FD: 1.0}, fingerprint()
+        if variance is not None:
+            scores[bits], said["likelihood"] = 3.0, {"class": "Variational", "variance": variance}
+        run_folder(tmp_path / name, scores={"e": (scores, said)})
+    table = compare(*find([tmp_path]))
+    assert {FD, f"{bits} [A]", f"{bits} [B]"} <= set(table.metrics)
+    assert 'likelihood.variance: "small" against "large"' in table.notes[0]
+
+
 def test_versions_share_a_column_with_a_footnote(tmp_path):
     run_folder(tmp_path / "a", scores={"e": ({FD: 1.0}, fingerprint())})
     run_folder(tmp_path / "b", scores={"e": ({FD: 2.0}, fingerprint(torch="2.9.0"))})

@@ -17,12 +17,18 @@ from typing import Any
 SUBJECT = ("sampler", "guidance", "schedule", "conditioner", "autoencoder", "weights_sha256", "num_classes", "seed",
            "sha256", "repeats")  # fmt: skip
 """Of ``samples``: what is compared."""
-FOOTNOTE = ("versions", "numerics", "samples.batch_size", "reference.extraction_batch", "about.code")
+FOOTNOTE = ("versions", "numerics", "samples.batch_size", "reference.extraction_batch",
+            "likelihood.batch_size", "about.code")  # fmt: skip
 
 
-def protocol(fingerprint: Mapping[str, Any]) -> dict[str, str]:
-    """What decides whether two numbers can be compared, flat, each value as JSON."""
-    return {path: value for path, value in _leaves(fingerprint) if _decides(path)} | _labels(fingerprint)
+def protocol(fingerprint: Mapping[str, Any], metric: str = "") -> dict[str, str]:
+    """What decides whether two numbers of a metric can be compared, flat, each value as JSON.
+
+    A likelihood depends on its own settings, and nothing else does.
+    """
+    decisive = {path: value for path, value in _leaves(fingerprint) if _decides(path)} | _labels(fingerprint)
+    mine = metric.startswith("bits_per_dim")
+    return {path: value for path, value in decisive.items() if path.startswith("likelihood.") is mine}
 
 
 def circumstances(fingerprint: Mapping[str, Any]) -> dict[str, str]:
@@ -42,6 +48,8 @@ def disagreements(records: Sequence[Mapping[str, str]]) -> list[str]:
 
 
 def _decides(path: str) -> bool:
+    if path in FOOTNOTE:
+        return False
     room, _, rest = path.partition(".")
     if room == "samples":
         return rest.partition(".")[0] not in (*SUBJECT, "batch_size", "labels")

@@ -106,9 +106,9 @@ def _columns(evaluations: list[Evaluation]) -> tuple[dict[tuple[str, str], str],
     by_metric: dict[str, dict[str, None]] = {}
     floors: dict[tuple[str, str], float] = {}
     for evaluation in evaluations:
-        key, record = _protocol(evaluation)
-        protocols.setdefault(key, record)
         for name in _plain(evaluation.metrics):
+            key, record = _protocol(evaluation, name)
+            protocols.setdefault(key, record)
             by_metric.setdefault(name, {})[key] = None
             if name in evaluation.floor:
                 floors[name, key] = evaluation.floor[name]
@@ -138,8 +138,8 @@ def _columns(evaluations: list[Evaluation]) -> tuple[dict[tuple[str, str], str],
     return columns, {columns[key]: value for key, value in floors.items()}, notes
 
 
-def _protocol(evaluation: Evaluation) -> tuple[str, dict[str, str]]:
-    record = protocol(evaluation.fingerprint) if evaluation.fingerprint else {}
+def _protocol(evaluation: Evaluation, metric: str) -> tuple[str, dict[str, str]]:
+    record = protocol(evaluation.fingerprint, metric) if evaluation.fingerprint else {}
     return repr(sorted(record.items())), record
 
 
@@ -152,9 +152,10 @@ def _row(run: Run, evaluation: Evaluation | None, columns: dict[tuple[str, str],
     values: dict[str, Value] = {}
     settings = dict(run.settings)
     if evaluation is not None:
-        key, _ = _protocol(evaluation)
         for name in _plain(evaluation.metrics):
-            values[columns[name, key]] = Value(evaluation.metrics[name], _std(evaluation.metrics, name))
+            values[columns[name, _protocol(evaluation, name)[0]]] = Value(
+                evaluation.metrics[name], _std(evaluation.metrics, name)
+            )
         values |= _cost(evaluation.fingerprint)
         settings = _drawn(settings, evaluation.fingerprint)
     if loss and (points := run.curves.get(LOSS)):

@@ -82,9 +82,13 @@ class Likelihood(ABC):
         n = min(self.num_samples or len(split.images), len(split.images))
         rows = torch.arange(n) * len(split.images) // n
         record = {
-            **describe(self), "split": "test", "num": n, "of": len(split.images), "content": split.sha256, "seed": seed,
-        }  # fmt: skip
-        folder = None if shards is None else shards / fingerprint.key([generator.describe(), record])[:16]
+            **describe(self, ("num_samples",)),
+            "split": "test",
+            "num": n,
+            "of": len(split.images),
+            "content": split.sha256,
+        }
+        folder = None if shards is None else shards / fingerprint.key([generator.describe(), record, seed])[:16]
 
         def extract(at: Tensor) -> tuple[Rows, Mapping[str, float]]:
             began, calls = time.perf_counter(), generator.calls
