@@ -118,6 +118,24 @@ def test_weights_that_cannot_be_fetched_say_what_to_do(tmp_path: Path, monkeypat
         Extractor("dinov2-vit-s-14", str(tmp_path / "w.pth")).build(["dinov2"])
 
 
+def test_weights_that_are_fetched_by_name_are_known_by_their_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub(*args: object, **kwargs: object) -> torch.nn.Module:
+        return torch.nn.Linear(2, 2)
+
+    monkeypatch.setattr(torch.hub, "load", hub)
+    one, other = Extractor("dinov2-vit-s-14"), Extractor("dinov2-vit-s-14")
+    assert one.describe()["weights_sha256"] is None
+    torch.manual_seed(0)
+    one.build(["dinov2"])
+    first = one.describe()["weights_sha256"]
+    one.build(["dinov2"])  # the global generator is put back after building, so these are the same
+    assert one.describe()["weights_sha256"] == first
+    torch.manual_seed(1)
+    other.build(["dinov2"])
+    assert len(first) == 64
+    assert other.describe()["weights_sha256"] != first
+
+
 def test_inception_score_needs_class_probabilities() -> None:
     with pytest.raises(ValueError, match="no class probabilities"):
         Evaluator("dinov2-vit-l-14", ["is"])

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -64,9 +65,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def in_training(run: Path) -> dict[str, Any]:
+    return taken(run)
+
+
 @pytest.mark.slow
-def test_every_way_to_score_says_the_same(run: Path) -> None:
-    in_training = taken(run)
+def test_every_way_to_score_says_the_same(run: Path, in_training: dict[str, Any]) -> None:
     assert "trend/fd_digits-cnn-v1_70x10_trend" in "".join(path.read_text() for path in run.rglob("metrics.csv"))
     script("evaluate", f"run={run}")
     alone = taken(run)
@@ -89,7 +94,7 @@ def test_every_way_to_score_says_the_same(run: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_reference_made_ahead_is_found(run: Path, tmp_path: Path) -> None:
+def test_a_reference_made_ahead_is_found(run: Path, in_training: dict[str, Any], tmp_path: Path) -> None:
     settings = ["evaluation.batch_size=16", f"evaluation.cache={tmp_path}"]
     script("reference", f"paths.outputs={tmp_path / 'outputs'}", *settings)
     (made,) = tmp_path.glob("*.safetensors")
@@ -101,7 +106,7 @@ def test_a_reference_made_ahead_is_found(run: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_machines_and_a_plan(run: Path) -> None:
+def test_two_machines_and_a_plan(run: Path, in_training: dict[str, Any]) -> None:
     """A plan on one process leaves batches that two agents of torchrun, as on two machines, go on from."""
     said = script("evaluate", f"run={run}", "plan=true", *DRAW)
     assert "70 samples, 2 network calls each: 5 batches, 3 of them on disk. About " in said
@@ -123,8 +128,7 @@ def test_two_machines_and_a_plan(run: Path) -> None:
     assert [agent.returncode for agent in agents] == [0, 0], told
     result = taken(run)
     assert result["fingerprint"]["cost"]["ranks"] == 2
-    script("evaluate", f"run={run}", *DRAW)
-    assert taken(run)["metrics"] == result["metrics"]
+    assert result["metrics"] == in_training["metrics"]
 
 
 @pytest.mark.parametrize(
@@ -159,6 +163,25 @@ def test_a_rank_has_its_gpu_or_says_that_there_is_none(
             assert where == torch.device(expected)
 
 
+def test_the_first_batches_say_how_long_the_rest_will_take(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two blocks of samples: seconds of each batch are those of this rank and of what others did meanwhile."""
+    from diffusion.experiment import evaluate
+
+    now = iter((100.0, 160.0, 220.0, 1000.0, 1010.0))
+    monkeypatch.setattr(evaluate, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    with caplog.at_level("INFO"), evaluate.progress() as show:
+        for done in (1, 3, 5, 1, 2):
+            show("sampling", done, 101)
+    assert [record.getMessage() for record in caplog.records] == [
+        "sampling: 101 batches",
+        "sampling: 3 of 101 batches, about 49 min to go",
+        "sampling: 101 batches",
+        "sampling: 2 of 101 batches, about 16 min to go",
+    ]
+
+
 def test_what_cannot_be_scored_is_said_in_one_sentence(run: Path, tmp_path: Path) -> None:
     said = script("evaluate", f"run={run}", "evaluation.num_samples=9", fails=True)
     assert "error: the inception score is averaged over 10 splits, which 9 samples cannot fill" in said
@@ -172,6 +195,7 @@ def test_what_cannot_be_scored_is_said_in_one_sentence(run: Path, tmp_path: Path
         (["images=x.npz"], "add evaluation=<name>"),
         (["images=x.npz", "evaluation=digits"], "add data=<name>"),
         (["images=x.npz", "run=y"], "give one of them"),
+        (["images=x.npz", "data=digits", "evaluation=digits", "plan=true"], "pictures are drawn already"),
         (["checkpoint=elsewhere/a.ckpt"], "lies in no run folder"),
     ],
 )

@@ -102,7 +102,8 @@ class Ranks:
         if self.size == 1:
             return
         failed = error is not None and not isinstance(error, PeerFailed)
-        messages = self.all_gather(f"{type(error).__name__}: {error}" if failed else None)
+        said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        messages = self.all_gather(said if failed else None)
         for rank, message in enumerate(messages):
             if message is not None:
                 raise EvaluationError(

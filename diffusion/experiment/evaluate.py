@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -46,10 +47,20 @@ def evaluate(cfg: DictConfig) -> None:
     if joined() or wanted_ranks(cfg) == 1:
         run(cfg)
         return
+    start(target(cfg), cfg, "diffusion.experiment.evaluate:run")
+
+
+def start(folder: Path, cfg: DictConfig, task: str) -> None:
+    """``task(cfg)`` on several ranks.
+
+    Raises:
+        ConfigError: a rank failed; its own sentence.
+    """
     try:
-        launch(target(cfg), cfg, "diffusion.experiment.evaluate:run")
+        launch(folder, cfg, task)
     except RankFailedError as error:
-        raise ConfigError(str(error).split("\n\n")[0]) from error
+        sentence = str(error).split("\n\n")[0]
+        raise ConfigError(re.sub(r"^rank \d+: ConfigError: ", "", sentence)) from error
 
 
 def run(cfg: DictConfig) -> Result | Forecast:
@@ -60,7 +71,7 @@ def run(cfg: DictConfig) -> Result | Forecast:
             return _score_pictures(cfg, evaluator, where)
         folder = Path(cfg.run)
         module = load_module(cfg, folder, cfg.checkpoint).to(where)
-        score = _plan if cfg.plan else _score_model
+        score = _plan if cfg.get("plan") else _score_model
         return score(cfg, evaluator, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
 
 
@@ -122,7 +133,7 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
 
 def _plan(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Forecast:
     generator = build_generator(cfg, module, evaluator.labels, data.split("test").texts)
-    with progress() as show, _in_one_sentence():
+    with progress() as show, in_one_sentence():
         forecast = evaluator.forecast(generator, data, target(cfg), progress=show)
     if rank() == 0:
         log.info("%s", forecast)
@@ -153,7 +164,7 @@ def _score_pictures(cfg: DictConfig, evaluator: Evaluator, where: torch.device) 
 
 def _evaluate(cfg: DictConfig, evaluator: Evaluator, samples: Any, data: Any, more: dict[str, Any]) -> Result:
     folder = target(cfg)
-    with progress() as show, _in_one_sentence():
+    with progress() as show, in_one_sentence():
         result: Result = evaluator.evaluate(samples, data, folder, progress=show, **more)
     if rank() == 0:
         _show(result, folder)
@@ -161,7 +172,8 @@ def _evaluate(cfg: DictConfig, evaluator: Evaluator, samples: Any, data: Any, mo
 
 
 @contextmanager
-def _in_one_sentence() -> Iterator[None]:
+def in_one_sentence() -> Iterator[None]:
+    """What the evaluation refuses, and what another rank failed with, as the command line says it."""
     try:
         yield
     except (ValueError, EvaluationError) as error:
@@ -178,13 +190,14 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
     def show(what: str, done: int, total: int) -> None:
         now = time.monotonic()
-        if what not in tasks or done < bar.tasks[tasks[what]].completed:  # the first time, or another block of samples
+        if what not in tasks or done <= bar.tasks[tasks[what]].completed:  # the first time, or another block of samples
             tasks[what], first[what] = bar.add_task(what, total=total), (done, now)
             log.info("%s: %d batches", what, total)
         elif (began := first[what]) is not None:
             first[what] = None
             left = (now - began[1]) / (done - began[0]) * (total - done)
-            log.info("%s: %d of %d batches, about %s to go", what, done, total, duration(left))
+            if left > 5:
+                log.info("%s: %d of %d batches, about %s to go", what, done, total, duration(left))
         bar.update(tasks[what], completed=done)
 
     with bar:

@@ -11,11 +11,9 @@ from omegaconf import DictConfig
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.scoring import Scoring
 from diffusion.experiment.build import build, build_data
-from diffusion.experiment.evaluate import process_group, progress
-from diffusion.experiment.launch import launch
+from diffusion.experiment.evaluate import in_one_sentence, process_group, progress, start
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.ranks import joined, rank, wanted_ranks
-from diffusion.experiment.record import RankFailedError
 
 log = logging.getLogger(__name__)
 
@@ -27,10 +25,7 @@ def reference(cfg: DictConfig) -> None:
     if joined() or wanted_ranks(cfg) == 1:
         run(cfg)
         return
-    try:
-        launch(Path(cfg.paths.run), cfg, "diffusion.experiment.reference:run")
-    except RankFailedError as error:
-        raise ConfigError(str(error).split("\n\n")[0]) from error
+    start(Path(cfg.paths.run), cfg, "diffusion.experiment.reference:run")
 
 
 def run(cfg: DictConfig) -> None:
@@ -41,9 +36,8 @@ def run(cfg: DictConfig) -> None:
     with process_group(cfg) as where, progress() as show:
         ranks = Ranks()
         try:
-            made = Scoring(evaluator, ranks, where, data, show).build_reference()
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+            with in_one_sentence():
+                made = Scoring(evaluator, ranks, where, data, show).build_reference()
         finally:
             ranks.close()
     if rank() == 0:
