@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from benchmarks.harness import Row, counts, race, ratio
-from benchmarks.loops import Loop, Paused, ours
+from benchmarks.loops import Loop, Paused, config, ours
 from diffusion.data.digits import Digits
 from diffusion.network.unet import UNet
 
@@ -42,9 +42,9 @@ def rows(budget: float = 120.0, small: bool = False) -> list[Row]:
     size = _size(network)
     found = {"diffusers": f"plain diffusers loop, UNet2DModel of {_size(_unet2d()) / 1e6:.2f}M"}
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-        loops: dict[str, Loop] = {"float32": ours(Path(folder) / "float32"), "diffusers": _diffusers}
+        loops: dict[str, Loop] = {"float32": partial(ours, config(Path(folder) / "float32")), "diffusers": _diffusers}
         if not small:
-            loops["trainer=auto"] = ours(Path(folder) / "auto", "trainer=auto")
+            loops["trainer=auto"] = partial(ours, config(Path(folder) / "auto", "trainer=auto"))
         if not small and find_spec("denoising_diffusion_pytorch") is not None:
             dim, theirs = _nearest(size)
             found["lucidrains"] = f"lucidrains' Trainer, its Unet of {theirs / 1e6:.2f}M"

@@ -11,7 +11,9 @@ from types import TracebackType
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from pytorch_lightning.callbacks.callback import Callback
+from omegaconf import DictConfig
+
+from diffusion.training.host import LeanCallback
 
 CONF = Path(__file__).parents[1] / "conf"
 Loop = Callable[[Callable[[], None]], object]
@@ -71,7 +73,7 @@ class _OverError(Exception):
     """Nobody wants more steps."""
 
 
-class Tick(Callback):
+class Tick(LeanCallback):
     """Tells after each training step."""
 
     def __init__(self, tick: Callable[[], None]) -> None:
@@ -81,25 +83,26 @@ class Tick(Callback):
         self._tick()
 
 
-def ours(folder: Path, *overrides: str) -> Loop:
-    """``scripts/train.py``'s training of the default experiment, callbacks and metrics.csv included, without end.
+def config(folder: Path, *overrides: str) -> DictConfig:
+    """The default experiment, callbacks and metrics.csv included, without end.
 
     Left out: W&B, which peers do not have, and the score at the end.
     """
     from diffusion.experiment import resolvers
-    from diffusion.experiment.build import build_data, build_module, build_trainer
 
-    quiet()
     resolvers.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         fixed = [f"paths.run={folder}", "logger=csv", "evaluation=none", "trainer.max_steps=1000000"]
         rare = [f"callbacks.{name}.every_n_train_steps=1000000" for name in ("samples", "checkpoint")]
-        cfg = compose("train", [*fixed, *rare, "trainer.val_check_interval=1000000", *overrides])
+        return compose("train", [*fixed, *rare, "trainer.val_check_interval=1000000", *overrides])
 
-    def loop(tick: Callable[[], None]) -> None:
-        build_trainer(cfg, extra=[Tick(tick)]).fit(build_module(cfg), datamodule=build_data(cfg))
 
-    return loop
+def ours(cfg: DictConfig, tick: Callable[[], None]) -> None:
+    """``scripts/train.py``'s training of ``cfg``."""
+    from diffusion.experiment.build import build_data, build_module, build_trainer
+
+    quiet()
+    build_trainer(cfg, extra=[Tick(tick)]).fit(build_module(cfg), datamodule=build_data(cfg))
 
 
 def quiet() -> None:
