@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -217,3 +218,25 @@ def test_compiled_by_region_with_the_same_keys_and_answers(build: type[Network])
     assert list(network.state_dict()) == keys
     compiled.square().sum().backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_mode_with_cuda_graphs_compiles_the_whole_and_hands_out_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    network, seen, kept = awake(dit()), [], []
+
+    def recorded(call, **settings):
+        seen.append(settings["mode"])
+
+        def replay(*inputs):
+            kept.append(call(*inputs))
+            return kept[-1]
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", recorded)
+    network.compile(mode="reduce-overhead")
+    inputs = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0]), Cond()
+    answer = network(*inputs)
+    assert seen == ["reduce-overhead"]
+    assert torch.equal(answer, kept[0])
+    assert answer.data_ptr() != kept[0].data_ptr()
+    assert copy.deepcopy(network)._compiled_call_impl is None

@@ -86,6 +86,8 @@ def with_run(cfg: DictConfig) -> DictConfig:
     for key in cfg:
         if key not in (*FREE, "paths"):
             merged[key] = cfg._get_node(key)
+    if "compile" in cfg and "module" in merged:
+        merged.module.compile = cfg.compile
     merged.paths.run = str(run)
     with open_dict(merged):
         OmegaConf.set_struct(merged, True)
@@ -121,6 +123,7 @@ def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> Diffusi
             f"the first is {wrong[0]}; give the run folder that it belongs to"
         )
     module.load_state_dict(state)
+    module.compile_networks()
     return module.eval()
 
 

@@ -32,10 +32,15 @@ class Network(nn.Module, ABC):
         """In place, as ``nn.Module.compile``, whose arguments it takes, but by region.
 
         Blocks of one type and shape share their code, so that a deep network compiles in the time of its distinct
-        blocks. The modules stay what they are: no key of a checkpoint changes.
+        blocks. The modules stay what they are: no key of a checkpoint changes. A mode with CUDA graphs takes the
+        network as a whole: a graph's answer lives until it runs again, and blocks that share one would overwrite what
+        others keep; the network's own answer is copied out for the same reason.
         """
-        if not self.blocks:
+        if not self.blocks or kwargs.get("mode") in CUDA_GRAPHS:
             super().compile(*args, **kwargs)
+            call = self._compiled_call_impl
+            if kwargs.get("mode") in CUDA_GRAPHS and call is not None:
+                self._compiled_call_impl = lambda *inputs, **more: call(*inputs, **more).clone()
             return
         if "recompile_limit" in inspect.signature(torch.compile).parameters:
             kwargs.setdefault("recompile_limit", _SHAPES)
@@ -52,5 +57,7 @@ def zero_(*layers: nn.Linear | nn.Conv2d) -> None:
             nn.init.zeros_(parameter)
 
 
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""Modes of torch.compile that replay recorded graphs on a GPU."""
 _SHAPES = 64
 """Distinct shapes that one block type may have before torch gives up compiling it; its own default of 8 is too few."""

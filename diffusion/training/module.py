@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,7 @@ class DiffusionModule(LeanModule):
         lr_scheduler: optimizer -> schedule, stepped once an optimizer step (a partial), or ``None``.
         guidance: wrappers for sampling, innermost first.
         seed: of all training draws, 0 included.
-        compile: compile the network with clean checkpoint keys.
+        compile: compile the network and its average with clean checkpoint keys, in a mode of torch.compile where named.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class DiffusionModule(LeanModule):
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         guidance: Mapping[str, Wrapper] | None = None,
         seed: int = 0,
-        compile: bool = False,
+        compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
     ) -> None:
         super().__init__()
         self.denoiser = NetworkDenoiser(network, schedule, parameterization)
@@ -91,8 +91,7 @@ class DiffusionModule(LeanModule):
         self._compile = compile
 
     def configure_model(self) -> None:
-        if self._compile:
-            self.denoiser.network.compile()
+        self.compile_networks()
         if isinstance(self.trainer.strategy, Sharded):
             mesh, blocks = self.trainer.strategy.device_mesh["data_parallel"], self.denoiser.network.blocks
             self._outline = [copy.deepcopy(self.ema_denoiser.network).to("meta")]
@@ -101,6 +100,12 @@ class DiffusionModule(LeanModule):
             for conditioner in (self.conditioner, self.ema_conditioner):
                 shard(conditioner, mesh, keep=True)  # a null condition is a view of a weight
             self.sharded = True
+
+    def compile_networks(self) -> None:
+        """In place, as the settings say; nothing is compiled before it is called."""
+        if self._compile:
+            for denoiser in (self.denoiser, self.ema_denoiser):
+                denoiser.network.compile(**({} if self._compile is True else {"mode": self._compile}))
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self._trained() if p.requires_grad])
