@@ -30,7 +30,7 @@ def test_the_verdict_follows_the_tolerance():
     table = Ablation.read("t", NODE)
     found = [
         Measured(table.cells[0], {"fid": [3.0, 3.5]}, 1.0, [1, 2]),
-        Measured(table.cells[1], {"fid": [2.5]}, seeds=[2]),
+        Measured(table.cells[1], {"fid": [2.5]}, seeds=[2], floor={"fid": 0.25, "is": 9.0}),
         Measured(table.cells[2], {}),
     ]
     assert [m.verdict("fid") for m in found] == ["differs", "reproduced", "not run"]
@@ -40,6 +40,7 @@ def test_the_verdict_follows_the_tolerance():
     assert head == ["cell", "NFE", "fid", "published", "difference", "verdict", "seeds", "note"]
     assert body[0] == ["a_1", "1", "3.25 ± 0.35", "3", "+0.25", "differs", "2", ""]
     assert "    python x" in as_markdown(table, found, "python x")
+    assert "As many real held-out pictures score fid 0.25." in as_markdown(table, found, "python x")
     numbers = [(line["seed"], line["value"]) for line in csv.DictReader(as_csv(table, found).splitlines())]
     assert numbers == [("1", "3.0"), ("2", "3.5"), ("2", "2.5")]
 

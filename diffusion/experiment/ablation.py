@@ -212,4 +212,5 @@ def _measured(cell: Cell, records: dict[int, dict[str, Any]]) -> Measured:
     names = dict.fromkeys(name for record in records.values() for name in record["metrics"])
     values = {name: [r["metrics"][name] for r in records.values() if name in r["metrics"]] for name in names}
     nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records.values()]
-    return Measured(cell, values, nfe[0] if nfe else None, list(records))
+    floor = next(iter(records.values()), {}).get("floor") or {}
+    return Measured(cell, values, nfe[0] if nfe else None, list(records), floor)

@@ -90,12 +90,14 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's numbers: one for each seed that was run, by metric, and what drawing a sample cost."""
+    """A cell's numbers: one for each seed that was run, by metric, what drawing a sample cost, and what as many real
+    held-out pictures score."""
 
     cell: Cell
     values: dict[str, list[float]]
     nfe: float | None = None
     seeds: Sequence[int] = ()
+    floor: Mapping[str, float] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float | None:
         values = self.values.get(metric)
@@ -152,6 +154,10 @@ def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, rem
         *(["Numbers are mean ± standard deviation over seeds of training and samples."] if several else []), "",
         *("| " + " | ".join(line) + " |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *body]), "",
     ]  # fmt: skip
+    floors = {metric: m.floor[metric] for m in measured for metric in table.metrics if metric in m.floor}
+    if floors:
+        said = ", ".join(f"{metric} {short(value)}" for metric, value in floors.items())
+        lines += [f"As many real held-out pictures score {said}.", ""]
     if table.plot:
         lines += [f"![{table.title}]({table.name}.png)", ""]
     if remarks:
@@ -178,7 +184,7 @@ def plot(table: Ablation, measured: Sequence[Measured], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, axes = pyplot.subplots(1, len(table.metrics), figsize=(5.2 * len(table.metrics), 3.8), squeeze=False)
     common = set.intersection(*({*c.train, *c.evaluate} for c in table.cells))
@@ -199,12 +205,19 @@ def plot(table: Ablation, measured: Sequence[Measured], path: Path) -> None:
         for name, points in lines.items():
             x_, y, error = zip(*sorted(points), strict=True)
             ax.errorbar(x_, y, yerr=error, marker="o", markersize=4, capsize=2, label=name)
+        plain: list[Any] = []
         everything = [y for points in lines.values() for _, y, _ in points]
         if everything and min(everything) > 0 and max(everything) > 10 * min(everything):
             ax.set_yscale("log")
+            plain.append(ax.yaxis)
         xs = [x for points in lines.values() for x, _, _ in points]
         if xs and min(xs) > 0 and max(xs) >= 8 * min(xs):
             ax.set_xscale("log")
+            plain.append(ax.xaxis)
+        for axis in plain:
+            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+            axis.set_minor_formatter(ticker.NullFormatter())
         ax.set_xlabel(table.plot)
         ax.set_title(metric, fontsize=10)
         ax.grid(alpha=0.3)
