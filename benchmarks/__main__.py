@@ -78,7 +78,14 @@ def shown(rows: list[Row]) -> Table:
         sign = "≤" if row.smaller else "≥"
         value = "-" if row.value is None else f"{row.value:.2f}"
         table.add_row(
-            row.name, row.what, row.against, value, f"{sign} {row.must}", f"{sign} {row.aim}", row.verdict, row.samples
+            row.name,
+            row.what,
+            row.against,
+            value,
+            f"{sign} {row.must:.3g}",
+            f"{sign} {row.aim:.3g}",
+            row.verdict,
+            row.samples,
         )
     return table
 

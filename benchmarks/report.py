@@ -28,7 +28,8 @@ def main() -> None:
         text = between(text, "ratios", f"{told(ratios[-1]['machine'])}\n\n{table(ratios)}")
     for one in measured:
         if "points" in one:
-            text = between(text, "scaling", f"{told(one['machine'])}\n\n{points(one['points'])}")
+            curves = "![Milliseconds a step against each size](../docs/img/scaling.png)"
+            text = between(text, "scaling", f"{told(one['machine'])}\n\n{points(one['points'])}\n\n{curves}")
     arguments.readme.write_text(text)
 
 
@@ -62,8 +63,8 @@ def table(measured: list[dict[str, Any]]) -> str:
     for name in sorted(found, key=int):
         for row in found[name]:
             sign = "≤" if row["smaller"] else "≥"
-            cells = [name, row["what"], row["against"], f"{row['value']:.2f}", f"{sign} {row['must']:g}"]
-            lines.append("| " + " | ".join([*cells, f"{sign} {row['aim']:g}", row["verdict"], row["samples"]]) + " |")
+            cells = [name, row["what"], row["against"], f"{row['value']:.2f}", f"{sign} {row['must']:.3g}"]
+            lines.append("| " + " | ".join([*cells, f"{sign} {row['aim']:.3g}", row["verdict"], row["samples"]]) + " |")
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ from diffusion.types import Cond
 
 BASE = {"channels": 64, "resolution": 16, "batch": 8}
 GRID = {"channels": (16, 32, 64, 128), "resolution": (8, 16, 32), "batch": (2, 8, 32)}
-PICTURE = Path(__file__).parents[1] / "docs" / "scaling.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "img" / "scaling.png"
 
 
 def measure(budget: float, grid: dict[str, tuple[int, ...]] | None = None) -> list[dict[str, Any]]:

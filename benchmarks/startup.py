@@ -16,25 +16,24 @@ CORE = (
 )
 
 
-def rows(budget: float = 75.0, small: bool = False) -> list[Row]:
-    """Row 12, a line each; without the import where small."""
+def rows(budget: float = 75.0) -> list[Row]:
+    """Row 12, a line each."""
     answers = {"--help": ["--help"], "--cfg job": ["--cfg", "job"], "a config error": ["sampler.stepps=3"]}
     runs: dict[str, Callable[[], object]] = {
         "import torch": partial(_run, "-c", "import torch"),
+        "import": partial(_run, "-c", CORE),
         **{name: partial(_run, "scripts/train.py", *words) for name, words in answers.items()},
     }
-    if not small:
-        runs["import"] = partial(_run, "-c", CORE)
     timings = race(runs, budget)
 
     def row(what: str, name: str, must: float, aim: float) -> Row:
         value, samples = ratio(timings, name, "import torch"), counts(timings, name, "import torch")
         return Row("12", f"{what}: time", "import torch", value, must, aim, True, samples)
 
-    table = [row(f"scripts/train.py answering {name}", name, 0.5, 0.25) for name in answers]
-    if not small:
-        table.append(row("importing sampler, network, schedule and objective", "import", 1.3, 1.1))
-    return table
+    return [
+        *(row(f"scripts/train.py answering {name}", name, 0.5, 0.25) for name in answers),
+        row("importing sampler, network, schedule and objective", "import", 1.3, 1.1),
+    ]
 
 
 def _run(*words: str) -> None:
