@@ -60,6 +60,20 @@ def test_another_space_in_the_same_folder_is_refused(hill: Path):
     assert len(study(hill).trials) == 1
 
 
+def test_a_torn_study_goes_on_and_a_damaged_one_is_refused_and_kept(hill: Path):
+    again = [*SEARCH, "hydra.sweeper.n_trials=2", "scale=interval(0.0,0.5)"]
+    sweep(hill, *again)
+    journal = hill / "outputs" / "toy" / "study.journal"
+    journal.write_bytes(journal.read_bytes()[:-20])  # the last trial's end is lost, so that it is finished once more
+    sweep(hill, *again)
+    assert [t.state.name for t in study(hill).trials] == ["COMPLETE", "COMPLETE"]
+    journal.write_text("no study\n")
+    err = sweep(hill, *again, code=2)
+    assert "study.journal is damaged" in err
+    assert err.count("\n") == 1
+    assert journal.read_text() == "no study\n"
+
+
 def test_nothing_to_search_is_refused(hill: Path):
     assert "no override gives a choice" in sweep(hill, *SEARCH, "scale=0.2", code=2)
 

@@ -136,8 +136,10 @@ class Search:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.folder.mkdir(parents=True, exist_ok=True)
+        journal = self.folder / JOURNAL
+        _mend(journal)
         study = optuna.create_study(
-            storage=storage(self.folder / JOURNAL),
+            storage=storage(journal),
             study_name="search",
             direction=self.s.direction,
             pruner=pruner(self.s.pruner),
@@ -193,6 +195,25 @@ def storage(journal: Path) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     return JournalStorage(JournalFileBackend(str(journal)))
+
+
+def _mend(journal: Path) -> None:
+    """Drops what a killed writer left of its last line, which would spoil the next one.
+
+    Raises:
+        ConfigError: it is not a study's file.
+    """
+    text = journal.read_bytes() if journal.is_file() else b""
+    whole = text[: text.rfind(b"\n") + 1]
+    try:
+        good = all("op_code" in json.loads(line) for line in whole.splitlines())
+    except ValueError:
+        good = False
+    if not good:
+        raise ConfigError(f"{journal} is damaged, or no study of Optuna; move it away to begin a new one")
+    if whole != text:
+        with journal.open("r+b") as file:
+            file.truncate(len(whole))
 
 
 def sampler(name: str, seed: int, startup: int) -> Any:
