@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from diffusion.data.digits import Digits
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.forecast import duration
+from diffusion.evaluation.forecast import duration, memory
 from diffusion.evaluation.generate import Generator, quantise
 from diffusion.guidance.classifier_free import ClassifierFree
 from diffusion.parameterization.epsilon import Epsilon
@@ -126,7 +126,8 @@ def test_a_forecast_keeps_what_it_drew_and_is_right(tmp_path: Path) -> None:
     assert "14 batches, 3 of them on disk. About 1 s for the rest on 1 rank (" in str(told)
 
 
-def test_durations_as_people_say_them() -> None:
+def test_durations_and_memory_as_people_say_them() -> None:
+    assert [memory(size) for size in (25_600, 999_000_000, 3_140_000_000)] == ["0 MB", "999 MB", "3.1 GB"]
     assert [duration(s) for s in (3.4, 89, 91, 5000, 12_000)] == ["3 s", "89 s", "2 min", "83 min", "3 h 20 min"]
 
 

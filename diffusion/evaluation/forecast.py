@@ -48,9 +48,9 @@ class Forecast:
             f"About {duration(self.sampling_seconds)} for the rest on {self.ranks} rank{'s' * (self.ranks > 1)} "
             f"({self.seconds_per_batch:.2g} s a batch, {self.features:.0%} of it features), "
             f"{duration(self.reference_seconds)} for real pictures, and the metrics. "
-            f"Rank 0 will hold {self.rows_bytes / 1e9:.2g} GB of rows and as much again of the reference's; a process "
-            f"has needed {self.peak_memory_bytes['process'] / 1e9:.2g} GB so far"
-            + ("" if gpu is None else f", and {gpu / 1e9:.2g} GB of its GPU")
+            f"Rank 0 will hold {memory(self.rows_bytes)} of rows beside the reference's; a process has needed "
+            f"{memory(self.peak_memory_bytes['process'])} so far"
+            + ("" if gpu is None else f", and {memory(gpu)} of its GPU")
         )
 
 
@@ -100,3 +100,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def memory(size: int) -> str:
+    """``12 MB``, ``3.1 GB``."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB"

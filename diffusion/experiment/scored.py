@@ -46,9 +46,7 @@ def whole(cfg: DictConfig) -> DictConfig:
         if not cfg.get("data") and cfg.evaluation.get("reference", "train") in ("train", "test"):
             raise ConfigError("pictures are compared with data; add data=<name>, or evaluation.reference=<file>")
         if cfg.get("plan"):
-            raise ConfigError(
-                "plan=true foretells the time of drawing, and pictures are drawn already; leave it out"
-            )
+            raise ConfigError("plan=true foretells the time of drawing, and pictures are drawn already; leave it out")
         return cfg
     if cfg.run is None:
         raise ConfigError(
