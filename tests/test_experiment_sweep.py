@@ -39,9 +39,7 @@ def test_a_file_that_is_edited_while_the_sweep_runs_changes_no_cell(toy: Path):
     assert {p.read_text() for p in (toy / "outputs" / "toy").glob("*/metrics.csv")} == {"step,score\n1,1.5\n"}
     (toy / "conf" / "part" / "good.yaml").write_text("mode: good\nscore: 1.5\n")
     err = sweep(toy, "part=edit,good", "name=other", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", code=1)
-    assert (
-        "1 finished, 1 failed" in err
-    )  # another process composes anew, and says so
+    assert "1 finished, 1 failed" in err  # another process composes anew, and says so
     assert "was edited while the sweep ran" in err
 
 
@@ -122,8 +120,11 @@ def test_mistakes_are_found_before_anything_runs(toy: Path, arguments: list[str]
     assert not (toy / "outputs").exists()
 
 
-def test_sigterm_stops_the_sweep_and_the_same_command_continues_it(toy: Path):
-    child = start(toy, "part=sleep,good")
+@pytest.mark.parametrize(
+    "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["basic", "joblib"]
+)
+def test_sigterm_stops_the_sweep_and_the_same_command_continues_it(toy: Path, launcher: list[str]):
+    child = start(toy, "part=sleep,good", *launcher)
     (folder,) = wait_for_cells(toy, 1, child)
     time.sleep(0.3)
     child.terminate()

@@ -31,7 +31,14 @@ def test_it_says_what_the_sweep_has(sweep):
     workspace = build(compare(*find([sweep])), "mine", project="p", entity=None, group="sweep")
     assert [section.name for section in workspace.sections] == ["Loss", "Quality", "Samples", "Swept settings"]
     text = model(workspace)
-    for part in ("train/loss_t/0-0.1", f"evaluation/{FD}", "optimizer.value.lr", "sweep", "samples"):
+    for part in (
+        "train/loss_t/0-0.1",
+        f"evaluation/{FD}",
+        "optimizer.value.lr",
+        "sweep",
+        "samples",
+        "cost/nfe_per_sample",
+    ):
         assert part in text
     assert json.loads(text)["displayName"] == "mine"
 
