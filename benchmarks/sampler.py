@@ -17,6 +17,7 @@ from torch import Tensor
 from benchmarks.harness import Row, Timing, counts, one_thread, race, ratio
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.network.base import Network
+from diffusion.network.unet import UNet
 from diffusion.parameterization.epsilon import Epsilon
 from diffusion.sampler.ancestral import Ancestral
 from diffusion.sampler.base import Sampler
@@ -26,6 +27,7 @@ from diffusion.sampler.euler import Euler
 from diffusion.sampler.heun import Heun
 from diffusion.schedule.base import Schedule
 from diffusion.schedule.linear import Linear
+from diffusion.seeds import SAMPLING, KeyedRandomness
 from diffusion.spacing.trailing import Trailing
 from diffusion.types import Cond, Prediction
 
@@ -78,7 +80,19 @@ def rows(budget: float = 100.0, small: bool = False) -> list[Row]:
                 Row(number, f"{name}: a step of the sampler alone", f"by hand ({_us(timings['bare'])})",
                     ratio(timings, "own", "bare"), 1.5, 1.2, True, counts(timings, "own", "bare")),
             ]  # fmt: skip
-    return table
+    return table if small else [*table, _keyed(budget / 10)]
+
+
+def _keyed(budget: float) -> Row:
+    """What keying noise by sample costs, beside a call of the smallest network that is sampled here."""
+    x, random = torch.randn(64, 1, 8, 8), KeyedRandomness(range(64), seed=0, stream=SAMPLING)
+    network = UNet(1, 8, channels=32, channel_mult=[1, 2], attention=[4]).eval()
+    denoiser = NetworkDenoiser(network, Linear(), Epsilon())
+    with one_thread():
+        runs = {"noise": partial(random.randn_like, x), "step": partial(denoiser, x, 0.5)}
+        timings = race({key: _quietly(run) for key, run in runs.items()}, budget)
+    return Row("8", "a step's noise, keyed by sample, digits 8x8, batch 64", "a call of its network",
+               ratio(timings, "noise", "step"), 0.5, 0.1, True, counts(timings, "noise", "step"))  # fmt: skip
 
 
 def _us(timing: Timing) -> str:
