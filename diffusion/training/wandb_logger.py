@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import wandb
 from pytorch_lightning.loggers.wandb import WandbLogger
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 
 class Wandb(WandbLogger):
@@ -49,6 +52,22 @@ class Wandb(WandbLogger):
             settings=wandb.Settings(silent=True),
         )
 
+    @rank_zero_only
+    def log_evaluation(
+        self, metrics: Mapping[str, float], floor: Mapping[str, float], fingerprint: Mapping[str, Any], step: int
+    ) -> None:
+        """A table ``evaluation`` beside the real pictures' figures, its cost, and the whole fingerprint as config."""
+        depends_on = {key: value for key, value in fingerprint.items() if key != "cost"}
+        mark = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        rows = [[name, value, floor.get(name), mark] for name, value in metrics.items()]
+        self.log_table(
+            "evaluation", columns=["metric", "generated", "real pictures", "fingerprint"], data=rows, step=step
+        )
+        cost = fingerprint.get("cost") or {}
+        told = {f"cost/{key}": cost[key] for key in ("nfe_per_sample", "sampling_seconds") if cost.get(key)}
+        self.log_metrics(told, step=step)
+        self.experiment.config.update({"fingerprint": dict(fingerprint)}, allow_val_change=True)
+
 
 def _mode(mode: str) -> Any:
     if mode != "auto":
@@ -61,6 +80,13 @@ def _mode(mode: str) -> Any:
 
 
 def _stable_id(path: Path) -> str:
-    if not path.exists():
-        path.write_text(os.urandom(4).hex())
+    """The id in the file, made once even where several ranks ask together."""
+    mine = path.with_name(f".{path.name}.{os.getpid()}")
+    mine.write_text(os.urandom(4).hex())
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        pass
+    finally:
+        mine.unlink()
     return path.read_text().strip()
