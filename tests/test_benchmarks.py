@@ -161,3 +161,9 @@ def test_the_report_writes_what_was_measured_between_its_marks(tmp_path: Path) -
     assert "| 1.95 | ≥ 1.6 | ≥ 1.9 | aim |" in text
     assert "1.70" not in text  # replaced by the later file
     assert report.table([{"rows": plain([row(None)])}]).count("\n") == 1  # no line without a verdict
+
+
+@pytest.mark.slow
+def test_nothing_is_slower_against_its_peer_than_it_was() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks.guard"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
