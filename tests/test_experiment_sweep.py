@@ -11,6 +11,7 @@ import pytest
 from omegaconf import OmegaConf
 from toys import runs, start, sweep, wait_for_cells
 
+from diffusion.experiment import resolvers
 from diffusion.experiment.cell import MACHINE, identity
 from diffusion.experiment.status import read_status
 
@@ -197,5 +198,12 @@ def test_identity_depends_on_what_is_computed_and_on_nothing_else():
     assert one == identity(OmegaConf.create(dict(reversed(base.items()))))
     assert one != identity(OmegaConf.create(base | {"seed": 1}))
     assert one != identity(OmegaConf.create(base | {"data": {"root": "elsewhere", "num_workers": 0}}))
+    OmegaConf.register_new_resolver("precision", lambda: "32-true", replace=True)
+    auto, here = ({"trainer": {"precision": text}} for text in ("${precision:}", "32-true"))
+    known = identity(OmegaConf.create(base | auto))
+    assert known != identity(OmegaConf.create(base | here))
+    OmegaConf.register_new_resolver("precision", lambda: "bf16-mixed", replace=True)
+    assert known == identity(OmegaConf.create(base | auto)), "a sweep that is laid out on another machine is the same"
+    resolvers.register()
     assert re.fullmatch("[0-9a-f]{12}", one)
     assert "trainer.devices" in MACHINE

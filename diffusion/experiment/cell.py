@@ -36,6 +36,8 @@ MACHINE = (
     "trainer.strategy",
 )
 """Keys that say where and on what a job runs."""
+AUTO = "${precision:}"
+"""The precision that the machine chooses (``trainer=auto``)."""
 
 
 def identity(cfg: DictConfig) -> str:
@@ -45,6 +47,9 @@ def identity(cfg: DictConfig) -> str:
     paths = own.get("paths")
     for key in list(paths) if paths else []:
         paths[key] = f"<{key}>"  # whatever refers to a path refers to its name
+    precision = own.trainer._get_node("precision") if own.get("trainer") else None
+    if precision is not None and precision._is_interpolation() and precision._value() == AUTO:
+        own.trainer.precision = "auto"  # what the machine takes is the machine's, wherever the sweep is laid out
     plain: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     for path in MACHINE:
         _remove(plain, path.split("."))

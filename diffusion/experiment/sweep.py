@@ -185,14 +185,16 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
     recorded = "run" not in cfg
     folder = Path(str(cfg.paths.run))
+    edited = recorded and os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name
     if recorded:
         before = (read_status(folder) or {}).get("status")
         if before == "finished":
             return None
         if (folder / "checkpoints" / "last.ckpt").is_file():
             cfg.resume = str(folder)
+            _keep_precision(cfg, folder)
     try:
-        if recorded and os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name:
+        if edited:
             raise ConfigError("a config file was edited while the sweep ran; the same command again lays out new cells")
         return main(cfg)
     except (Exception, SystemExit) as error:
@@ -209,6 +211,15 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             log.exception("the job failed")
         text = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise JobFailedError("preempted" if preempted else text) from None
+
+
+def _keep_precision(cfg: DictConfig, folder: Path) -> None:
+    """A cell that another machine began goes on in that one's precision, where nobody chose any."""
+    before = folder / "config.yaml"
+    recorded = OmegaConf.select(OmegaConf.load(before), "trainer.precision") if before.is_file() else None
+    node = cfg.trainer._get_node("precision") if cfg.get("trainer") else None
+    if recorded is not None and node is not None and node._is_interpolation():
+        cfg.trainer.precision = recorded
 
 
 class JobFailedError(RuntimeError):
