@@ -39,9 +39,9 @@ def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | No
         raise ConfigError(sentence)
     for path, _ in targets(cfg):
         values = at(plain, path)
-        if (sentence := refusal(values["_target_"], values)) is not None:
+        if (refused := refusal(values["_target_"], values)) is not None:
             ours = values["_target_"].startswith("diffusion.")  # these name their keys themselves
-            raise ConfigError(sentence if ours else f"{path}: {sentence}")
+            raise ConfigError(refused if ours else f"{path}: {refused}")
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
