@@ -17,8 +17,8 @@ from typing import Any
 
 from diffusion.experiment.source import Definition, Function, lookup, module_file, statements
 
-_SAFE: tuple[Any, ...] = (ValueError, abs, all, any, bool, dict, enumerate, float, frozenset, int, isinstance, len, list)
-_SAFE += (max, min, range, repr, reversed, round, set, sorted, str, sum, tuple, type, zip)
+_SAFE: tuple[Any, ...] = (ValueError, abs, all, any, bool, dict, enumerate, float, frozenset, int, isinstance, len)
+_SAFE += (list, max, min, range, repr, reversed, round, set, sorted, str, sum, tuple, type, zip)
 _NAMES = {"__builtins__": {known.__name__: known for known in _SAFE}, "math": math}
 
 
