@@ -178,3 +178,8 @@ def test_a_mistake_is_one_sentence(words, sentence, tmp_path):
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert done.stderr.startswith("error: ")
+
+
+def test_the_index_lists_every_table():
+    listed = set((ROOT / "docs" / "ablations" / "README.md").read_text().replace(",", " ").split())
+    assert not {path.stem for path in (ROOT / "conf" / "ablation").glob("*.yaml")} - listed
