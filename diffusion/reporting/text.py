@@ -73,6 +73,8 @@ def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> 
         shown.add_column(Text(head[i]), justify="right" if i >= first else "left", overflow="fold")
     for number, line in enumerate(lines):
         style = "dim" if number >= min(most, len(table.rows)) else ""
+        if style and min(chosen) < first:
+            line[min(chosen)] = line[0]  # real pictures, wherever the first column that fits is
         shown.add_row(*(Text(line[i], style) for i in sorted(chosen)))
     return shown
 
