@@ -22,6 +22,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
+from yaml import YAMLError
 
 from diffusion.experiment.cell import identity
 from diffusion.experiment.layout import Cell, Layout, plan
@@ -215,8 +216,10 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 def _keep_precision(cfg: DictConfig, folder: Path) -> None:
     """A cell that another machine began goes on in that one's precision, where nobody chose any."""
-    before = folder / "config.yaml"
-    recorded = OmegaConf.select(OmegaConf.load(before), "trainer.precision") if before.is_file() else None
+    try:
+        recorded = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "trainer.precision")
+    except (OSError, YAMLError):
+        return
     node = cfg.trainer._get_node("precision") if cfg.get("trainer") else None
     if recorded is not None and node is not None and node._is_interpolation():
         cfg.trainer.precision = recorded
