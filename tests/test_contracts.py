@@ -72,6 +72,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         },
         "experiment/imagenet256_adm": ["data.resolution=64"],
         "schedule/flow": ["parameterization=flow"],
+        "schedule/zero_snr": ["parameterization=velocity"],
         "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],
         "spacing/indices": ["spacing.indices=[900,100,10,0]", "sampler.steps=4"],
         "spacing/sections": ["sampler.steps=250"],
