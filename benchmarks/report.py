@@ -25,7 +25,7 @@ def main() -> None:
     measured = [json.loads(file.read_text()) for file in arguments.files]
     ratios = [one for one in measured if "rows" in one]
     if ratios:
-        text = between(text, "ratios", f"{told(ratios[-1]['machine'])}\n\n{table(ratios)}")
+        text = between(text, "ratios", tables(ratios))
     for one in measured:
         if "points" in one:
             curves = "![Milliseconds a step against each size](../docs/img/scaling.png)"
@@ -53,18 +53,25 @@ def told(machine: dict[str, Any]) -> str:
     return f"{machine['processor']}, {machine['cores']} cores{bf16}; {software}; {clock}; {machine['date']}."
 
 
-def table(measured: list[dict[str, Any]]) -> str:
-    """Markdown of the rows with a verdict, in the order of their numbers."""
-    found: dict[str, list[dict[str, Any]]] = {}
+def tables(measured: list[dict[str, Any]]) -> str:
+    """Markdown of the rows with a verdict, in the order of their numbers, a table for each way of measuring."""
+    found: dict[str, tuple[str, list[dict[str, Any]]]] = {}
     for one in measured:
         conclusive = [row for row in one["rows"] if row["value"] is not None]
-        found |= {name: [row for row in conclusive if row["name"] == name] for name in {r["name"] for r in conclusive}}
+        for name in {row["name"] for row in conclusive}:
+            found[name] = told(one["machine"]), [row for row in conclusive if row["name"] == name]
+    ways = {way: [row for name in sorted(found, key=int) if found[name][0] == way for row in found[name][1]]
+            for way in dict.fromkeys(found[name][0] for name in sorted(found, key=int))}  # fmt: skip
+    return "\n\n".join(f"{way}\n\n{table(rows)}" for way, rows in ways.items())
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown of rows."""
     lines = ["| row | what | against | measured | must | aim | verdict | clean samples |", "|" + "---|" * 8]
-    for name in sorted(found, key=int):
-        for row in found[name]:
-            sign = "≤" if row["smaller"] else "≥"
-            cells = [name, row["what"], row["against"], f"{row['value']:.2f}", f"{sign} {row['must']:.3g}"]
-            lines.append("| " + " | ".join([*cells, f"{sign} {row['aim']:.3g}", row["verdict"], row["samples"]]) + " |")
+    for row in rows:
+        sign = "≤" if row["smaller"] else "≥"
+        cells = [row["name"], row["what"], row["against"], f"{row['value']:.2f}", f"{sign} {row['must']:.3g}"]
+        lines.append("| " + " | ".join([*cells, f"{sign} {row['aim']:.3g}", row["verdict"], row["samples"]]) + " |")
     return "\n".join(lines)
 
 

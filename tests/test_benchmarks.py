@@ -160,7 +160,10 @@ def test_the_report_writes_what_was_measured_between_its_marks(tmp_path: Path) -
     assert "old" not in text
     assert "| 1.95 | ≥ 1.6 | ≥ 1.9 | aim |" in text
     assert "1.70" not in text  # replaced by the later file
-    assert report.table([{"rows": plain([row(None)])}]).count("\n") == 1  # no line without a verdict
+    assert text.count("| row |") == 1
+    assert "| row |" not in report.tables([{"machine": machine(), "rows": plain([row(None)])}])  # nothing to say
+    other = {"machine": machine() | {"threads": 99}, "rows": plain([row(1.8)])}
+    assert "wall time of 99 threads" in report.tables([{"machine": machine(), "rows": plain([row(1.7)])}, other])
 
 
 @pytest.mark.slow
