@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
+from diffusion.training.flat import FlatAdam
+
 
 def clip_by_norm(optimizer: Optimizer, parameters: Sequence[nn.Parameter], max_norm: float) -> None:
     """Scales gradients so that the norm of all of them together is at most ``max_norm`` (Pascanu et al. 2013).
@@ -14,7 +16,10 @@ def clip_by_norm(optimizer: Optimizer, parameters: Sequence[nn.Parameter], max_n
     A fused optimizer divides gradients by its ``grad_scale`` while it reads them, so that they are not read and written
     once more for it; the gradients of ``parameters`` are then as clipped only after its next step.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    if isinstance(optimizer, FlatAdam):
+        gradients = [optimizer.gather()]
+    else:
+        gradients = [p.grad for p in parameters if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     if getattr(optimizer, "_step_supports_amp_scaling", False):
         optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp_(min=1.0)  # type: ignore[attr-defined]

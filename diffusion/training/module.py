@@ -23,6 +23,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.seeds import DROPOUT, TRAINING, KeyedRandomness, mix
 from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import EMA, average, copy_buffers
+from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.flops import network_flops
 from diffusion.training.host import LeanModule
 from diffusion.training.sharded import Sharded, release, shard
@@ -82,6 +83,7 @@ class DiffusionModule(LeanModule):
         """Every rank holds a share of the weights: all of them must call a network together."""
         self._outline: list[nn.Module] = []  # of a sharded network, on the meta device; a list is no part of the module
         self._lists: tuple[list[nn.Parameter], list[nn.Parameter]] | None = None
+        self._flat: tuple[list[Tensor], list[Tensor]] | None = None
         self._buffered = True
         self._ema = ema
         self._optimizer = optimizer
@@ -109,6 +111,11 @@ class DiffusionModule(LeanModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._optimizer([p for p in self._trained() if p.requires_grad])
+        if FlatAdam.suits(optimizer) and not self.sharded:
+            optimizer = FlatAdam(optimizer)
+            pairs = zip(self._averaged(), self._trained(), strict=True)
+            averaged = [average_of for average_of, p in pairs if p.requires_grad]
+            self._flat = [Buffer(averaged).hold(averaged)], [optimizer.weights]
         if self._lr_scheduler is None:
             return optimizer
         return {
@@ -160,7 +167,8 @@ class DiffusionModule(LeanModule):
         with self.trainer.profiler.profile(AVERAGING):  # type: ignore[attr-defined]
             release(self.ema_conditioner)
             beta = self._ema.beta(self.trainer.global_step + 1)
-            average(self._averaged(), self._trained(), beta)
+            averaged, trained = self._flat or (self._averaged(), self._trained())
+            average(averaged, trained, beta)
             if self._buffered:
                 copy_buffers(self.ema_denoiser, self.denoiser)
 
