@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo test venv lint types format clean
+.PHONY: help demo test slow venv lint types format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,8 +11,11 @@ help:  ## list the targets
 demo: .venv/ready  ## train, sample and score a DDPM on real digits (about three minutes on two cores)
 	$(BIN)/python scripts/train.py experiment=digits_ddpm name=demo
 
-test: .venv/ready lint types  ## lint, types and the whole test suite
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+test: .venv/ready lint types  ## lint, types and the tests, but for the slow ones
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+slow: .venv/ready  ## the slow tests: whole sweeps on every launcher, ranks, kills, speed against peers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 venv: .venv/ready  ## create .venv from the pinned constraints
 

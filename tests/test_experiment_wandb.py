@@ -25,7 +25,9 @@ OFFLINE = [
 
 
 def train(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "scripts/train.py", *arguments, *OFFLINE]
+    named = {line.partition("=")[0] for line in arguments}
+    rest = [line for line in OFFLINE if line.partition("=")[0] not in named]
+    command = [sys.executable, "scripts/train.py", *arguments, *rest]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
 

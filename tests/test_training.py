@@ -11,6 +11,7 @@ from diffusion.experiment.build import build_data, build_module, build_trainer
 from diffusion.experiment.train import run
 from diffusion.training.checkpoint import LAST
 from diffusion.training.clip import clip_by_norm
+from diffusion.training.csv_logger import MetricsCSV
 from diffusion.training.ema import ConstantEMA, average
 from diffusion.training.flops import peak
 from diffusion.training.lr import Constant, Cosine
@@ -216,3 +217,14 @@ def test_bad_settings_are_refused_by_name():
 
 def test_the_resolved_config_is_plain(train_config):
     assert OmegaConf.to_container(train_config(), resolve=True)["network"]["in_channels"] == 1
+
+
+def test_a_finished_run_that_is_scored_again_keeps_its_last_row(tmp_path):
+    for value in (1.0, 2.0):
+        logger = MetricsCSV(str(tmp_path))
+        if value == 1.0:
+            logger.log_metrics({"train/loss": 0.5}, step=2)
+            logger.log_metrics({"train/loss": 0.25}, step=4)
+        logger.log_metrics({"evaluation/fd": value}, step=4)
+    assert [row["train/loss"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["0.5", "0.25"]
+    assert [row["evaluation/fd"] for row in csv.DictReader((tmp_path / "metrics.csv").open())] == ["", "2.0"]

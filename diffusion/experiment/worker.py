@@ -57,4 +57,8 @@ def _log(file: Path | None) -> None:
 
 if __name__ == "__main__":
     die_with_parent()
-    sys.exit(work(Path(sys.argv[1]), sys.argv[2]))
+    code = work(Path(sys.argv[1]), sys.argv[2])
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is written; taking down a process group's threads in a dying interpreter can abort a good rank

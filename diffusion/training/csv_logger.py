@@ -15,8 +15,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 class MetricsCSV(Logger):
     """Appends to ``<save_dir>/metrics.csv``; the first column is ``step``.
 
-    A resumed run drops the rows that lie after the step it resumes from and goes on. The file is rewritten only when
-    a new column appears, and then beside its place and moved there.
+    A resumed run drops the rows that lie after the first step that it logs, and goes on. The file is rewritten only
+    when a new column appears, and then beside its place and moved there.
     """
 
     def __init__(self, save_dir: str) -> None:
@@ -63,7 +63,7 @@ class MetricsCSV(Logger):
             if self._path.exists():
                 with self._path.open(newline="") as file:
                     reader = csv.DictReader(file)
-                    kept = [row for row in reader if row["step"] and int(row["step"]) < step]
+                    kept = [row for row in reader if row["step"] and int(row["step"]) <= step]
                     self._columns = list(reader.fieldnames or ["step"])
                 self._rows = [{**row, "step": int(row["step"])} for row in kept]
                 self._rewrite(self._rows)
