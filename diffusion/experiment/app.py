@@ -22,6 +22,7 @@ import hydra
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, OverrideParseException
@@ -84,7 +85,10 @@ def app(
                     if args.help:
                         print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or ""))
                         return
-                    composer.check()
+                    cfg = composer.check()
+                    if args.cfg == "job" and args.package is None:  # composed once already
+                        print(OmegaConf.to_yaml(cfg, resolve=bool(args.resolve)), end="")
+                        return
             hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)()
 
         return command
@@ -125,8 +129,8 @@ class Composer:
         except (OverrideParseException, HydraException) as error:
             raise ConfigError(f"expected overrides as key=value, {_one_line(error)}") from None
 
-    def check(self) -> None:
-        """Every mistake that can be found without loading torch.
+    def check(self) -> DictConfig:
+        """Every mistake that can be found without loading torch; the config without Hydra's own node.
 
         Raises:
             ConfigError: the first one found.
@@ -140,6 +144,7 @@ class Composer:
             self._check_top(cfg)
             base = self._compose([o for o in fixed if o not in added], groups) if added else None
             check.check(self._whole(cfg), added, None if base is None else self._whole(base))
+            return _own(cfg)
 
     def _first(self) -> list[Override]:
         """The overrides of a sweep's first job: the other values are checked when the sweep is laid out."""
@@ -193,9 +198,8 @@ class Composer:
         if OmegaConf.is_missing(cfg.hydra.runtime, "output_dir"):
             cfg.hydra.runtime.output_dir = "."
         HydraConfig.instance().set_config(cfg)
-        own = OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
         try:
-            return self.finish(own)
+            return self.finish(_own(cfg))
         except OmegaConfBaseException as error:
             raise mistakes.unresolved(error) from None
 
@@ -204,13 +208,14 @@ class Composer:
         return hydra.initialize_config_dir(str(self.folder), version_base="1.3", job_name=Path(sys.argv[0]).stem)
 
     def _groups(self) -> dict[str, list[str]]:
-        loader = GlobalHydra.instance().config_loader()
+        files: Any = GlobalHydra.instance().config_loader()
+        files = files.repository  # the loader's own methods copy it at every call
         found: dict[str, list[str]] = {}
-        pending = list(loader.list_groups(""))
+        pending = list(files.get_group_options("", ObjectType.GROUP))
         while pending:
             group = pending.pop()
-            pending += [f"{group}/{child}" for child in loader.list_groups(group)]
-            options = loader.get_group_options(group)
+            pending += [f"{group}/{child}" for child in files.get_group_options(group, ObjectType.GROUP)]
+            options = files.get_group_options(group, ObjectType.CONFIG)
             if options:
                 found[group] = sorted(options)
         return found
@@ -231,6 +236,11 @@ class Composer:
             except (HydraException, OmegaConfBaseException, ValueError):
                 continue
         return None
+
+
+def _own(cfg: DictConfig) -> DictConfig:
+    """What the job gets: all but Hydra's node."""
+    return OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
 
 
 def _one_line(error: Exception) -> str:

@@ -15,7 +15,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion.experiment.source import Definition, Function, lookup, module_file, statements
+from diffusion.experiment.source import Definition, Function, full_name, lookup, module_file, statements
 
 _SAFE: tuple[Any, ...] = (ValueError, abs, all, any, bool, dict, enumerate, float, frozenset, int, isinstance, len)
 _SAFE += (list, max, min, range, repr, reversed, round, set, sorted, str, sum, tuple, type, zip)
@@ -39,7 +39,9 @@ _SAID: dict[tuple[str, str], str | None] = {}
 def _first(target: str, values: Mapping[str, Any]) -> str | None:
     parts = target.split(".")
     ends = [end for end in range(len(parts) - 1, 0, -1) if module_file(".".join(parts[:end])) is not None]
-    found = lookup(".".join(parts[: ends[0]]), ".".join(parts[ends[0] :])) if ends else None
+    if not ends or parts[0] == "pytorch_lightning":  # long files that refuse nothing in this way
+        return None
+    found = lookup(".".join(parts[: ends[0]]), ".".join(parts[ends[0] :]))
     if found is None:
         return None
     try:
@@ -57,7 +59,7 @@ def _follow(module: str, node: Definition, given: Mapping[str, Any], named: set[
     """
     if isinstance(node, ast.ClassDef):
         init = next((n for n in node.body if isinstance(n, Function) and n.name == "__init__"), None)
-        bases = [found for base in node.bases if (found := lookup(module, ast.unparse(base).partition("[")[0]))]
+        bases = _bases(module, node)
         if init is None:
             for base in bases:
                 _follow(*base, given, named)
@@ -70,14 +72,25 @@ def _follow(module: str, node: Definition, given: Mapping[str, Any], named: set[
         call = line.value if isinstance(line, ast.Expr | ast.Assign) else None
         if isinstance(call, ast.Call):
             name = ast.unparse(call.func)
-            for called in bases if name == "super().__init__" else [lookup(module, name)]:
-                if called is not None and called[0].partition(".")[0] == module.partition(".")[0]:
-                    _follow(*called, *_handed_on(called[1], call, known))
+            for called in bases if name == "super().__init__" else _own(module, name):
+                _follow(*called, *_handed_on(called[1], call, known))
         if not (_plain(line) and _ran(line, known)):
             for bound in ast.walk(line):  # to something that was not found out
                 if isinstance(bound, ast.Name | ast.Attribute) and isinstance(bound.ctx, ast.Store):
                     known.pop(getattr(bound, "id", ""), None)
                     vars(itself).pop(getattr(bound, "attr", ""), None)
+
+
+def _own(module: str, name: str) -> list[tuple[str, Definition]]:
+    """What a name stands for where it is of the module's own package: reading torch's files takes half a second."""
+    package = module.partition(".")[0]
+    elsewhere = full_name(module, name)
+    found = lookup(module, name) if elsewhere == name or elsewhere.partition(".")[0] == package else None
+    return [found] if found is not None else []
+
+
+def _bases(module: str, node: ast.ClassDef) -> list[tuple[str, Definition]]:
+    return [found for base in node.bases for found in _own(module, ast.unparse(base).partition("[")[0])]
 
 
 def _plain(line: ast.stmt) -> bool:
@@ -131,8 +144,8 @@ def _attributes(module: str, node: Definition) -> dict[str, Any]:
     """The literals among a class's attributes, inherited ones too."""
     if not isinstance(node, ast.ClassDef):
         return {}
-    bases = [found for base in reversed(node.bases) if (found := lookup(module, ast.unparse(base).partition("[")[0]))]
-    return {k: v for base in bases for k, v in _attributes(*base).items()} | _literals(node.body)
+    inherited = {k: v for base in reversed(_bases(module, node)) for k, v in _attributes(*base).items()}
+    return inherited | _literals(node.body)
 
 
 def _literals(body: Sequence[ast.stmt]) -> dict[str, Any]:
