@@ -70,7 +70,6 @@ def run(cfg: DictConfig) -> None:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:
             if module.sharded:  # ranks draw different numbers of batches, which shares of a network cannot
-                trainer.strategy.barrier()  # the first rank has moved its checkpoint into place
                 module = load_module(cfg, folder)
             score(cfg, evaluator, module, data, folder, trainer)
         for logger in trainer.loggers:
