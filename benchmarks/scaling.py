@@ -57,6 +57,7 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib import ticker
 
     figure, axes = plt.subplots(1, len(BASE), figsize=(10, 3), sharey=True, layout="constrained")
     for axis, name in zip(axes, BASE, strict=True):
@@ -69,6 +70,9 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
         axis.set_xticks([p[name] for p in line], [str(p[name]) for p in line], minor=False)
         axis.set_xticks([], minor=True)
         axis.margins(0.15)
+    axes[0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes[0].yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+    axes[0].yaxis.set_minor_formatter(ticker.NullFormatter())
     axes[0].set_ylabel("ms a training step (share of peak)")
     figure.savefig(path, dpi=110)
 
