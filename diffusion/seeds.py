@@ -1,13 +1,16 @@
 """Keyed randomness: every draw is a function of (seed, stream, step, sample index) and of nothing else.
 
 Sample i is then the same for any batch size, any number of ranks and any order of work, and a resumed run draws what
-an undisturbed one would have drawn. One generator a sample; its key is a splitmix64 chain (Steele, Lea & Flood 2014)
-over the four numbers, so that near seeds do not overlap. Draws are made on the CPU and copied: the device does not
-change them.
+an undisturbed one would have drawn. No generator has a state: word j of a sample is splitmix64's finalizer (Steele, Lea
+& Flood 2014; Stafford's variant 13) of the sample's key plus j golden ratios, with a second key of the sample between
+its rounds, and all samples of a batch are drawn at once. Two keys of 64 bits part the samples: torch's own generator
+keeps 32 bits of its seed on a CPU, so that 50,000 samples often held a duplicate. Draws are made on the CPU and copied:
+the device does not change them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,10 +35,9 @@ def mix(*words: int) -> int:
 
 
 def keys_of(index: Tensor | Sequence[int] | np.ndarray, *, seed: int, stream: int, step: int = 0) -> np.ndarray:
-    """One 63-bit key a sample, (B,) uint64: the draws of whoever needs a single number or an order, not a generator."""
-    numbers = np.asarray(index, dtype=np.int64).astype(np.uint64)
-    base = np.uint64(mix(seed, stream, step))
-    return _splitmix(_splitmix(numbers ^ base)) >> np.uint64(1)
+    """One 63-bit key a sample, (B,) uint64: the draws of whoever needs a single number or an order, not a sequence."""
+    once = _finalize((_whole(index) ^ np.uint64(mix(seed, stream, step))) + _GOLDEN)
+    return _finalize(once + _GOLDEN) >> _ONE
 
 
 class KeyedRandomness(Randomness):
@@ -58,47 +60,93 @@ class KeyedRandomness(Randomness):
         self.place = torch.arange(len(index)) if place is None else place
         self.size = len(index) if size is None else size
         self._key = mix(seed, stream, step)
-        keys = keys_of(index, seed=seed, stream=stream, step=step).tolist()
-        self._generators = [_SPARE.pop() if _SPARE else torch.Generator() for _ in keys]
-        for generator, key in zip(self._generators, keys, strict=True):
-            generator.manual_seed(key)
-
-    def __del__(self) -> None:
-        """Generators cost more to make than to seed: whoever comes next takes them over."""
-        if len(_SPARE) < _SPARE_AT_MOST:
-            _SPARE.extend(getattr(self, "_generators", ()))
+        bases = np.array([[self._key], [self._key ^ _SECOND]], dtype=np.uint64)
+        self._keys = _finalize((_whole(index) ^ bases) + _GOLDEN)[:, :, None]
+        self._drawn = 0  # words of each sample
 
     def rand(self) -> Tensor:
-        out = torch.empty(len(self._generators), dtype=torch.float64)
-        for generator, slot in zip(self._generators, out.unbind(), strict=True):
-            slot.uniform_(generator=generator)
-        return out
+        return _uniform(self._words(self._advance(1), 1)[:, 0])
 
     def shared(self, group: Tensor) -> Tensor:
-        keys = keys_of(group, seed=self._key, stream=COUPLING)
-        return torch.from_numpy((keys >> np.uint64(10)).astype(np.float64) * 2.0**-53)
+        return _uniform(keys_of(group, seed=self._key, stream=COUPLING) << _ONE)
 
     def randint(self, high: int) -> Tensor:
         """(B,) int64 in [0, high)."""
         return (self.rand() * high).long().clamp_(max=high - 1)
 
     def randn_like(self, x: Tensor) -> Tensor:
-        if len(x) != len(self._generators):
-            raise ValueError(f"keyed for {len(self._generators)} samples, asked for noise of {len(x)}")
-        on_cpu = torch.empty(x.shape, dtype=x.dtype, pin_memory=x.is_cuda)
-        for generator, slot in zip(self._generators, on_cpu.unbind(), strict=True):
-            slot.normal_(generator=generator)
-        return on_cpu.to(x.device, non_blocking=True)
+        """The same numbers in every dtype, up to its rounding."""
+        samples = self._keys.shape[1]
+        if len(x) != samples:
+            raise ValueError(f"keyed for {samples} samples, asked for noise of {len(x)}")
+        size, dtype = x[0].numel(), np.float64 if x.dtype == torch.float64 else np.float32
+        pairs = (size + 1) // 2
+        first, rows = self._advance(pairs), max(1, _AT_ONCE // max(pairs, 1))
+        parts = [
+            torch.from_numpy(_box_muller(self._words(first, pairs, slice(at, at + rows)), dtype))
+            for at in range(0, samples, rows)
+        ]
+        noise = parts[0] if len(parts) == 1 else torch.cat(parts)
+        noise = (noise if 2 * pairs == size else noise[:, :size]).reshape(x.shape)
+        if x.is_cuda:
+            return noise.to(x.dtype).pin_memory().to(x.device, non_blocking=True)
+        return noise.to(x)
+
+    def _advance(self, count: int) -> int:
+        """The next word, and ``count`` of them taken."""
+        self._drawn += count
+        return self._drawn - count
+
+    def _words(self, first: int, count: int, rows: slice = slice(None)) -> np.ndarray:
+        """(samples, count) uint64, from the ``first`` word of each sample."""
+        counter = np.arange(first + 1, first + count + 1, dtype=np.uint64)
+        return _finalize(self._keys[0][rows] + counter * _GOLDEN, self._keys[1][rows])
 
 
 _MASK = (1 << 64) - 1
-_SPARE: list[torch.Generator] = []
-_SPARE_AT_MOST = 1024
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ONE = np.uint64(1)
+_SECOND = 0xD1B54A32D192ED03
+"""What parts a sample's two keys; far from any index."""
+_AT_ONCE = 1 << 17
+"""Words made in one go: what a core's cache holds."""
 
 
-def _splitmix(state: np.ndarray) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        z = state + np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+def _whole(index: Tensor | Sequence[int] | np.ndarray) -> np.ndarray:
+    return np.asarray(index, dtype=np.int64).view(np.uint64)
+
+
+def _finalize(z: np.ndarray, key: np.ndarray | None = None) -> np.ndarray:
+    """splitmix64's finalizer of z, in place, with ``key`` between its rounds."""
+    shifted = z >> np.uint64(30)
+    z ^= shifted
+    z *= np.uint64(0xBF58476D1CE4E5B9)
+    if key is not None:
+        z ^= key
+    np.right_shift(z, np.uint64(27), out=shifted)
+    z ^= shifted
+    z *= np.uint64(0x94D049BB133111EB)
+    np.right_shift(z, np.uint64(31), out=shifted)
+    z ^= shifted
+    return z
+
+
+def _uniform(words: np.ndarray) -> Tensor:
+    """[0, 1), float64, from the upper 53 bits of each word."""
+    return torch.from_numpy((words >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+
+
+def _box_muller(words: np.ndarray, dtype: type[np.floating]) -> np.ndarray:
+    """(B, P) words -> (B, 2 P) standard normal numbers, no larger than 6.8 (Box & Muller 1958)."""
+    pairs = words.shape[1]
+    halves = words.view(np.uint32).astype(dtype)
+    radius = halves[:, :pairs] * dtype(2.0**-32)
+    radius += dtype(2.0**-33)  # in (0, 1], also where float32 rounds
+    np.log(radius, out=radius)
+    radius *= dtype(-2)
+    np.sqrt(radius, out=radius)
+    angle = halves[:, pairs:] * dtype(math.pi * 2.0**-31)
+    np.multiply(np.cos(angle), radius, out=halves[:, :pairs])
+    np.sin(angle, out=angle)
+    np.multiply(angle, radius, out=halves[:, pairs:])
+    return halves

@@ -109,7 +109,7 @@ def test_a_classifier_learns_what_can_be_told_apart() -> None:
         clean = denoiser.output(x0 + 0.1 * torch.randn(x0.shape), 0.05).softmax(1)[torch.arange(64), label]
         noise = denoiser.output(torch.randn(256, 1, 4, 4), 1.0).softmax(1)
     assert clean.min() > 0.9
-    assert noise.max() < 0.9
+    assert noise.amax(1).mean() < 0.75
 
 
 def test_classification_says_what_it_lacks() -> None:
