@@ -18,6 +18,7 @@ from diffusion.experiment.sizes import half_precision
 from diffusion.guidance.base import Guidance
 from diffusion.sampler.base import Again, Denoise, Sampler
 from diffusion.seeds import mix
+from diffusion.training.loop import LeanEpochLoop
 from diffusion.training.module import DiffusionModule
 from diffusion.types import Cond, Denoiser
 
@@ -106,6 +107,7 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
     for logger in loggers:
         logger.log_hyperparams(plain)
     trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    LeanEpochLoop.install(trainer)
     if str(cfg.trainer.get("precision")).startswith("16") and trainer.strategy.root_device.type == "cpu":
         sentence = half_precision({"trainer": {"accelerator": "cpu", "precision": cfg.trainer.precision}})
         raise ConfigError(sentence or "")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
+import torch.distributed as dist
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from diffusion.experiment.record import asked_to_stop, defer, listen
@@ -20,9 +22,12 @@ class StopWhenAsked(LeanCallback):
 
     def __init__(self) -> None:
         self._step = 0
+        self._group: Any = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = trainer.global_step
+        if trainer.world_size > 1:  # asked on the host: a flag on the GPU would be waited for at every step
+            self._group = dist.new_group(backend="gloo")
         defer(True)
         listen()
 
@@ -32,7 +37,12 @@ class StopWhenAsked(LeanCallback):
         if trainer.global_step == self._step:
             return  # between two accumulated batches: a checkpoint would lose the first
         self._step = trainer.global_step
-        if trainer.strategy.reduce_boolean_decision(asked_to_stop(), all=False):
+        asked = asked_to_stop()
+        if self._group is not None:
+            anywhere = torch.tensor(int(asked))
+            dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=self._group)
+            asked = bool(anywhere)
+        if asked:
             raise SIGTERMException
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

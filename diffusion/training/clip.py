@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import nn
 from torch.optim.optimizer import Optimizer
 
@@ -17,11 +18,11 @@ def clip_by_norm(optimizer: Optimizer, parameters: Sequence[nn.Parameter], max_n
     once more for it; the gradients of ``parameters`` are then as clipped only after its next step.
     """
     if isinstance(optimizer, FlatAdam):
-        gradients = [optimizer.gather()]
+        norm = torch.linalg.vector_norm(optimizer.gather())
     else:
-        gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
     if getattr(optimizer, "_step_supports_amp_scaling", False):
-        optimizer.grad_scale = ((norm + 1e-6) / max_norm).clamp_(min=1.0)  # type: ignore[attr-defined]
+        scale = ((norm + 1e-6) / max_norm).clamp_(min=1.0)
+        optimizer.grad_scale = scale.float()  # type: ignore[attr-defined]
     else:
         nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

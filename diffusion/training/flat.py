@@ -6,7 +6,7 @@ one norm, one fused update and one average. What a checkpoint holds, and under w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,17 +83,30 @@ class FlatAdam(Adam):
         told = super().state_dict()
         return {**told, "state": {n: {**s, "step": s["step"].clone()} for n, s in told["state"].items()}}
 
-    def _init_group(self, group: dict[str, Any], *lists: Any) -> bool:
-        """What Adam's step works on."""
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """As Adam's, without looking for what there is one of."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         if self.state[self._mine[0]].get("exp_avg") is not self._moments[0].views[0]:
             self._take_over()
         if not self._gathered:
             self.gather()
         self._gathered = False
-        here = (self.weights, self._gradients.flat, *(m.flat for m in self._moments), None, self._steps)
-        for target, tensor in zip(lists, here, strict=True):
-            target.extend([] if tensor is None else [tensor])
-        return False
+        group, (first, second) = self.param_groups[0], self._moments
+        self._steps += 1
+        fused = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        fused(
+            [self.weights], [self._gradients.flat], [first.flat], [second.flat], [], [self._steps],
+            amsgrad=False, lr=group["lr"], beta1=group["betas"][0], beta2=group["betas"][1],
+            weight_decay=group["weight_decay"], eps=group["eps"], maximize=group["maximize"],
+            grad_scale=getattr(self, "grad_scale", None), found_inf=getattr(self, "found_inf", None),
+        )  # fmt: skip
+        if (skipped := getattr(self, "found_inf", None)) is not None:
+            self._steps -= skipped
+        return loss
 
     def _take_over(self) -> None:
         """State that was loaded, or none yet, becomes views of ours."""

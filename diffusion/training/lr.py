@@ -8,7 +8,24 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.optimizer import Optimizer
 
 
-class Constant(LambdaLR):
+class Factor(LambdaLR):
+    """The optimizer's own rate times a function of the number of steps taken."""
+
+    def step(self, epoch: int | None = None) -> None:
+        """As torch's, which looks at every step for an optimizer that was not stepped: five times as long."""
+        if epoch is not None or self._step_count < 1:
+            super().step(epoch)
+            return
+        self._step_count += 1
+        self.last_epoch += 1
+        self._last_lr = [
+            base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
+        ]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+            group["lr"] = rate
+
+
+class Constant(Factor):
     """Linear warm-up from 0 over ``warmup`` steps, then constant (Ho et al. 2020, appendix B: 5,000 steps)."""
 
     def __init__(self, optimizer: Optimizer, warmup: int = 0) -> None:
@@ -16,7 +33,7 @@ class Constant(LambdaLR):
         super().__init__(optimizer, lambda step: _ramp(step, warmup))
 
 
-class Cosine(LambdaLR):
+class Cosine(Factor):
     """Linear warm-up, then half a cosine from 1 to ``floor`` at ``total`` steps (Loshchilov & Hutter 2017, eq. 5).
 
     A run no longer than its warm-up only warms up.

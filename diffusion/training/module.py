@@ -211,9 +211,10 @@ class DiffusionModule(LeanModule):
 
     def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
         """Sample numbers stay on the host: they key the draws, and reading them back would stall the device."""
-        index = batch.pop("index")
-        moved = super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return {**moved, "index": index}
+        return {
+            name: value.to(device, non_blocking=True) if isinstance(value, Tensor) and name != "index" else value
+            for name, value in batch.items()
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches"] = self.batches
