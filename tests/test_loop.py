@@ -3,6 +3,7 @@
 import pytest
 import pytorch_lightning as pl
 import torch
+from conftest import config
 from test_training import RICH, same
 
 from diffusion.experiment.build import build_data, build_module, build_trainer
@@ -53,17 +54,16 @@ def steps(monkeypatch):
     return taken
 
 
-@pytest.mark.parametrize(
-    "keys", [[], ["trainer.precision=bf16-mixed", "network.channels=32"], ["trainer.precision=64-true"]]
-)
-def test_hooks_and_bits_are_lightnings(train_config, tmp_path, monkeypatch, steps, keys):
+@pytest.mark.parametrize("keys", [[], ["trainer.precision=bf16-mixed"], ["trainer.precision=64-true"]])
+def test_hooks_and_bits_are_lightnings(tmp_path, monkeypatch, steps, keys):
     keys = [*keys, *RICH, "trainer.max_steps=18", "trainer.val_check_interval=7", "lr_scheduler.warmup=5"]
+    keys += ["network=mlp", "network.width=32", "logger=csv", "evaluation=none", "~callbacks.samples"]
     heard, checkpoints, rows = [], [], []
     for own in (False, True):
         with monkeypatch.context() as patch:
             lightnings_own(patch, own)
             listener, folder = Listener(), tmp_path / str(own)
-            train(train_config(*keys, folder=folder), listener)
+            train(config(folder, *keys), listener)
         heard.append(listener.calls)
         checkpoints.append(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
         table = (folder / "metrics.csv").read_text().splitlines()
