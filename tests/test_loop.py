@@ -57,7 +57,7 @@ def steps(monkeypatch):
 @pytest.mark.parametrize("keys", [[], ["trainer.precision=bf16-mixed"], ["trainer.precision=64-true"]])
 def test_hooks_and_bits_are_lightnings(tmp_path, monkeypatch, steps, keys):
     keys = [*keys, *RICH, "trainer.max_steps=18", "trainer.val_check_interval=7", "lr_scheduler.warmup=5"]
-    keys += ["network=mlp", "network.width=32", "logger=csv", "evaluation=none", "~callbacks.samples"]
+    keys += ["network=mlp", "network.width=8", "network.depth=1", "logger=csv", "evaluation=none", "~callbacks.samples"]
     heard, checkpoints, rows = [], [], []
     for own in (False, True):
         with monkeypatch.context() as patch:
