@@ -212,6 +212,15 @@ def test_a_sample_depends_on_nothing_beside_it() -> None:
     assert not torch.equal(told, later)
 
 
+def test_mixed_precision_leaves_pictures_alone() -> None:
+    image = torch.randn(6, 3, 16, 16)
+    exact, _ = Geometric(p=0.7)(image, keyed(range(6)))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mixed, told = Geometric(p=0.7)(image, keyed(range(6)))
+    assert mixed.dtype == told.dtype == torch.float32
+    assert torch.equal(mixed, exact)
+
+
 @pytest.mark.parametrize("settings", [{"p": 1.5}, {"x_flip": -0.1}, {"scale": -1.0}, {"dim": 8}])
 def test_refuses_what_it_cannot_do(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"augmentation"):

@@ -47,14 +47,14 @@ def warp(image: Tensor, matrices: Tensor) -> Tensor:
     centre = (back[:, :, :2] @ offset) + back[:, :, 2]
     reach = (centre.abs() + back[:, :, :2].abs() @ half).amax(0) - middle  # by axis, beyond the outermost pixels
     margin = max(0, math.ceil(float(reach.max()))) + RIM
-    doubled = _double(_mirrored(image, margin))
     # grid_sample's coordinates run from -1 to 1 over the samples of each side
     side = back.new_tensor([2 * (width + 2 * margin) + TAPS - 2, 2 * (height + 2 * margin) + TAPS - 2]) - 1
     place = (2 * (centre + middle + margin) + MOMENT) * 2 / side - 1
     theta = torch.cat(((2 * back[:, :, :2] * half) * (2 / side)[:, None], place[:, :, None]), dim=2)
     theta = theta.to(image.device, image.dtype, non_blocking=True)
-    grid = F.affine_grid(theta, [len(image), 1, fine[1], fine[0]], align_corners=True)
-    return _halve(F.grid_sample(doubled, grid, align_corners=True))
+    with torch.autocast(image.device.type, enabled=False):  # bf16 would misplace a point by a pixel in 256
+        grid = F.affine_grid(theta, [len(image), 1, fine[1], fine[0]], align_corners=True)
+        return _halve(F.grid_sample(_double(_mirrored(image, margin)), grid, align_corners=True))
 
 
 def _mirrored(image: Tensor, margin: int) -> Tensor:
@@ -68,14 +68,18 @@ def _mirrored(image: Tensor, margin: int) -> Tensor:
 
 
 def _double(image: Tensor) -> Tensor:
-    line = image.new_tensor(SYM6) * math.sqrt(2)
+    line = _line(image) * math.sqrt(2)
     flat = image.flatten(0, 1)[:, None]
     flat = F.conv_transpose2d(flat, line[None, None, :, None], stride=(2, 1))
     return F.conv_transpose2d(flat, line[None, None, None, :], stride=(1, 2))[:, 0].unflatten(0, image.shape[:2])
 
 
 def _halve(image: Tensor) -> Tensor:
-    line = image.new_tensor(SYM6) / math.sqrt(2)
+    line = _line(image) / math.sqrt(2)
     flat = image.flatten(0, 1)[:, None]
     flat = F.conv2d(flat, line[None, None, :, None], stride=(2, 1))
     return F.conv2d(flat, line[None, None, None, :], stride=(1, 2))[:, 0].unflatten(0, image.shape[:2])
+
+
+def _line(like: Tensor) -> Tensor:
+    return torch.tensor(SYM6, dtype=like.dtype).to(like.device, non_blocking=True)
