@@ -27,6 +27,7 @@ class Cond:
     tokens: (B, L, D), read by cross-attention; ``mask`` (B, L) is True where a token counts.
     image: (B, C, H, W), concatenated to the input's channels.
     label: (B,) int64, the raw class ids (what a classifier's guidance needs).
+    augment: (B, A), what augmentation did to a training picture; ``None`` where nothing did, as in all sampling.
     null: the same slots with the condition removed; ``None`` where there is nothing to remove.
     """
 
@@ -35,6 +36,7 @@ class Cond:
     mask: Tensor | None = None
     image: Tensor | None = None
     label: Tensor | None = None
+    augment: Tensor | None = None
     null: Cond | None = None
 
     def drop(self, where: Tensor | None = None) -> Cond:

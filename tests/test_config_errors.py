@@ -128,6 +128,7 @@ def test_a_wrong_type_says_expected_and_got(argument: str, expected: str, got: s
         (["sampler.variance=learned"], "parameterization.learned_variance=true"),
         (["data.resolution=16", "network.attention=[8]"], "evaluation=none"),
         (["network=dit_tiny", "network.patch=3"], "network.patch to a divisor"),
+        (["augmentation=geometric"], "network=ddpmpp_cifar10"),
         (["micro_batch=7"], "micro_batch to a divisor"),
         (["micro_batch=most"], "micro_batch=auto"),
         (["trainer.precision=16-mixed"], "trainer.precision=bf16-mixed"),

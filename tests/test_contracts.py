@@ -59,6 +59,12 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
     if group == "guidance":
         np.save(tmp_path / "y.npy", np.zeros((1, 8, 8)))
     return {
+        "augmentation/geometric": [
+            "network=ddpmpp_cifar10",
+            "network.channels=8",
+            "network.channel_mult=[1,2]",
+            "network.attention=[4]",
+        ],
         "evaluation/fashion_mnist": ["data=fashion_mnist", "network=unet_small"],
         "objective/classification": ["network=classifier_digits", "conditioner=label"],
         "objective/hybrid": ["parameterization.learned_variance=true"],
@@ -143,6 +149,10 @@ def autoencoder(cfg, tmp_path, name):
     built = instantiate(cfg.autoencoder)
     image = torch.rand(2, 1, 8, 8) * 2 - 1
     assert built.decode(built.encode(image)).shape == image.shape
+
+
+def augmentation(cfg, tmp_path, name):
+    train_a_step(build_module(cfg), image=torch.rand(4, 1, 8, 8) * 2 - 1)
 
 
 def objective(cfg, tmp_path, name):

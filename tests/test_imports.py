@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "diffusion"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"sampler", "spacing", "guidance", "network", "conditioner", "autoencoder", "data"}
+LEAVES = {"sampler", "spacing", "guidance", "network", "conditioner", "autoencoder", "augmentation", "data"}
 BASE = {"schedule", "types", "seeds"}
 ALLOWED = {
     "schedule": {"schedule"},

@@ -11,12 +11,14 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from torch import Tensor, distributed
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.network.base import Network
 from diffusion.objective.base import Times, Weighting
 from diffusion.objective.regression import Regression
+from diffusion.objective.times.carried import Carried
 from diffusion.objective.times.importance import Importance
 from diffusion.objective.times.log_normal import LogNormal
 from diffusion.objective.times.logit_normal import LogitNormal
@@ -39,6 +41,7 @@ from diffusion.parameterization.x0 import X0
 from diffusion.schedule import edm as edm_schedule
 from diffusion.schedule.cosine import Cosine
 from diffusion.schedule.flow import Flow as FlowSchedule
+from diffusion.schedule.geometric import Geometric
 from diffusion.schedule.linear import Linear
 from diffusion.seeds import TRAINING, KeyedRandomness
 from diffusion.types import Cond, expand
@@ -213,7 +216,16 @@ def test_the_simple_objective_leaves_the_variance_half_alone():
     assert gradient[:, 1:].abs().max() == 0
 
 
-@pytest.mark.parametrize("make", [lambda: MinSNR(0.0), lambda: P2(gamma=-1.0), lambda: P2(k=0.0), lambda: Uniform(1.0)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: MinSNR(0.0),
+        lambda: P2(gamma=-1.0),
+        lambda: P2(k=0.0),
+        lambda: Uniform(1.0),
+        lambda: Carried(Linear(), 1.0),
+    ],
+)
 def test_bad_numbers_name_their_key(make):
     with pytest.raises(ValueError, match=r"set objective\."):
         make()
@@ -265,6 +277,17 @@ def test_log_normal_times_have_that_noise():
     assert importance is None
     assert float(log_noise.mean()) == pytest.approx(-1.2, abs=0.08)
     assert float(log_noise.std()) == pytest.approx(1.2, abs=0.05)
+
+
+def test_carried_times_have_the_other_schedules_noise():
+    """EDM's own labels, a quarter of log sigma, on the levels of the VE process: log sigma uniform."""
+    schedule = edm_schedule.EDM(sigma_min=0.01, sigma_max=200.0)
+    t, importance = Carried(Geometric(0.02, 100.0))(on(schedule), keyed(4000))
+    assert importance is None
+    share = (4 * schedule.label(t) - math.log(0.02)) / math.log(100 / 0.02)
+    assert stats.kstest(share.numpy(), "uniform").pvalue > 1e-3
+    same = Uniform()(on(schedule), keyed(4000))[0]
+    torch.testing.assert_close(Carried(schedule)(on(schedule), keyed(4000))[0], same, rtol=0, atol=1e-12)
 
 
 def test_logit_normal_times_have_those_quantiles():

@@ -79,6 +79,8 @@ def test_published_numbers_are_the_papers():
     assert published("adm_imagenet256", "cond_g1")["fid_50k"] == 4.59
     assert published("edm_sampler_vp", "heun_edm_35") == {"fid_50k_min": 2.93}
     assert published("edm_configs_cifar10", "E_uncond") == {"fid_50k_min": 2.05}
+    assert published("edm_configs_cifar10", "F_cond") == {"fid_50k_min": 1.79}
+    assert published("edm_configs_cifar10", "A_uncond_ve") == {"fid_50k_min": 3.77}
     assert published("progressive_distillation_targets", "x0_truncated_snr_ddim")["fid_50k"] == 2.51
     assert published("dpm_solver_v3_cifar10", "unipc_10") == {"fid_50k": 3.93}
 

@@ -13,6 +13,7 @@ from torch import nn
 from diffusion.network.base import Network
 from diffusion.network.dit import DiT
 from diffusion.network.mlp import MLP
+from diffusion.network.song_unet import SongUNet
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
@@ -37,6 +38,11 @@ def dit(**settings: object) -> DiT:
 def unet(**settings: object) -> UNet:
     keys = {"in_channels": 1, "resolution": 8, "channels": 16, "channel_mult": [1, 2], "num_res_blocks": 1}
     return UNet(**keys | {"attention": [4]} | settings)
+
+
+def ncsnpp() -> SongUNet:
+    more = {"taps": [1, 3, 3, 1], "fourier_scale": 16.0, "residual_input": True}
+    return SongUNet(1, 8, channels=16, channel_mult=[1, 2], num_res_blocks=1, attention=[4], dropout=0.0, **more)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("dit_s2", 33), ("dit_b2", 130), ("dit_l2", 458), ("dit_xl2", 675)])
@@ -207,7 +213,7 @@ def test_refuses_tokens_of_another_width(build: type[Network]) -> None:
         build(token_dim=5)(torch.zeros(2, 1, 8, 8), torch.zeros(2), Cond(tokens=torch.zeros(2, 3, 4)))
 
 
-@pytest.mark.parametrize("build", [dit, unet])
+@pytest.mark.parametrize("build", [dit, unet, ncsnpp])
 def test_compiled_by_region_with_the_same_keys_and_answers(build: type[Network]) -> None:
     network = awake(build())
     keys, x, label = list(network.state_dict()), torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0])

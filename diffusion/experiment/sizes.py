@@ -78,6 +78,17 @@ def network_and_resolution(cfg: Plain) -> str | None:
     return None
 
 
+def augmentation(cfg: Plain) -> str | None:
+    told, heard = _part(cfg, "augmentation").get("dim", 0), _part(cfg, "network").get("augment_dim", 0)
+    if told == heard:
+        return None
+    return (
+        f"this augmentation tells the network {told} numbers and network.augment_dim is {heard}; a network that is not "
+        "told would learn to draw augmented pictures: use network=ddpmpp_cifar10 or ncsnpp_cifar10, which take "
+        "augment_dim from the augmentation, or augmentation=none"
+    )
+
+
 def labels(cfg: Plain) -> str | None:
     data, conditioner, guidance = _part(cfg, "data"), _part(cfg, "conditioner"), _part(cfg, "guidance")
     kind = _class(conditioner)
@@ -214,6 +225,7 @@ CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     data_and_autoencoder,
     network_and_latents,
     network_and_resolution,
+    augmentation,
     labels,
     second_models,
     table,

@@ -20,9 +20,11 @@ class Network(nn.Module, ABC):
     """The trainable function of an experiment.
 
     blocks: the repeated layers, by type; ``compile`` compiles these one by one. Empty: the network as a whole.
+    augment_dim: width of ``Cond.augment`` that it reads, 0 for a network that cannot be told of augmentations.
     """
 
     blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
+    augment_dim: int = 0
 
     @abstractmethod
     def forward(self, x: Tensor, label: Tensor, cond: Cond) -> Tensor:

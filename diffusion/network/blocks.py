@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffusion.network.attention import CrossAttention, SelfAttention
 
@@ -66,7 +67,7 @@ class ResBlock(nn.Module):
     def forward(self, x: Tensor, context: Context) -> Tensor:
         h = F.silu(self.norm1(x))
         if self.resample is not None:
-            h, x = _resample(h, self.resample), _resample(x, self.resample)
+            h, x = self.resampled(h), self.resampled(x)
         h = self.conv1(h)
         emb = self.emb(context.emb)[:, :, None, None]
         if self.scale_shift:
@@ -76,6 +77,10 @@ class ResBlock(nn.Module):
             h = self.norm2(h.add_(emb))
         h = self.conv2(self.dropout(F.silu(h)))
         return h.add_(self.skip(x))
+
+    def resampled(self, x: Tensor) -> Tensor:
+        """Twice or half the size."""
+        return _resample(x, str(self.resample))
 
 
 class AttentionBlock(nn.Module):
@@ -153,6 +158,13 @@ class Stage(nn.ModuleList):
         for layer in self:
             x = layer(x, context)
         return x
+
+
+def run(stage: nn.Module, x: Tensor, context: Context, checkpointing: bool) -> Tensor:
+    """A stage, recomputed in the backward pass where ``checkpointing`` is on and there will be one."""
+    if checkpointing and stage.training and torch.is_grad_enabled():
+        return checkpoint(stage, x, context, use_reentrant=False)
+    return stage(x, context)
 
 
 def _halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:

@@ -38,12 +38,7 @@ class Embedding(nn.Module):
         self.condition = nn.Linear(cond_dim, width) if cond_dim not in (0, width) else None
 
     def forward(self, label: Tensor, vector: Tensor | None = None) -> Tensor:
-        given = 0 if vector is None else vector.shape[-1]
-        if given != self.cond_dim:
-            raise ValueError(
-                f"this network was built for a condition vector of width {self.cond_dim} (0 = none) and was given one "
-                f"of width {given}; network.cond_dim must equal conditioner.dim"
-            )
+        self.check(vector)
         with torch.autocast(label.device.type, enabled=False):
             dtype = self.linear1.weight.dtype
             features = self.sinusoids(label if label.dtype == torch.float64 else label.float())
@@ -51,6 +46,15 @@ class Embedding(nn.Module):
             if vector is not None:
                 emb = emb + (vector if self.condition is None else self.condition(vector.to(dtype)))
             return F.silu(emb)
+
+    def check(self, vector: Tensor | None) -> None:
+        """Refuses a ``Cond.vector`` of another width than ``cond_dim``."""
+        given = 0 if vector is None else vector.shape[-1]
+        if given != self.cond_dim:
+            raise ValueError(
+                f"this network was built for a condition vector of width {self.cond_dim} (0 = none) and was given one "
+                f"of width {given}; network.cond_dim must equal conditioner.dim"
+            )
 
     def sinusoids(self, label: Tensor) -> Tensor:
         """(B,) -> (B, features), in label's dtype: a bf16 label would not tell index 900 from 901."""

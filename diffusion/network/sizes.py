@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from torch import Tensor
+
+from diffusion.types import Cond
+
 
 def levels_of(resolution: int, levels: int) -> list[int]:
     """The size of each level, largest first."""
@@ -40,3 +44,15 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuses a word that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")
+
+
+def check_picture(x: Tensor, cond: Cond, channels: int, image_channels: int, factor: int) -> None:
+    """Refuses x (B, C, H, W) of other channels, sizes that cannot be halved to 1 / ``factor``, another Cond.image."""
+    image = 0 if cond.image is None else cond.image.shape[1]
+    if x.shape[1] != channels or image != image_channels:
+        raise ValueError(
+            f"this network takes {channels} channels and {image_channels} of a condition picture, "
+            f"got {x.shape[1]} and {image}; set network.in_channels and network.image_channels"
+        )
+    if x.shape[2] % factor or x.shape[3] % factor:
+        raise ValueError(f"this network halves pictures {factor}-fold; {tuple(x.shape[2:])} is no multiple")

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from diffusion.network.attention import CrossAttention, SelfAttention, check_tokens, heads_of
 from diffusion.network.base import Network, zero_
@@ -20,9 +19,10 @@ from diffusion.network.blocks import (
     Stage,
     Upsample,
     group_norm,
+    run,
 )
 from diffusion.network.embedding import Embedding
-from diffusion.network.sizes import check_attention, check_choice, levels_of, width_of
+from diffusion.network.sizes import check_attention, check_choice, check_picture, levels_of, width_of
 from diffusion.types import Cond
 
 
@@ -135,31 +135,17 @@ class UNet(Network):
     def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         check_tokens(self.token_dim, cond.tokens)
         context = Context(self.embedding(label, cond.vector), cond.tokens, cond.mask)
-        h = self.stem(self._input(x, cond).contiguous(memory_format=self.memory_format))
+        check_picture(x, cond, self.in_channels, self.image_channels, self.factor)
+        x = x if cond.image is None else torch.cat((x, cond.image.to(x)), dim=1)
+        h = self.stem(x.contiguous(memory_format=self.memory_format))
         skips = [h]
         for stage in self.down:
-            h = self._run(stage, h, context)
+            h = run(stage, h, context, self.checkpointing)
             skips.append(h)
-        h = self._run(self.middle, h, context)
+        h = run(self.middle, h, context, self.checkpointing)
         for stage in self.up:
-            h = self._run(stage, torch.cat((h, skips.pop()), dim=1), context)
+            h = run(stage, torch.cat((h, skips.pop()), dim=1), context, self.checkpointing)
         return self.head(F.silu(self.norm(h)))
-
-    def _run(self, stage: nn.Module, x: Tensor, context: Context) -> Tensor:
-        if self.checkpointing and self.training and torch.is_grad_enabled():
-            return checkpoint(stage, x, context, use_reentrant=False)
-        return stage(x, context)
-
-    def _input(self, x: Tensor, cond: Cond) -> Tensor:
-        image = 0 if cond.image is None else cond.image.shape[1]
-        if x.shape[1] != self.in_channels or image != self.image_channels:
-            raise ValueError(
-                f"this network takes {self.in_channels} channels and {self.image_channels} of a condition picture, "
-                f"got {x.shape[1]} and {image}; set network.in_channels and network.image_channels"
-            )
-        if x.shape[2] % self.factor or x.shape[3] % self.factor:
-            raise ValueError(f"this network halves pictures {self.factor}-fold; {tuple(x.shape[2:])} is no multiple")
-        return x if cond.image is None else torch.cat((x, cond.image.to(x)), dim=1)
 
     def _initialise(self, xavier: bool) -> None:
         """DDPM's uniform fan-average weights and zero biases, or torch's own; zeros at the end of every branch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from diffusion.augmentation.base import Augmentation
 from diffusion.autoencoder.base import Autoencoder
 from diffusion.conditioner.base import Conditioner
 from diffusion.denoiser import NetworkDenoiser
@@ -44,6 +46,7 @@ class DiffusionModule(LeanModule):
         optimizer: parameters -> optimizer (a partial).
         lr_scheduler: optimizer -> schedule, stepped once an optimizer step (a partial), or ``None``.
         guidance: wrappers for sampling, innermost first.
+        augmentation: of training pictures, told to the network; ``None`` or empty for none.
         seed: of all training draws, 0 included.
         compile: compile the network and its average with clean checkpoint keys, in a mode of torch.compile where named.
     """
@@ -61,6 +64,7 @@ class DiffusionModule(LeanModule):
         optimizer: Callable[[list[nn.Parameter]], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
         guidance: Mapping[str, Wrapper] | None = None,
+        augmentation: Augmentation | Mapping[str, Any] | None = None,
         seed: int = 0,
         compile: bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = False,
     ) -> None:
@@ -76,6 +80,7 @@ class DiffusionModule(LeanModule):
         self.objective = objective
         self.sampler = sampler
         self.guidance = guidance or {}
+        self.augmentation = augmentation if isinstance(augmentation, Augmentation) else None
         self.seed = seed
         self.batches = 0
         """Batches seen in training, over all resumptions: what dropout is keyed by."""
@@ -88,6 +93,13 @@ class DiffusionModule(LeanModule):
         self._ema = ema
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
+        if network.augment_dim != (self.augmentation.dim if self.augmentation else 0):
+            raise ValueError(
+                f"the network reads {network.augment_dim} numbers of an augmentation and "
+                + (f"is told {self.augmentation.dim}" if self.augmentation else "there is none")
+                + "; a network that is not told would learn to draw augmented pictures: use network=ddpmpp_cifar10 or "
+                "another with augment_dim, or augmentation=none"
+            )
         objective.check(self.denoiser)  # what cannot be trained or guided is refused before any training
         self.sampling_denoiser()
         self._compile = compile
@@ -146,12 +158,18 @@ class DiffusionModule(LeanModule):
         }
 
     def loss(self, batch: dict[str, Any], randomness: KeyedRandomness, *, ema: bool = False) -> Loss:
-        """The objective on one batch, its condition dropped with the conditioner's probability."""
-        x0 = self.encode(batch["image"])
+        """The objective on one batch, its condition dropped with the conditioner's probability; the average is held to
+        pictures as they are, without augmentation."""
+        image, told = batch["image"], None
+        if self.augmentation is not None and not ema:
+            image, told = self.augmentation(image, randomness)
+        x0 = self.encode(image)
         denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
         cond: Cond = conditioner(batch)
         if conditioner.drop > 0:
             cond = cond.drop(randomness.rand().to(x0.device) < conditioner.drop)
+        if told is not None:
+            cond = replace(cond, augment=told)
         return self.objective(denoiser, x0, cond, randomness=randomness)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:

@@ -1,0 +1,26 @@
+"""Augmentation: training pictures changed at random, and the network told how, so that samples are not.
+
+Told what was done (``Cond.augment``), a network learns the changed pictures as other distributions beside the data's;
+in sampling nothing is told, which stands for "unchanged" (Karras et al. 2022, appendix F.2).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+from diffusion.types import Randomness
+
+
+class Augmentation(ABC):
+    """A random change of training pictures.
+
+    dim: how many numbers tell of it; zeros tell of none.
+    """
+
+    dim: int
+
+    @abstractmethod
+    def __call__(self, image: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
+        """image (B, C, H, W) -> the changed pictures, and (B, dim) what was done to each, on the same device."""
