@@ -10,6 +10,7 @@ import torch
 from conftest import CONF, config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tiny_kl import save_tiny
 from torch import nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
@@ -70,7 +71,9 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
             f"guidance/{measured}": [f"guidance.{measured}.measurement={tmp_path / 'y.npy'}"]
             for measured in ("dps", "inpaint", "pigdm", "repaint")
         },
+        "autoencoder/kl": [*folder, "data.resolution=64", "guidance=none", f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "experiment/imagenet256_adm": ["data.resolution=64"],
+        "experiment/imagenet256_min_snr": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "schedule/flow": ["parameterization=flow"],
         "schedule/zero_snr": ["parameterization=velocity"],
         "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],
@@ -82,6 +85,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
 def compose(option: Path, tmp_path: Path):
     group, name = str(option.parent), option.name
     entry = "sample" if str(option) == "hydra/sample" else "train"
+    if str(option) in ("autoencoder/kl", "experiment/imagenet256_min_snr"):
+        save_tiny(tmp_path / "kl")
     place = {"guidance/operator": "guidance/operator@guidance.dps.operator"}.get(group, group)
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
@@ -141,8 +146,10 @@ def conditioner(cfg, tmp_path, name):
 
 def autoencoder(cfg, tmp_path, name):
     built = instantiate(cfg.autoencoder)
-    image = torch.rand(2, 1, 8, 8) * 2 - 1
-    assert built.decode(built.encode(image)).shape == image.shape
+    image = torch.rand(2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution) * 2 - 1
+    latent = built.encode(image)
+    assert latent.shape == (2, cfg.autoencoder.channels, cfg.autoencoder.resolution, cfg.autoencoder.resolution)
+    assert built.decode(latent).shape == image.shape
 
 
 def objective(cfg, tmp_path, name):

@@ -13,6 +13,7 @@ from torch.optim.optimizer import Optimizer
 
 from diffusion.autoencoder.base import Autoencoder
 from diffusion.conditioner.base import Conditioner
+from diffusion.data.error import DataError
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.guidance.base import Wrapper, guide
 from diffusion.network.base import Network
@@ -27,7 +28,7 @@ from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.flops import network_flops
 from diffusion.training.host import LeanModule
 from diffusion.training.sharded import Sharded, release, shard
-from diffusion.types import Cond, Denoiser
+from diffusion.types import Cond, Denoiser, RandnLike
 
 AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
@@ -147,7 +148,7 @@ class DiffusionModule(LeanModule):
 
     def loss(self, batch: dict[str, Any], randomness: KeyedRandomness, *, ema: bool = False) -> Loss:
         """The objective on one batch, its condition dropped with the conditioner's probability."""
-        x0 = self.encode(batch["image"])
+        x0 = self.encode(batch["image"], randomness.randn_like)
         denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
         cond: Cond = conditioner(batch)
         if conditioner.drop > 0:
@@ -187,9 +188,9 @@ class DiffusionModule(LeanModule):
             nn.utils.clip_grad_norm_(self._trained(), gradient_clip_val)
 
     @torch.no_grad()
-    def encode(self, image: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on."""
-        return self.autoencoder.encode(image)
+    def encode(self, image: Tensor, randn_like: RandnLike | None = None) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on, drawn where there is something to draw."""
+        return self.autoencoder.encode(image, randn_like)
 
     def sampling_denoiser(self, *, ema: bool = True) -> Denoiser:
         """The denoiser inside its guidance, on the averaged weights unless told otherwise."""
@@ -218,10 +219,24 @@ class DiffusionModule(LeanModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches"] = self.batches
         checkpoint["objective"] = self.objective.state_dict()
+        if self.autoencoder.sha256 is not None:  # its weights are not in the checkpoint
+            checkpoint["autoencoder"] = self.autoencoder.sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if (sentence := self.other_latents(checkpoint)) is not None:
+            raise DataError(sentence)
         self.batches = int(checkpoint["batches"])
         self.objective.load_state_dict(checkpoint.get("objective", {}))
+
+    def other_latents(self, checkpoint: Mapping[str, Any]) -> str | None:
+        """The sentence for a checkpoint whose latents are another autoencoder's, ``None`` where they are this one's."""
+        theirs, mine = checkpoint.get("autoencoder"), self.autoencoder.sha256
+        if theirs == mine:
+            return None
+        return (
+            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and "
+            f"autoencoder.pretrained has {mine}; set autoencoder.pretrained to the one that the run was started with"
+        )
 
     def _place(self, count: int, batch_idx: int) -> tuple[Tensor, int]:
         """Where this rank's samples stand in the batch of the optimizer step, and that batch's size."""
