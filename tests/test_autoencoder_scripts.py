@@ -17,9 +17,10 @@ from test_docs import run_script
 from tiny_kl import save_tiny
 
 from diffusion.autoencoder import weights
+from diffusion.autoencoder.kl import KL
 from diffusion.data.error import DataError
 from diffusion.experiment import check
-from diffusion.experiment.build import build_module
+from diffusion.experiment.build import build_data, build_module
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.restore import load_module, refuse_to_continue
 
@@ -71,6 +72,46 @@ def test_a_resumed_run_ends_with_the_same_bits(place: Path, run: Path, tmp_path:
     assert one["global_step"] == other["global_step"] == 4
     assert one["state_dict"].keys() == other["state_dict"].keys()
     assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
+
+
+def test_latents_made_once_train_to_the_same_bits(place: Path, tmp_path: Path) -> None:
+    one_by_one = ["trainer.max_steps=3", "autoencoder.at_once=1"]  # a kernel may depend on the batch
+    plain = train(place, tmp_path / "plain", *one_by_one)
+    kept = [*one_by_one, "callbacks=[default,latents]", f"callbacks.latents.folder={tmp_path / 'cache'}"]
+    made = train(place, tmp_path / "made", *kept)
+    (file,) = (tmp_path / "cache").iterdir()
+    written = file.stat().st_mtime_ns
+    found = train(place, tmp_path / "found", *kept)
+    assert [(f, f.stat().st_mtime_ns) for f in (tmp_path / "cache").iterdir()] == [(file, written)]
+    for other in (made, found):
+        assert all(torch.equal(value, other["state_dict"][name]) for name, value in plain["state_dict"].items())
+    assert np.load(file).shape[1:] == (8, 4, 4), "mean and log variance, so that latents can be drawn"
+
+
+def test_ranks_share_the_making_of_latents(place: Path, tmp_path: Path) -> None:
+    from diffusion.training.latents import fill
+
+    split = build_data(config(tmp_path, *words(place))).split("train")
+    coder = KL(str(place / "kl"), at_once=1)
+    for name, copies in (("one", 2), ("two", 2), ("straight", 1)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((copies * len(split), 8, 4, 4), np.float32))
+    fill(tmp_path / "one.npy", coder, split, True, torch.device("cpu"))
+    for rank in range(2):
+        fill(tmp_path / "two.npy", coder, split, True, torch.device("cpu"), rank, 2)
+    fill(tmp_path / "straight.npy", coder, split, False, torch.device("cpu"))
+    one, two, straight = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two", "straight"))
+    np.testing.assert_array_equal(one, two)
+    np.testing.assert_array_equal(one[: len(split)], straight)
+    image = split.batch(torch.arange(1))["image"]
+    wanted = torch.cat((coder.moments(image), coder.moments(image.flip(-1))))
+    assert torch.equal(torch.from_numpy(one[[0, len(split)]]), wanted)
+
+
+def test_pictures_have_no_latents_to_keep(train_config) -> None:
+    from diffusion.experiment.train import run
+
+    with pytest.raises(DataError, match="add autoencoder=kl"):
+        run(train_config("callbacks=[default,latents]", "trainer.max_steps=1"))
 
 
 def test_a_checkpoint_names_the_autoencoder_and_does_not_hold_it(place: Path, run: Path) -> None:

@@ -73,6 +73,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         },
         "autoencoder/kl": [*folder, "data.resolution=64", "guidance=none", f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "experiment/imagenet256_adm": ["data.resolution=64"],
+        "experiment/imagenet256_dit": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "experiment/imagenet256_min_snr": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "schedule/flow": ["parameterization=flow"],
         "schedule/zero_snr": ["parameterization=velocity"],
@@ -85,7 +86,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
 def compose(option: Path, tmp_path: Path):
     group, name = str(option.parent), option.name
     entry = "sample" if str(option) == "hydra/sample" else "train"
-    if str(option) in ("autoencoder/kl", "experiment/imagenet256_min_snr"):
+    if str(option) in ("autoencoder/kl", "experiment/imagenet256_dit", "experiment/imagenet256_min_snr"):
         save_tiny(tmp_path / "kl")
     place = {"guidance/operator": "guidance/operator@guidance.dps.operator"}.get(group, group)
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
@@ -275,9 +276,11 @@ def debug(cfg, tmp_path, name):
 
 
 def experiment(cfg, tmp_path, name):
-    """One training step on two pictures of noise, of the real network, or of a narrow one where it is large."""
+    """One training step on two pictures of noise, of the real network, or of a smaller one where it is large."""
     if cfg.network.get("channels", 0) > 128:
         cfg.network.channels = 64
+    if cfg.network.get("depth", 0) > 12:
+        cfg.network.depth = 2
     shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
     train_a_step(build_module(cfg), image=torch.rand(shape) * 2 - 1)
 

@@ -22,6 +22,15 @@ class Autoencoder(nn.Module, ABC):
         randn_like: what a latent with a spread is drawn with; its middle where ``None``.
         """
 
+    def moments(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> what :meth:`draw` makes the latents of, as often as is wanted; the latents where they are
+        not drawn."""
+        return self.encode(image)
+
+    def draw(self, moments: Tensor, randn_like: RandnLike | None = None) -> Tensor:
+        """What :meth:`encode` gives for pictures with these moments."""
+        return moments
+
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:
         """(B, c, h, w) -> (B, C, H, W) in about [-1, 1]."""

@@ -148,7 +148,7 @@ class DiffusionModule(LeanModule):
 
     def loss(self, batch: dict[str, Any], randomness: KeyedRandomness, *, ema: bool = False) -> Loss:
         """The objective on one batch, its condition dropped with the conditioner's probability."""
-        x0 = self.encode(batch["image"], randomness.randn_like)
+        x0 = self.latents(batch, randomness.randn_like)
         denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
         cond: Cond = conditioner(batch)
         if conditioner.drop > 0:
@@ -192,6 +192,13 @@ class DiffusionModule(LeanModule):
         """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on, drawn where there is something to draw."""
         return self.autoencoder.encode(image, randn_like)
 
+    @torch.no_grad()
+    def latents(self, batch: Mapping[str, Any], randn_like: RandnLike | None = None) -> Tensor:
+        """What diffusion runs on, of a batch's pictures or of what was made of them before."""
+        if "moments" in batch:
+            return self.autoencoder.draw(batch["moments"], randn_like)
+        return self.encode(batch["image"], randn_like)
+
     def sampling_denoiser(self, *, ema: bool = True) -> Denoiser:
         """The denoiser inside its guidance, on the averaged weights unless told otherwise."""
         return guide(self.ema_denoiser if ema else self.denoiser, self.guidance)
@@ -200,7 +207,7 @@ class DiffusionModule(LeanModule):
         """Floating-point operations of one network call on one picture of such a batch."""
         one = {name: value[:1] for name, value in batch.items()}
         with torch.no_grad():
-            shape, cond = self.encode(one["image"]).shape[1:], self.ema_conditioner(one)
+            shape, cond = self.latents(one).shape[1:], self.ema_conditioner(one)
         return network_flops(self._outline[0] if self.sharded else self.ema_denoiser.network, shape, cond)
 
     def train(self, mode: bool = True) -> DiffusionModule:
