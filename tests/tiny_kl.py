@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
 
 
 def save_tiny(folder: Path, factor: int = 8, channels: int = 4, image_channels: int = 3, **more) -> Path:
     """Its folder; pictures of ``image_channels`` to latents of ``channels`` that are ``factor`` times smaller."""
+    from diffusers import AutoencoderKL  # slow to import
+
     levels = factor.bit_length()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

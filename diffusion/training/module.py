@@ -188,16 +188,16 @@ class DiffusionModule(LeanModule):
             nn.utils.clip_grad_norm_(self._trained(), gradient_clip_val)
 
     @torch.no_grad()
-    def encode(self, image: Tensor, randn_like: RandnLike | None = None) -> Tensor:
-        """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on, drawn where there is something to draw."""
-        return self.autoencoder.encode(image, randn_like)
+    def encode(self, image: Tensor) -> Tensor:
+        """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on."""
+        return self.autoencoder.encode(image)
 
     @torch.no_grad()
     def latents(self, batch: Mapping[str, Any], randn_like: RandnLike | None = None) -> Tensor:
-        """What diffusion runs on, of a batch's pictures or of what was made of them before."""
+        """What diffusion runs on: of pictures, or what was made of them before; drawn where there is a draw."""
         if "moments" in batch:
             return self.autoencoder.draw(batch["moments"], randn_like)
-        return self.encode(batch["image"], randn_like)
+        return self.autoencoder.encode(batch["image"], randn_like)
 
     def sampling_denoiser(self, *, ema: bool = True) -> Denoiser:
         """The denoiser inside its guidance, on the averaged weights unless told otherwise."""
