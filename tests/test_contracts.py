@@ -10,6 +10,7 @@ import torch
 from conftest import CONF, config
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tiny_kl import save_tiny
 from torch import nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
@@ -76,7 +77,10 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
             f"guidance/{measured}": [f"guidance.{measured}.measurement={tmp_path / 'y.npy'}"]
             for measured in ("dps", "inpaint", "pigdm", "repaint")
         },
+        "autoencoder/kl": [*folder, "data.resolution=64", "guidance=none", f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "experiment/imagenet256_adm": ["data.resolution=64"],
+        "experiment/imagenet256_dit": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
+        "experiment/imagenet256_min_snr": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "schedule/flow": ["parameterization=flow"],
         "schedule/zero_snr": ["parameterization=velocity"],
         "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],
@@ -88,6 +92,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
 def compose(option: Path, tmp_path: Path):
     group, name = str(option.parent), option.name
     entry = "sample" if str(option) == "hydra/sample" else "train"
+    if str(option) in ("autoencoder/kl", "experiment/imagenet256_dit", "experiment/imagenet256_min_snr"):
+        save_tiny(tmp_path / "kl")
     place = {"guidance/operator": "guidance/operator@guidance.dps.operator"}.get(group, group)
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
@@ -147,8 +153,10 @@ def conditioner(cfg, tmp_path, name):
 
 def autoencoder(cfg, tmp_path, name):
     built = instantiate(cfg.autoencoder)
-    image = torch.rand(2, 1, 8, 8) * 2 - 1
-    assert built.decode(built.encode(image)).shape == image.shape
+    image = torch.rand(2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution) * 2 - 1
+    latent = built.encode(image)
+    assert latent.shape == (2, cfg.autoencoder.channels, cfg.autoencoder.resolution, cfg.autoencoder.resolution)
+    assert built.decode(latent).shape == image.shape
 
 
 def augmentation(cfg, tmp_path, name):
@@ -278,9 +286,11 @@ def debug(cfg, tmp_path, name):
 
 
 def experiment(cfg, tmp_path, name):
-    """One training step on two pictures of noise, of the real network, or of a narrow one where it is large."""
+    """One training step on two pictures of noise, of the real network, or of a smaller one where it is large."""
     if cfg.network.get("channels", 0) > 128:
         cfg.network.channels = 64
+    if cfg.network.get("depth", 0) > 12:
+        cfg.network.depth = 2
     shape = (2, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
     train_a_step(build_module(cfg), image=torch.rand(shape) * 2 - 1)
 

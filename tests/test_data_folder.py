@@ -251,8 +251,8 @@ def test_mapped_and_in_memory_are_the_same(tmp_path: Path) -> None:
     assert ram.split("train").sha256 == mapped.split("train").sha256
     for a, b in zip(ram.train_dataloader(), mapped.train_dataloader(), strict=True):
         assert torch.equal(a["image"], b["image"])
-    assert mapped.mapped
-    assert not ram.mapped
+    assert mapped.file is not None
+    assert ram.file is None
 
 
 def test_the_array_is_made_once_and_again_when_something_changed(tmp_path: Path) -> None:

@@ -6,13 +6,30 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
+from diffusion.types import RandnLike
+
 
 class Autoencoder(nn.Module, ABC):
     """A frozen map between pictures (B, C, H, W) and latents (B, c, h, w)."""
 
+    sha256: str | None = None
+    """Of the weights; ``None`` where there are none. Checkpoints and fingerprints name them by it, and hold none."""
+
     @abstractmethod
-    def encode(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) in [-1, 1] -> (B, c, h, w) of about unit variance."""
+    def encode(self, image: Tensor, randn_like: RandnLike | None = None) -> Tensor:
+        """(B, C, H, W) in [-1, 1] -> (B, c, h, w) of about unit variance.
+
+        randn_like: what a latent with a spread is drawn with; its middle where ``None``.
+        """
+
+    def moments(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) -> what :meth:`draw` makes the latents of, as often as is wanted; the latents where they are
+        not drawn."""
+        return self.encode(image)
+
+    def draw(self, moments: Tensor, randn_like: RandnLike | None = None) -> Tensor:
+        """What :meth:`encode` gives for pictures with these moments."""
+        return moments
 
     @abstractmethod
     def decode(self, latent: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from diffusion.autoencoder.base import Autoencoder
+from diffusion.types import RandnLike
 
 
 class Identity(Autoencoder):
@@ -18,7 +19,7 @@ class Identity(Autoencoder):
         self.channels = channels
         self.resolution = resolution
 
-    def encode(self, image: Tensor) -> Tensor:
+    def encode(self, image: Tensor, randn_like: RandnLike | None = None) -> Tensor:
         return image
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 
 from diffusion.data.error import DataError
 from diffusion.data.loader import StatefulLoader
@@ -33,8 +35,10 @@ class ImageData(LightningDataModule, ABC):
         seed: of order and flips; never of the split.
     """
 
-    mapped: bool = False
-    """True where the pictures lie in a file rather than in memory."""
+    file: Path | None = None
+    """What the pictures are mapped from, named by a hash of where they come from; ``None`` in memory."""
+    moments: Tensor | None = None
+    """What was made of the training pictures once and stands in for them, see :class:`StatefulLoader`."""
     parts: int = 1
     """Equal parts in which a training batch is dealt, one after the other."""
 
@@ -112,13 +116,20 @@ class ImageData(LightningDataModule, ABC):
             rank=rank,
             world_size=world_size,
             flip=self.flip,
-            mirror_in_memory=not self.mapped,
+            mirror_in_memory=self.file is None,
+            moments=self.moments,
             shuffle=not fixed,
             limit=self._limit(len(split) // self.batch_size),
             parts=self.parts,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
         )
+
+    @property
+    def content(self) -> str:
+        """What tells the training pictures from others: where a file of them comes from, or a hash of themselves."""
+        split = self.split("train")
+        return split.sha256 if self.file is None else f"{self.file.stem}:{len(split)}"
 
     def val_dataloader(self) -> OrderedLoader:
         """The test split, in order, every sample once."""

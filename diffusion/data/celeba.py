@@ -71,7 +71,7 @@ class CelebA(ImageData):
 
     def read(self) -> dict[SplitName, Split]:
         files = {name: self._files(name) for name in SPLITS}
-        images, self.mapped = decode_all(
+        images, self.file = decode_all(
             files["train"] + files["test"], self.decoder, memory=self.memory, cache=self.cache, copies=2
         )
         parts = images.split([len(files[name]) for name in SPLITS])

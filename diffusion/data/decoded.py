@@ -28,8 +28,8 @@ MEMORY = ("auto", "ram", "mmap")
 
 def decode_all(
     files: Sequence[Path], decoder: Decoder, *, memory: str, cache: Path, copies: int = 1
-) -> tuple[Tensor, bool]:
-    """(N, C, H, W) uint8 in the order of ``files``, and whether it is mapped from a file.
+) -> tuple[Tensor, Path | None]:
+    """(N, C, H, W) uint8 in the order of ``files``, and the file that it is mapped from, ``None`` in memory.
 
     memory: "ram" decodes on each start. "mmap" decodes once, into a file below ``cache`` named by a hash of names,
         sizes, modification times and settings. "auto" takes the memory where ``copies`` of the array fill no more than
@@ -44,12 +44,12 @@ def decode_all(
     if memory == "ram" or (memory == "auto" and copies * int(np.prod(shape)) <= psutil.virtual_memory().available // 4):
         array = np.empty(shape, np.uint8)
         _fill(array, files, decoder)
-        return torch.from_numpy(array), False
+        return torch.from_numpy(array), None
     path = cache / f"{_key(files, decoder)}.npy"
     if not path.exists():
         _write(path, shape, files, decoder)
     # copy-on-write: torch asks for a writable array, and the file stays as it is
-    return torch.from_numpy(np.load(path, mmap_mode="c")), True
+    return torch.from_numpy(np.load(path, mmap_mode="c")), path
 
 
 def _key(files: Sequence[Path], decoder: Decoder) -> str:

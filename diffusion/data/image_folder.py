@@ -70,7 +70,7 @@ class ImageFolder(ImageData):
     def read(self) -> dict[SplitName, Split]:
         pictures = self._pictures()
         files = [picture.path for name in SPLITS for picture in pictures[name]]
-        images, self.mapped = decode_all(
+        images, self.file = decode_all(
             files, self.decoder, memory=self.memory, cache=self.cache, copies=2 if self.flip else 1
         )
         parts = images.split([len(pictures[name]) for name in SPLITS])

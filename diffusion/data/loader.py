@@ -28,6 +28,8 @@ class StatefulLoader:
         batch_size: of the global batch, over all ranks.
         flip: mirror each picture left to right with probability 1/2.
         mirror_in_memory: keep a mirrored copy of all pictures; four times faster than mirroring each batch.
+        moments: (N, ...), with ``flip`` (2 N, ...) with those of mirrored pictures last: given as "moments" in place of
+            the pictures.
         shuffle: off gives the split's own order in every epoch.
         limit: batches of an epoch, where fewer are wanted than there are.
         parts: deals each batch in so many equal parts; its state counts whole batches.
@@ -48,6 +50,7 @@ class StatefulLoader:
         world_size: int = 1,
         flip: bool = False,
         mirror_in_memory: bool = True,
+        moments: Tensor | None = None,
         shuffle: bool = True,
         limit: int | None = None,
         num_workers: int = 0,
@@ -70,7 +73,9 @@ class StatefulLoader:
         self.parts = parts
         self.delivered = 0  # parts
         self._batches = len(split) // batch_size if limit is None else min(limit, len(split) // batch_size)
-        self._both = torch.cat((split.images, split.images.flip(-1))) if flip and mirror_in_memory else None
+        self.moments = moments
+        both = flip and mirror_in_memory and moments is None
+        self._both = torch.cat((split.images, split.images.flip(-1))) if both else None
         self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -117,8 +122,11 @@ class StatefulLoader:
         here = slice(position * size, (position + 1) * size)
         rows, flips = (share(every[here], self.rank, self.world_size) for every in (order, mirrored))
         rows = rows.clone()  # the batch's own: the order stays as it is
-        images = self._mirror(rows, flips) if self.flip else None
-        batch = self.split.batch(rows, images)
+        if self.moments is not None:
+            kept = self.moments.index_select(0, rows + len(self.split) * flips if self.flip else rows)
+            batch = {"moments": kept, **self.split.facts(rows)}
+        else:
+            batch = self.split.batch(rows, self._mirror(rows, flips) if self.flip else None)
         return pinned(batch) if self.pin_memory else batch
 
     def _mirror(self, rows: Tensor, mirrored: Tensor) -> Tensor:

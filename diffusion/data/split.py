@@ -42,14 +42,14 @@ class Split:
         """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) uint8 stand in for theirs if given."""
         if images is None:
             images = self.images.index_select(0, rows)
-        batch: dict[str, Any] = {
-            "image": images.float().mul_(1 / 127.5).sub_(1),
-            "label": self.labels.index_select(0, rows),
-            "index": rows,
-        }
+        return {"image": images.float().mul_(1 / 127.5).sub_(1), **self.facts(rows)}
+
+    def facts(self, rows: Tensor) -> dict[str, Any]:
+        """What a batch holds beside its pictures."""
+        facts: dict[str, Any] = {"label": self.labels.index_select(0, rows), "index": rows}
         if self.texts is not None:
-            batch["text"] = [self.texts[i] for i in rows.tolist()]
-        return batch
+            facts["text"] = [self.texts[i] for i in rows.tolist()]
+        return facts
 
 
 _ROWS_HASHED_AT_ONCE = 4096

@@ -20,11 +20,13 @@ DRIVER, PROCESSOR = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
 
 def register() -> None:
     """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen;
-    ``${run_name:<folder>}`` what a person calls the run; ``${precision:}`` this machine's."""
+    ``${run_name:<folder>}`` what a person calls the run; ``${precision:}`` this machine's;
+    ``${divided:a,b}`` how often b fits into a."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("choice", choice, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("precision", precision, replace=True)
+    OmegaConf.register_new_resolver("divided", divided, replace=True)
 
 
 def choice(group: str) -> str | None:
@@ -53,6 +55,11 @@ def precision() -> str:
         flags = []
     has_bf16 = flags and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[0].split())
     return "bf16-mixed" if gpu or has_bf16 else "32-true"
+
+
+def divided(a: int, b: int) -> int:
+    """How often b fits into a, a remainder left out (a check refuses it where it matters); a itself where b is 0."""
+    return a // b if b else a
 
 
 def run_name(folder: str | None) -> str:

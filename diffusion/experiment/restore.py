@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 FREE = ("sampler", "spacing", "guidance", "evaluation")
 """Rooms that sampling and evaluation may change."""
+MOVES = ("pretrained", "sha256", "at_once")
+"""Of an autoencoder: where its weights lie, and how it computes; a checkpoint knows whose latents it is of."""
 RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
 
 
@@ -108,13 +110,16 @@ def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> Diffusi
 
     path = checkpoint_path(run, checkpoint)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state = saved["state_dict"]
     except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise ConfigError(
             f"{path} is no checkpoint of this project, or half-written ({str(error).splitlines()[0][:80]}); give "
             "another with checkpoint="
         ) from error
     module = build_module(cfg)
+    if (sentence := module.other_latents(saved)) is not None:
+        raise ConfigError(sentence)
     mine = module.state_dict()
     wrong = [k for k in {**mine, **state} if k not in mine or k not in state or mine[k].shape != state[k].shape]
     if wrong:
@@ -145,21 +150,24 @@ def refuse_to_continue(cfg: DictConfig, run: Path) -> None:
     """Asked before a run is continued, so that its record still tells what its weights are of.
 
     Raises:
-        ConfigError: ``cfg`` has another network or conditioner than the run; its checkpoint is half-written.
+        ConfigError: ``cfg`` has another network, conditioner or autoencoder; the run's checkpoint is half-written.
     """
     last = run / "checkpoints" / "last.ckpt"
     if last.is_file() and not zipfile.is_zipfile(last):
         raise ConfigError(f"{last} is half-written; put a whole one in its place, or start again without resume")
     stored = _read(run, RESOLVED) if (run / RESOLVED).is_file() else {}
-    for room in ("network", "conditioner"):
-        mine, theirs = OmegaConf.to_container(cfg[room], resolve=True), stored.get(room)
-        if theirs is None or mine == theirs:
+    for room in ("network", "conditioner", "autoencoder"):
+        mine: Any = OmegaConf.to_container(cfg[room], resolve=True) if room in cfg else None
+        theirs = stored.get(room)
+        if mine is None or theirs is None:
             continue
-        key = next(key for key in {**mine, **theirs} if mine.get(key) != theirs.get(key))  # type: ignore[dict-item, union-attr]
-        raise ConfigError(
-            f"{run} was trained with {room}.{key}={theirs.get(key)}, and this would continue it with "
-            f"{mine.get(key)}; leave that setting as it was, or start another run without resume"  # type: ignore[union-attr]
-        )
+        keys = [key for key in {**mine, **theirs} if room != "autoencoder" or key not in MOVES]
+        for key in keys:
+            if mine.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"{run} was trained with {room}.{key}={theirs.get(key)}, and this would continue it with "
+                    f"{mine.get(key)}; leave that setting as it was, or start another run without resume"
+                )
 
 
 def _read(run: Path, name: str) -> Any:

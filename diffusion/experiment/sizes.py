@@ -12,6 +12,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from diffusion.experiment import latents
+
 Plain = Mapping[str, Any]
 
 NEED_LABELS = {"ClassifierFree", "CFGPlusPlus", "APG", "Classifier"}
@@ -50,7 +52,7 @@ def network_and_latents(cfg: Plain) -> str | None:
 
 
 def network_and_resolution(cfg: Plain) -> str | None:
-    network = _part(cfg, "network")
+    network, factor = _part(cfg, "network"), _part(cfg, "autoencoder").get("factor", 1)
     resolution, mult, patch = network.get("resolution"), network.get("channel_mult"), network.get("patch")
     if not isinstance(resolution, int) or resolution < 1:
         return None
@@ -59,7 +61,7 @@ def network_and_resolution(cfg: Plain) -> str | None:
         return (
             f"a U-Net of {len(mult)} levels (network.channel_mult) halves the resolution {len(mult) - 1} times, and "
             f"{resolution} can be halved {times} times; give network.channel_mult at most {times + 1} entries, "
-            f"or make data.resolution a multiple of {2 ** (len(mult) - 1)}"
+            f"or make data.resolution a multiple of {factor * 2 ** (len(mult) - 1)}"
         )
     attention = network.get("attention")
     if isinstance(mult, list) and isinstance(attention, list):
@@ -108,14 +110,14 @@ def labels(cfg: Plain) -> str | None:
 
 def second_models(cfg: Plain) -> str | None:
     """Another run in guidance (a classifier, a weaker model) has seen the same data."""
-    mine = _identity(_part(cfg, "data"))
+    mine = _identity(cfg)
     for name, part in _part(cfg, "guidance").items():
         for key, second in part.items() if isinstance(part, Mapping) else ():
             run = second.get("run") if isinstance(second, Mapping) else None
             file = None if run is None else Path(str(run)) / "config.yaml"
             if file is None or not file.is_file():
                 continue  # said where it is loaded
-            theirs = _identity(_part(OmegaConf.to_container(OmegaConf.load(file)), "data"))  # type: ignore[arg-type]
+            theirs = _identity(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
             differing = [what for what in mine if mine[what] != theirs.get(what)]
             if differing:
                 said = ", ".join(f"{what} {theirs.get(what)} instead of {mine[what]}" for what in differing)
@@ -126,11 +128,14 @@ def second_models(cfg: Plain) -> str | None:
     return None
 
 
-def _identity(data: Plain) -> dict[str, Any]:
-    """What tells data sets apart: the class, its own names and sizes, a folder of pictures by its last name."""
+def _identity(cfg: Plain) -> dict[str, Any]:
+    """What tells data sets apart: the class, its own names and sizes, a folder of pictures by its last name; and what
+    is made of pictures before a network sees them."""
+    data = _part(cfg, "data")
     told = {key: data.get(key) for key in ("dataset", "channels", "resolution", "num_classes") if key in data}
     folder = {"folder": Path(str(data["root"])).name} if _class(data) == "ImageFolder" else {}
-    return {"class": _class(data), **told, **folder}
+    coder = _class(_part(cfg, "autoencoder")) if latents.has_latents(cfg) else "none"
+    return {"class": _class(data), **told, **folder, "autoencoder": coder}
 
 
 def table(cfg: Plain) -> str | None:
@@ -223,6 +228,8 @@ def likelihood(cfg: Plain) -> str | None:
 
 CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     data_and_autoencoder,
+    latents.weights_of,
+    latents.size_of,
     network_and_latents,
     network_and_resolution,
     augmentation,
@@ -236,6 +243,7 @@ CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     extractor,
     devices,
     likelihood,
+    latents.for_pictures,
 )
 
 

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
+from diffusion.autoencoder import weights
 from diffusion.experiment.build import build, build_data, build_module, build_trainer, refused
 from diffusion.experiment.environment import environment
 from diffusion.experiment.evaluate import score
@@ -52,6 +53,9 @@ def run(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on what this project does on purpose
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = Path(cfg.paths.run)
+    if (pretrained := cfg.autoencoder.get("pretrained")) is not None:
+        with refused():
+            weights.fetched(pretrained)  # what cannot be had is said before pictures are decoded
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
@@ -65,6 +69,8 @@ def run(cfg: DictConfig) -> None:
     try:
         micro_batch = MicroBatch(cfg.get("micro_batch"), resumed=cfg.resume is not None)
         about = {"parameters": trained, "git": environment()["git"]}
+        if (sha256 := module.autoencoder.sha256) is not None:
+            about["autoencoder_sha256"] = sha256
         trainer = build_trainer(cfg, extra=[micro_batch, StopWhenAsked()], about=about)
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)

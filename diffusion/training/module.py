@@ -15,6 +15,7 @@ from torch.optim.optimizer import Optimizer
 from diffusion.augmentation.base import Augmentation
 from diffusion.autoencoder.base import Autoencoder
 from diffusion.conditioner.base import Conditioner
+from diffusion.data.error import DataError
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.guidance.base import Wrapper, guide
 from diffusion.network.base import Network
@@ -29,7 +30,7 @@ from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.flops import network_flops
 from diffusion.training.host import LeanModule
 from diffusion.training.sharded import Sharded, release, shard
-from diffusion.types import Cond, Denoiser
+from diffusion.types import Cond, Denoiser, RandnLike
 
 AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
@@ -160,10 +161,11 @@ class DiffusionModule(LeanModule):
     def loss(self, batch: dict[str, Any], randomness: KeyedRandomness, *, ema: bool = False) -> Loss:
         """The objective on one batch, its condition dropped with the conditioner's probability; the average is held to
         pictures as they are, without augmentation."""
-        image, told = batch["image"], None
+        told = None
         if self.augmentation is not None and not ema:
-            image, told = self.augmentation(image, randomness)
-        x0 = self.encode(image)
+            image, told = self.augmentation(batch["image"], randomness)
+            batch = {**batch, "image": image}
+        x0 = self.latents(batch, randomness.randn_like)
         denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
         cond: Cond = conditioner(batch)
         if conditioner.drop > 0:
@@ -209,6 +211,13 @@ class DiffusionModule(LeanModule):
         """Pictures (B, C, H, W) in [-1, 1] -> what diffusion runs on."""
         return self.autoencoder.encode(image)
 
+    @torch.no_grad()
+    def latents(self, batch: Mapping[str, Any], randn_like: RandnLike | None = None) -> Tensor:
+        """What diffusion runs on: of pictures, or what was made of them before; drawn where there is a draw."""
+        if "moments" in batch:
+            return self.autoencoder.draw(batch["moments"], randn_like)
+        return self.autoencoder.encode(batch["image"], randn_like)
+
     def sampling_denoiser(self, *, ema: bool = True) -> Denoiser:
         """The denoiser inside its guidance, on the averaged weights unless told otherwise."""
         return guide(self.ema_denoiser if ema else self.denoiser, self.guidance)
@@ -217,7 +226,7 @@ class DiffusionModule(LeanModule):
         """Floating-point operations of one network call on one picture of such a batch."""
         one = {name: value[:1] for name, value in batch.items()}
         with torch.no_grad():
-            shape, cond = self.encode(one["image"]).shape[1:], self.ema_conditioner(one)
+            shape, cond = self.latents(one).shape[1:], self.ema_conditioner(one)
         return network_flops(self._outline[0] if self.sharded else self.ema_denoiser.network, shape, cond)
 
     def train(self, mode: bool = True) -> DiffusionModule:
@@ -237,10 +246,24 @@ class DiffusionModule(LeanModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches"] = self.batches
         checkpoint["objective"] = self.objective.state_dict()
+        if self.autoencoder.sha256 is not None:  # its weights are not in the checkpoint
+            checkpoint["autoencoder"] = self.autoencoder.sha256
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if (sentence := self.other_latents(checkpoint)) is not None:
+            raise DataError(sentence)
         self.batches = int(checkpoint["batches"])
         self.objective.load_state_dict(checkpoint.get("objective", {}))
+
+    def other_latents(self, checkpoint: Mapping[str, Any]) -> str | None:
+        """The sentence for a checkpoint whose latents are another autoencoder's, ``None`` where they are this one's."""
+        theirs, mine = checkpoint.get("autoencoder"), self.autoencoder.sha256
+        if theirs == mine:
+            return None
+        return (
+            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and "
+            f"autoencoder.pretrained has {mine}; set autoencoder.pretrained to the one that the run was started with"
+        )
 
     def _place(self, count: int, batch_idx: int) -> tuple[Tensor, int]:
         """Where this rank's samples stand in the batch of the optimizer step, and that batch's size."""

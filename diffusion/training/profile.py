@@ -70,7 +70,7 @@ class Profile(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._timer.running:
-            self._pictures += len(batch["image"])
+            self._pictures += len(batch["index"])
         if trainer.global_step == self._step:
             return  # gradients still accumulate
         self._step += 1
