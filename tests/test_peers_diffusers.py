@@ -336,10 +336,8 @@ def test_dpm_solver_fast_has_their_list_of_orders(calls):
     theirs = diffusers.DPMSolverSinglestepScheduler(
         **BETAS, algorithm_type="dpmsolver", solver_order=3, lower_order_final=True, final_sigmas_type="sigma_min"
     )
-    steps = [
-        k for order in DPMSolverFast(calls).orders(TABLE.level(0.9), TABLE.level(0.1)) for k in range(1, order + 1)
-    ]
-    assert steps == theirs.get_order_list(calls)
+    orders = DPMSolverFast(calls).orders(TABLE.level(0.9), TABLE.level(0.1))
+    assert [k for order in orders for k in range(1, order + 1)] == theirs.get_order_list(calls)
 
 
 @on_every_spacing
