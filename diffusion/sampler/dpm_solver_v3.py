@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -36,12 +37,12 @@ class Move:
 
 
 class DPMSolverV3(Sampler):
-    """Multistep predictor, and corrector with the next step's answer, on f = (sigma eps - l x) / alpha, in lam (Zheng et
-    al. 2023, DPM-Solver-v3, eqs. 5-8 and section 3.3; the integrals in :mod:`diffusion.sampler.stretch`).
+    """Multistep predictor, and corrector with the next step's answer, on f = (sigma eps - l x) / alpha, in lam (Zheng
+    et al. 2023, DPM-Solver-v3, eqs. 5-8 and section 3.3; the integrals are in :mod:`diffusion.sampler.stretch`).
 
     The polynomial of g goes through all known values and is integrated exactly. Its corrector, like UniPC's, goes
-    through one value more than the predictor; eps is then held and f follows the corrected x. Steps from alpha = 0 or
-    to sigma = 0 are DDIM steps. Not there: the paper's pseudo-order and half-corrector variants for 5 to 8 calls.
+    through one value more than the predictor, and f, which depends least on x, is held where x is corrected. Steps from
+    alpha = 0 or to sigma = 0 are DDIM steps. Not there: the paper's pseudo-order and half-corrector variants for 5 to 8 calls.
 
     Args:
         answers: values that the predictor uses, 1 to 3: its order, or with the corrector one less than the order.
@@ -67,17 +68,19 @@ class DPMSolverV3(Sampler):
         self.answers = answers
         self.corrector = corrector
         self.order = answers + 1 if corrector else answers
-        self.source = statistics
+        self.source = statistics if isinstance(statistics, str | Path) else "the given statistics"
         self._known: dict[object, Coefficient] = {}
         self._moves: dict[object, Move] = {}
         self._read: ModelStatistics | None = statistics if isinstance(statistics, ModelStatistics) else None
 
     @property
-    def statistics(self) -> str | ModelStatistics:
-        """The statistics, or where they come from as long as nobody needed them."""
-        if isinstance(self.source, str) and self.source in PREDICTIONS:
-            return self.source
-        return self._read or Path(str(self.source)).name
+    def statistics(self) -> str | dict[str, Any]:
+        """For a record: how the statistics were measured, without what differs from model to model."""
+        if str(self.source) in PREDICTIONS or self._read is None:
+            return Path(str(self.source)).name
+        lam = self._read.lam
+        ends = [math.exp(-float(lam[i])) for i in (-1, 0)]
+        return {"levels": len(lam), "noise": ends, "samples": self._read.about.get("samples")}
 
     def levels(self, schedule: Schedule) -> list[Level]:
         """The levels that are visited.
@@ -95,8 +98,8 @@ class DPMSolverV3(Sampler):
             ValueError: no such file.
         """
         if self._read is None:
-            name = str(self.source)
-            self._read = PREDICTIONS[name] if name in PREDICTIONS else ModelStatistics.load(Path(name))
+            known = PREDICTIONS.get(str(self.source))
+            self._read = ModelStatistics.load(Path(self.source)) if known is None else known
         return self._read
 
     def step(
@@ -108,18 +111,18 @@ class DPMSolverV3(Sampler):
         shape = self.measured().shape
         if shape and shape != x.shape[1:]:
             raise ValueError(
-                f"{self.source} was measured on samples of shape {tuple(shape)}, and these are {tuple(x.shape[1:])}: it "
-                f"belongs to another model; measure this one's with {MAKE}"
+                f"{self.source} was measured on samples of shape {tuple(shape)}, and these are {tuple(x.shape[1:])}: "
+                f"it belongs to another model; measure this one's with {MAKE}"
             )
         l = self._l(cur, x)  # noqa: E741 - the paper's symbol
         f = (1 - l) * cur.noise * prediction.eps - l * prediction.x0
-        eps, x0, past = prediction.eps, prediction.x0, ()
+        eps, x0 = prediction.eps, prediction.x0
+        past: Past = ()
         if state is not None:
             before, predicted, past = state
             if self.corrector:
                 shift = self._move(before, past, cur, f) - predicted
-                x, x0 = x + shift, x0 + shift / cur.alpha
-                f = f - l * shift / cur.alpha
+                x, x0 = x + shift, x0 + (1 - l) / cur.alpha * shift
         past = ((cur, f), *past)[: self.answers]
         reached = combine(nxt.alpha, x0, nxt.sigma, eps) if nxt.sigma == 0 else self._move(x, past, nxt)
         return reached, (x, reached, past)
@@ -142,7 +145,9 @@ class DPMSolverV3(Sampler):
             self._moves[key] = _move(self.measured(), levels, nxt, x)
         move = self._moves[key]
         out = x * move.x
-        for coefficient, value in zip(move.f, [*(f for _, f in past), *([] if arrived is None else [arrived])], strict=True):
+        for coefficient, value in zip(
+            move.f, [*(f for _, f in past), *([] if arrived is None else [arrived])], strict=True
+        ):
             out = out + coefficient * value
         return out if isinstance(move.shift, float) and move.shift == 0 else out + move.shift
 

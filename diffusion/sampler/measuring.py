@@ -1,7 +1,7 @@
 r"""Measuring a model's statistics for DPM-Solver-v3 (Zheng et al. 2023, section 3.2 and eqs. 6, 9, 11).
 
-Samples of x at each log-SNR are data and noise, the same ones at all: what is estimated then is smooth in lam, and l can
-be differentiated. With n = sigma / alpha, p = n eps and d = x_0 as the model predicts them,
+Samples of x at each log-SNR are data and noise, the same ones at all: what is estimated then is smooth in lam, and l
+can be differentiated. With n = sigma / alpha, p = n eps and d = x_0 as the model predicts them,
 
     f = (1 - l) p - l d,        df/dlam = n (deps/dlam - eps) - l' (p + d) + l p
 
@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from diffusion.sampler.model_statistics import ModelStatistics
 from diffusion.schedule.base import Level, Schedule
@@ -57,50 +56,46 @@ def measure(
 ) -> ModelStatistics:
     """The statistics of a model at the log-SNRs ``lams``, increasing and evenly spaced, over all samples of ``draws``.
 
-    Each sample costs a Jacobian-vector product and two calls at each level. ``on_level`` is called after each.
+    Each sample costs a call with its gradient and two calls more at each level: the probe meets the Jacobian from the
+    left, where it finds the same diagonal as from the right. ``on_level`` is called after each.
     """
     schedule = denoiser.schedule
     slopes, moments, levels = [], [], []
-    for i, lam in enumerate(lams):
-        before, level, after = (
-            schedule.level(schedule.time(math.exp(-v))) for v in (lam - STEP, lam, lam + STEP)
-        )
-        slope, sums = _sums(denoiser, draws, before, level, after)
-        slopes.append(slope)
-        moments.append(sums)
+    for i, at in enumerate(lams):
+        before, level, after = (schedule.level(schedule.time(math.exp(-v))) for v in (at - STEP, at, at + STEP))
+        diagonal, mean, second = _sums(denoiser, draws, before, level, after)
+        slopes.append(diagonal)
+        moments.append((mean, second))
         levels.append(level)
         on_level(i)
     lam = torch.tensor(lams, dtype=torch.float64)
-    l = torch.stack(slopes)  # noqa: E741 - the paper's symbol
-    dl = torch.gradient(l, spacing=(lam,), dim=0)[0]
-    lines = [_line(l[i], dl[i], *sums) for i, sums in enumerate(moments)]
-    s, b = (torch.stack(values) for values in zip(*lines, strict=True))
+    slope = torch.stack(slopes)
+    change = torch.gradient(slope, spacing=(lam,), dim=0)[0]
+    lines = [_line(slope[i], change[i], mean, second) for i, (mean, second) in enumerate(moments)]
+    s, b = (torch.stack([line[k] for line in lines]) for k in (0, 1))
     alpha = torch.tensor([level.alpha for level in levels], dtype=torch.float64)
-    return ModelStatistics(lam, alpha, l, s, b, about or {})
+    return ModelStatistics(lam, alpha, slope, s, b, about or {})
 
 
 def _sums(
     denoiser: Denoiser, draws: Sequence[Draw], before: Level, level: Level, after: Level
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """(l, (means (3, ...) and second moments (3, 3, ...) of p, d and n (deps/dlam - eps))), float64 on the CPU."""
-    slope, first, second, count = 0.0, 0.0, 0.0, 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """l, and means (3, ...) and second moments (3, 3, ...) of p, d and n (deps/dlam - eps), float64 on the CPU."""
+    shape, count = draws[0][0].shape[1:], sum(len(x0) for x0, *_ in draws)
+    diagonal, mean, second = (torch.zeros(*lead, *shape, dtype=torch.float64) for lead in ((), (3,), (3, 3)))
     for x0, noise, probe, cond in draws:
         x = combine(level.alpha, x0, level.sigma, noise)
-
-        def answer(z: Tensor, cond: Cond = cond) -> tuple[Tensor, Tensor]:
-            said = denoiser(z, level.t, cond)
-            return said.eps, said.x0
-
-        with sdpa_kernel(SDPBackend.MATH):  # the one that has forward derivatives
-            (eps, d), (moved, _) = torch.func.jvp(answer, (x,), (probe,))
+        with torch.enable_grad():
+            said = denoiser(x.requires_grad_(), level.t, cond)
+            (moved,) = torch.autograd.grad(said.eps, x, probe)
+        eps, d = said.eps.detach(), said.x0.detach()
         ways = [denoiser(combine(s.alpha, d, s.sigma, eps), s.t, cond).eps.double() for s in (before, after)]
         p, r = level.noise * eps.double(), level.noise * ((ways[1] - ways[0]) / (after.lam - before.lam) - eps.double())
         found = torch.stack((p, d.double(), r))
-        slope = slope + level.sigma * (probe * moved).double().sum(0).cpu()
-        first = first + found.sum(1).cpu()
-        second = second + torch.einsum("ib...,jb...->ij...", found, found).cpu()
-        count += len(x0)
-    return slope / count, (first / count, second / count)
+        diagonal += level.sigma / count * (probe * moved).double().sum(0).cpu()
+        mean += found.sum(1).cpu() / count
+        second += torch.einsum("ib...,jb...->ij...", found, found).cpu() / count
+    return diagonal, mean, second
 
 
 def _line(l: Tensor, dl: Tensor, mean: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:  # noqa: E741

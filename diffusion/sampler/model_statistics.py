@@ -32,8 +32,8 @@ _NAMES = ("lam", "alpha", "l", "s", "b")
 class ModelStatistics:
     """The statistics at N increasing log-SNRs, linear between them, constant beyond.
 
-    lam, alpha: (N,) float64, log(alpha / sigma) and alpha where they were measured. l, s, b: (N, C, H, W), or (N,) where
-    all elements have the same. about: what they were measured on, in plain values.
+    lam, alpha: (N,) float64, log(alpha / sigma) and alpha where they were measured. l, s, b: (N, C, H, W), or (N,)
+    where all elements have the same. about: what they were measured on, in plain values.
     """
 
     lam: Tensor
@@ -46,8 +46,8 @@ class ModelStatistics:
     @classmethod
     def constant(cls, l: float, s: float, b: float = 0.0) -> ModelStatistics:  # noqa: E741
         """The same at every log-SNR and element, of no model in particular."""
-        lam = torch.zeros(1, dtype=torch.float64)
-        return cls(lam, lam, *(torch.full((1,), v, dtype=torch.float64) for v in (l, s, b)))
+        zero, *values = (torch.full((1,), v, dtype=torch.float64) for v in (0.0, l, s, b))
+        return cls(zero, zero, values[0], values[1], values[2])
 
     @property
     def shape(self) -> torch.Size:
@@ -82,8 +82,8 @@ class ModelStatistics:
             there = schedule.level(schedule.time(float(torch.exp(-self.lam[i])))).alpha
             if abs(there - float(self.alpha[i])) > 1e-3 * float(self.alpha[i]):
                 raise ValueError(
-                    f"{source} was measured on another schedule: alpha at a log-SNR of {2 * float(self.lam[i]):.3g} was "
-                    f"{float(self.alpha[i]):.4g} there and is {there:.4g} here; measure this model's with {MAKE}"
+                    f"{source} was measured on another schedule: alpha at a log-SNR of {2 * float(self.lam[i]):.3g} "
+                    f"was {float(self.alpha[i]):.4g} there and is {there:.4g} here; measure this model's with {MAKE}"
                 )
 
     def save(self, path: Path) -> None:
@@ -102,7 +102,8 @@ class ModelStatistics:
         try:
             with safe_open(path, framework="pt") as file:
                 about = json.loads((file.metadata() or {}).get("about", "{}"))
-                return cls(*(file.get_tensor(name) for name in _NAMES), about)
+                found = {name: file.get_tensor(name) for name in _NAMES}
+            return cls(about=about, **found)
         except FileNotFoundError:
             raise ValueError(
                 f"DPM-Solver-v3 samples with statistics of the model, and there is no file {path}; measure them with "

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -34,9 +35,9 @@ class Stretch:
     def __init__(self, statistics: ModelStatistics, start: float, end: float) -> None:
         stops = [start, *statistics.between(start, end), end]
         ends = [start]
-        for a, b in zip(stops, stops[1:], strict=False):
-            parts = math.ceil(abs(b - a) / _LONGEST)
-            ends += [a + (b - a) * (i + 1) / parts for i in range(parts)]
+        for left, right in pairwise(stops):
+            parts = math.ceil(abs(right - left) / _LONGEST)
+            ends += [left + (right - left) * (i + 1) / parts for i in range(parts)]
         edges = torch.tensor(ends, dtype=torch.float64)
         self.widths = edges.diff()
         self.lam = edges[:-1, None] + self.widths[:, None] * torch.tensor(_NODES, dtype=torch.float64)
