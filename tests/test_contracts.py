@@ -71,6 +71,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
             for measured in ("dps", "inpaint", "pigdm", "repaint")
         },
         "experiment/imagenet256_adm": ["data.resolution=64"],
+        "sampler/dpm_solver_v3": ["sampler.statistics=data_prediction"],
         "schedule/flow": ["parameterization=flow"],
         "schedule/zero_snr": ["parameterization=velocity"],
         "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],

@@ -42,7 +42,7 @@ class DPMSolverV3(Sampler):
 
     The polynomial of g goes through all known values and is integrated exactly. Its corrector, like UniPC's, goes
     through one value more than the predictor, and f, which depends least on x, is held where x is corrected. Steps from
-    alpha = 0 or to sigma = 0 are DDIM steps. Not there: the paper's pseudo-order and half-corrector variants for 5 to 8 calls.
+    alpha = 0 or to sigma = 0 are DDIM steps. Not there: the paper's pseudo-order and half-corrector variants.
 
     Args:
         answers: values that the predictor uses, 1 to 3: its order, or with the corrector one less than the order.
