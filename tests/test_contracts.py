@@ -87,6 +87,8 @@ def compose(option: Path, tmp_path: Path):
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
         chosen = [f"run={tmp_path}"]
+    if group == "network/outputs":
+        return config(tmp_path, *SMALL, "parameterization=combined", name=entry)
     if group == "ablation":
         return config(tmp_path, f"ablation={name}", name="reproduce")
     return config(tmp_path, *chosen, *settings(option, tmp_path), name=entry)
@@ -309,6 +311,7 @@ EXERCISES = {
     if callable(value) and getattr(value, "__module__", "") == __name__ and not name.startswith(("test_", "_"))
 }
 EXERCISES |= {
+    "network/outputs": network,
     "objective/weighting": objective,
     "objective/times": objective,
     "guidance/operator": operator,
