@@ -64,6 +64,13 @@ Also there: `DDIM.encode` takes data to the noise that gives them back, and
 `diffusion.sampler.likelihood.FlowLikelihood` is the exact log-density along the probability-flow ODE, for any schedule
 and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluation.md)).
 
+`dpm_solver_v3` reads statistics of the model that it draws from, which are measured once from its weights and training
+pictures; a file of other weights or another schedule is refused. `sampler.statistics=data_prediction` and
+`noise_prediction` need no file, and are DPM-Solver++ and DPM-Solver with a corrector.
+
+    python scripts/model_statistics.py run=<run>
+    python scripts/sample.py run=<run> sampler=dpm_solver_v3 sampler.steps=8
+
 ## Measured convergence
 
 ![error over steps of every sampler](img/samplers.png)
