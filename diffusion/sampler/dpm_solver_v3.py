@@ -38,7 +38,7 @@ class Move:
 
 class DPMSolverV3(Sampler):
     """Multistep predictor, and corrector with the next step's answer, on f = (sigma eps - l x) / alpha, in lam (Zheng
-    et al. 2023, DPM-Solver-v3, eqs. 5-8 and section 3.3; the integrals are in :mod:`diffusion.sampler.stretch`).
+    et al. 2023, DPM-Solver-v3, section 3; the integrals are in :mod:`diffusion.sampler.stretch`).
 
     The polynomial of g goes through all known values and is integrated exactly. Its corrector, like UniPC's, goes
     through one value more than the predictor, and f, which depends least on x, is held where x is corrected. Steps from

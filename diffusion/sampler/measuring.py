@@ -1,4 +1,4 @@
-r"""Measuring a model's statistics for DPM-Solver-v3 (Zheng et al. 2023, section 3.2 and eqs. 6, 9, 11).
+r"""Measuring a model's statistics for DPM-Solver-v3 (Zheng et al. 2023, section 3 and appendix).
 
 Samples of x at each log-SNR are data and noise, the same ones at all: what is estimated then is smooth in lam, and l
 can be differentiated. With n = sigma / alpha, p = n eps and d = x_0 as the model predicts them,

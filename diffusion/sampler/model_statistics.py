@@ -2,8 +2,8 @@ r"""Empirical model statistics: what DPM-Solver-v3 knows of a model before it sa
 
 With lam = log(alpha / sigma), elementwise, as functions of lam:
 
-    l: the mean diagonal of sigma d eps / dx, so that f = (sigma eps - l x) / alpha depends least on x (their eq. 6)
-    s, b: the least-squares line df/dlam = s f + b along the ODE (their eq. 11)
+    l: the mean diagonal of sigma d eps / dx, so that f = (sigma eps - l x) / alpha depends least on x
+    s, b: the least-squares line df/dlam = s f + b along the ODE
 
 Noise prediction, DPM-Solver, is l = 0, s = -1, b = 0, and data prediction, DPM-Solver++, is l = 1, s = 0, b = 0.
 """

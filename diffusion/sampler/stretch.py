@@ -1,4 +1,4 @@
-r"""The integrals of DPM-Solver-v3's exact solution over a stretch of log-SNR (Zheng et al. 2023, eqs. 5-8).
+r"""The integrals of DPM-Solver-v3's exact solution over a stretch of log-SNR (Zheng et al. 2023, section 3).
 
 From lam_s to lam_t, with L = int l, S = int s and B = int e^-S b from lam_s on,
 
