@@ -21,7 +21,7 @@ State = tuple[int, ...]
 
 
 class DPMSolverFast(Sampler):
-    """Steps of order 3, then 2 or 1 where fewer calls are left (Lu et al. 2022, DPM-Solver, section 3.4 and appendix D).
+    """Steps of order 3, then 2 or 1 where fewer calls are left (Lu et al. 2022, section 3.4 and appendix D).
 
     ``steps`` counts network calls, all of which are used: N calls make floor(N / 3) + 1 steps, of orders 3, ..., 3, 2
     and 1 where 3 divides N, else 3, ..., 3 and the remainder. A step to sigma = 0 or from alpha = 0, which has no
