@@ -21,6 +21,7 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.dpm_solver_fast import DPMSolverFast
 from diffusion.sampler.rk45 import RK45
 from diffusion.schedule.cosine import Cosine
 from diffusion.schedule.edm import EDM
@@ -33,8 +34,11 @@ FILES = sorted((ROOT / "conf" / "sampler").glob("*.yaml"))
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
 RANGES = {"VP": (VP(), 0.8, 0.1), "flow": (Flow(), 0.9, 0.1), "EDM": (EDM(), 0.7, 0.3)}
 STEPS = [10, 20, 40, 80, 160, 320]
+EVEN = ("dpm_solver_fast", "dpm_solver_m")
+"""Of order 2, and measured on even steps: small first ones make the last, of order 1 in the first of them, large."""
 NEEDS = {
     "ancestral": "`variance=learned`: a network that predicts it",
+    "dpm_solver_v3": "a file of `scripts/model_statistics.py run=<run>`; measured here without, as DPM-Solver++",
     "plms": "evenly spaced times",
     "pndm": "evenly spaced times",
     "predictor_corrector": "a start where alpha > 0",
@@ -60,13 +64,21 @@ Also there: `DDIM.encode` takes data to the noise that gives them back, and
 `diffusion.sampler.likelihood.FlowLikelihood` is the exact log-density along the probability-flow ODE, for any schedule
 and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluation.md)).
 
+`dpm_solver_v3` reads statistics of the model that it draws from, which are measured once from its weights and training
+pictures; a file of other weights or another schedule is refused. `sampler.statistics=data_prediction` and
+`noise_prediction` need no file, and are DPM-Solver++ and DPM-Solver with a corrector.
+
+    python scripts/model_statistics.py run=<run>
+    python scripts/sample.py run=<run> sampler=dpm_solver_v3 sampler.steps=8
+
 ## Measured convergence
 
 ![error over steps of every sampler](img/samplers.png)
 
 Error over steps on the three schedules; the grey line falls with the declared order. `rk45` chooses its own steps: its
-panel is the error over its calls as the tolerance falls. `restart` is measured without its jumps. `predictor_corrector`
-has no panel: Langevin correction is not affine in its noise.
+panel is the error over its calls as the tolerance falls. `dpm_solver_fast`'s is over its calls and, like that of
+`dpm_solver_m`, on even steps. `restart` is measured without its jumps. `predictor_corrector` has no panel: Langevin
+correction is not affine in its noise.
 
 ## Spacings
 
@@ -89,6 +101,8 @@ def main() -> None:
 def build(path: Path, **settings: Any) -> tuple[Sampler, str]:
     """The sampler of a config file and the spacing that it brings."""
     node: Any = OmegaConf.load(path)
+    if "statistics" in node:
+        settings = {"statistics": "data_prediction", **settings}
     brought = [next(iter(entry.values())) for entry in node.pop("defaults", [])]
     name = brought[0] if brought else "trailing"
     spacing = OmegaConf.load(ROOT / "conf" / "spacing" / f"{name}.yaml")
@@ -144,12 +158,18 @@ def measure(path: Path) -> dict[str, tuple[list, list]]:
             continue
         noisy = count(build(path, steps=20)[0])[1] > 0
         settings: dict[str, Any] = {"intervals": []} if path.stem == "restart" else {}
+        even = (noisy and not settings) or path.stem in EVEN
+        # calls that 3 divides, for the sampler whose orders they decide
+        steps = [n - n % 3 for n in STEPS] if path.stem == "dpm_solver_fast" else STEPS
         errors = []
-        for n in STEPS:
+        for calls in steps:
+            sampler = build(path, steps=calls, **settings)[0]
+            ends = schedule.level(start), schedule.level(end)
+            n = len(sampler.orders(*ends)) if isinstance(sampler, DPMSolverFast) else calls
             u = [1 - i / n for i in range(n + 1)]
-            times = [end + (start - end) * (v if noisy and not settings else 1 - (1 - v) ** 2) for v in u]
-            errors.append(error_of(build(path, steps=n, **settings)[0], denoiser, times))
-        out[name] = (STEPS, errors)
+            times = [end + (start - end) * (v if even else 1 - (1 - v) ** 2) for v in u]
+            errors.append(error_of(sampler, denoiser, times))
+        out[name] = (steps, errors)
     return out
 
 
@@ -166,6 +186,8 @@ def error_of(sampler: Sampler, denoiser: GaussianDenoiser, times: Sequence[float
         return z
 
     denoise, state = Denoise(denoiser, Cond(), denoiser.schedule), None
+    if isinstance(sampler, DPMSolverFast):
+        state = sampler.orders(first, last)
     for s, t in pairwise(map(denoiser.schedule.level, times)):
         x, state = sampler.step(denoise, x, s, t, state, randn_like)
     mean, std = last.alpha * denoiser.mean, (last.alpha**2 * denoiser.std**2 + last.sigma**2).sqrt()

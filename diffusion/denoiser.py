@@ -46,7 +46,7 @@ class NetworkDenoiser(nn.Module):
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         known: tuple[Coefficient, Coefficient] | None = None,
     ) -> Tensor:
-        """The network's raw answer to x (B, ...) at t: the trained target, (B, C or 2C, ...), in x's dtype.
+        """The network's raw answer to x (B, ...) at t: the trained target, (B, k C, ...), in x's dtype.
 
         known: :meth:`coefficients` at t, where they have been computed.
         """

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from diffusion.types import Randomness
 
-TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING = range(7)
+TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS = range(8)
 """Streams: draws of one never meet those of another."""
 
 

@@ -31,8 +31,11 @@ def replay(draws):
 
 
 def from_config(path, **settings):
-    """The sampler of a file in conf/sampler, with the spacing that the file asks for."""
+    """The sampler of a file in conf/sampler, with the spacing that the file asks for; statistics, where it reads a
+    model's, are those of data prediction, which need no file."""
     node = OmegaConf.load(path)
+    if "statistics" in node:
+        settings = {"statistics": "data_prediction", **settings}
     chosen = [d[BRINGS] for d in node.pop("defaults", []) if BRINGS in d]
     spacing = OmegaConf.load(CONF / "spacing" / f"{chosen[0] if chosen else 'trailing'}.yaml")
     return instantiate(OmegaConf.create({"spacing": spacing, "it": OmegaConf.merge(node, settings)}))["it"]

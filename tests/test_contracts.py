@@ -81,6 +81,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "experiment/imagenet256_adm": ["data.resolution=64"],
         "experiment/imagenet256_dit": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "experiment/imagenet256_min_snr": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
+        "sampler/dpm_solver_v3": ["sampler.statistics=data_prediction"],
         "schedule/flow": ["parameterization=flow"],
         "schedule/zero_snr": ["parameterization=velocity"],
         "schedule/table": [f"schedule.path={tmp_path / 'betas.npy'}"],
@@ -98,6 +99,8 @@ def compose(option: Path, tmp_path: Path):
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
         chosen = [f"run={tmp_path}"]
+    if group == "network/outputs":
+        return config(tmp_path, *SMALL, "parameterization=combined", name=entry)
     if group == "ablation":
         return config(tmp_path, f"ablation={name}", name="reproduce")
     return config(tmp_path, *chosen, *settings(option, tmp_path), name=entry)
@@ -328,6 +331,7 @@ EXERCISES = {
     if callable(value) and getattr(value, "__module__", "") == __name__ and not name.startswith(("test_", "_"))
 }
 EXERCISES |= {
+    "network/outputs": network,
     "objective/weighting": objective,
     "objective/times": objective,
     "guidance/operator": operator,

@@ -32,6 +32,7 @@ from diffusion.objective.weighting.snr_plus_one import SNRPlusOne
 from diffusion.objective.weighting.soft_min_snr import SoftMinSNR
 from diffusion.objective.weighting.truncated_snr import TruncatedSNR
 from diffusion.parameterization.base import Parameterization
+from diffusion.parameterization.combined import Combined
 from diffusion.parameterization.edm import EDM
 from diffusion.parameterization.epsilon import Epsilon
 from diffusion.parameterization.flow import Flow
@@ -95,12 +96,12 @@ def data(count: int = 4, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 @pytest.mark.parametrize("weighting", WEIGHTINGS, **named)
-@pytest.mark.parametrize("target", TARGETS, **named)
+@pytest.mark.parametrize("target", [*TARGETS, Combined(), Combined(learned_variance=True)], **named)
 @settings(max_examples=10, deadline=None)
 @given(t=st.floats(0.01, 1.0))
 def test_a_weighting_means_the_same_under_any_target(weighting: Weighting, target: Parameterization, t: float):
     """The loss is the weight on the x_0 error of the decoded output, whatever was trained."""
-    x0, network = data(), Recorder()
+    x0, network = data(), Recorder(target.outputs + target.learned_variance)
     denoiser = NetworkDenoiser(network, Cosine(), target)
     loss = Regression(weighting, At(t))(denoiser, x0, Cond(), randomness=keyed(4))
     level = denoiser.schedule.level(t)

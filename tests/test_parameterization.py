@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from diffusion.parameterization.base import Parameterization
+from diffusion.parameterization.combined import Combined
 from diffusion.parameterization.edm import EDM
 from diffusion.parameterization.epsilon import Epsilon
 from diffusion.parameterization.flow import Flow
@@ -217,9 +218,48 @@ def test_the_posterior_mean_leads_to_the_next_knot():
         PosteriorMean(VP())
 
 
+@settings(max_examples=20, deadline=None)
+@given(angle=st.floats(0, math.pi / 2), gain=st.floats(0.1, 10))
+def test_a_perfect_combined_output_is_decoded_exactly_at_both_ends_too(angle: float, gain: float):
+    """And any other still explains x, on any schedule."""
+    alpha, sigma = gain * math.cos(angle), gain * math.sin(angle)
+    x0, eps = data()
+    x = alpha * x0 + sigma * eps
+    said = Combined().decode(torch.cat((x0, eps), 1), x, alpha, sigma)
+    torch.testing.assert_close(said.x0, x0, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(said.eps, eps, rtol=1e-9, atol=1e-9)
+    wrong = Combined().decode(torch.cat((eps, x), 1), x, alpha, sigma)
+    torch.testing.assert_close(alpha * wrong.x0 + sigma * wrong.eps, x, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_combined_is_the_weighted_mean_of_what_its_parts_say(learned: bool):
+    """What each part says of x_0 alone is what the targets x_0 and eps decode to; they count as sigma^2 and alpha^2."""
+    (x0, eps), x = data(), data(6)[0][3:]
+    alpha = torch.tensor([0.9, 0.6, 0.1], dtype=torch.float64)
+    sigma = (1 - alpha**2).sqrt()
+    parts = [target.decode(part, x, alpha, sigma).x0 for target, part in ((X0(), x0), (Epsilon(), eps))]
+    shares = [expand(share, x) for share in (sigma**2, alpha**2)]
+    output = torch.cat((x0, eps, torch.zeros_like(x)) if learned else (x0, eps), 1)
+    said = Combined(learned).decode(output, x, alpha, sigma)
+    torch.testing.assert_close(said.x0, shares[0] * parts[0] + shares[1] * parts[1])
+    torch.testing.assert_close(Combined(learned).answer(output, x, alpha, sigma), said.x0)
+    assert (said.var_mix is not None) == learned
+    if learned:
+        torch.testing.assert_close(said.var_mix, torch.full_like(x, 0.5))
+
+
+def test_a_network_with_one_output_is_no_combined_one():
+    x0, eps = data()
+    with pytest.raises(ValueError, match=r"set network\.outputs=2"):
+        Combined().decode(x0, eps, 0.6, 0.8)
+
+
 @pytest.mark.parametrize("path", sorted((CONF / "parameterization").glob("*.yaml")), ids=lambda p: p.stem)
 def test_every_file_builds(path: Path):
-    root = OmegaConf.create({"schedule": {"_target_": "diffusion.schedule.linear.Linear"}, "it": OmegaConf.load(path)})
+    node = OmegaConf.load(path)
+    node.pop("defaults", None)  # what it brings the network
+    root = OmegaConf.create({"schedule": {"_target_": "diffusion.schedule.linear.Linear"}, "it": node})
     assert isinstance(instantiate(root)["it"], Parameterization)
     root.it.learned_variance = True
     assert instantiate(root)["it"].learned_variance

@@ -14,13 +14,18 @@ from exact import Between, ContinuousVP, Flow, Wiggly, noise, replay, slope
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.ancestral import Ancestral
+from diffusion.sampler.base import Denoise
 from diffusion.sampler.ddim import DDIM
 from diffusion.sampler.deis import DEIS
 from diffusion.sampler.dpm_solver_2 import DPMSolver2
+from diffusion.sampler.dpm_solver_3 import DPMSolver3
+from diffusion.sampler.dpm_solver_fast import DPMSolverFast
+from diffusion.sampler.dpm_solver_m import DPMSolverM
 from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
 from diffusion.sampler.dpm_solver_pp_2m_sde import DPMSolverPP2MSDE
 from diffusion.sampler.dpm_solver_pp_2s import DPMSolverPP2S
 from diffusion.sampler.dpm_solver_pp_3m import DPMSolverPP3M
+from diffusion.sampler.dpm_solver_pp_3s import DPMSolverPP3S
 from diffusion.sampler.euler import Euler
 from diffusion.sampler.heun import Heun
 from diffusion.sampler.lms import LMS
@@ -32,6 +37,7 @@ from diffusion.spacing.linspace import Linspace
 from diffusion.spacing.log_snr import LogSNR
 from diffusion.spacing.trailing import Trailing
 from diffusion.spacing.uniform import Uniform
+from diffusion.types import Cond
 
 pytestmark = [  # all of them theirs: NumPy 2, and advice for pipelines
     pytest.mark.filterwarnings("ignore:__array_:DeprecationWarning"),
@@ -275,6 +281,63 @@ def test_single_step_second_order(make, algorithm, spacing):
     for i, level in enumerate(visits[:-1]):
         x = theirs.step(denoiser(x, level.t).eps, theirs.timesteps[i], x).prev_sample
     close(states(sampler, denoiser, noise())[-2], x, 1e-9)
+
+
+@on_every_spacing
+@pytest.mark.parametrize("answers", [2, 3])
+def test_dpm_solver_m(answers, spacing):
+    """Up to the last step, which they take to clean data in data prediction only."""
+    sampler = DPMSolverM(12, spacing, answers)
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        **BETAS,
+        algorithm_type="dpmsolver",
+        solver_order=answers,
+        lower_order_final=False,
+        final_sigmas_type="sigma_min",
+    )
+    want = in_sigmas(theirs, sampler.levels(TABLE), noise(), scaled=False, last=False)
+    for a, b in zip(states(sampler, Wiggly(TABLE), noise()), want, strict=False):
+        close(a, b, 1e-5)
+    assert len(want) == 11
+
+
+@pytest.mark.parametrize("spacing", [Karras(), LogSNR(), Trailing()], ids=["karras", "log_snr", "trailing"])
+@pytest.mark.parametrize(("make", "algorithm"), [(DPMSolver3, "dpmsolver"), (DPMSolverPP3S, "dpmsolver++")])
+def test_single_step_third_order(make, algorithm, spacing):
+    """The last of its three stages, from the same three answers: their middle one halves what one difference is given,
+    where Lu et al. 2022, Algorithm 2, and ours, integrate it."""
+    sampler, denoiser = make(4, spacing), Wiggly(TABLE)
+    cur, nxt = sampler.levels(TABLE)[1:3]
+    h, asked = nxt.lam - cur.lam, []
+
+    class Noted:
+        schedule = TABLE
+
+        def __call__(self, x, t, cond=None):
+            asked.append((x, TABLE.level(t), denoiser(x, t)))
+            return asked[-1][2]
+
+    got, _ = sampler.step(Denoise(Noted(), Cond(), TABLE), noise(), cur, nxt, None, None)
+    theirs = diffusers.DPMSolverSinglestepScheduler(
+        **BETAS, algorithm_type=algorithm, solver_order=3, lower_order_final=False, final_sigmas_type="sigma_min"
+    )
+    theirs.set_timesteps(3)
+    theirs.sigmas = torch.tensor([*(level.noise for _, level, _ in asked), nxt.noise], dtype=torch.float64)
+    theirs._step_index = 2
+    outputs = [p.eps if algorithm == "dpmsolver" else p.x0 for _, _, p in asked]
+    assert [(level.lam - cur.lam) / h for _, level, _ in asked] == pytest.approx([0, 1 / 3, 2 / 3])
+    close(got, theirs.singlestep_dpm_solver_third_order_update(outputs, sample=noise()), 1e-9)
+
+
+@pytest.mark.parametrize("calls", range(3, 40))
+def test_dpm_solver_fast_has_their_list_of_orders(calls):
+    """And on a path between two levels above clean data, as theirs is; they count one up to three for a step of three
+    calls, and one call for it."""
+    theirs = diffusers.DPMSolverSinglestepScheduler(
+        **BETAS, algorithm_type="dpmsolver", solver_order=3, lower_order_final=True, final_sigmas_type="sigma_min"
+    )
+    orders = DPMSolverFast(calls).orders(TABLE.level(0.9), TABLE.level(0.1))
+    assert [k for order in orders for k in range(1, order + 1)] == theirs.get_order_list(calls)
 
 
 @on_every_spacing

@@ -1,13 +1,17 @@
 """Samplers against closed form: a Gaussian's exact ODE map and moments, DDPM's own formulas, limits and bad input."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from exact import CONF, SAMPLERS, ContinuousVP, Flow, Wiggly, from_config, moments, noise, replay
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.ancestral import Ancestral
-from diffusion.sampler.base import Sampler
+from diffusion.sampler.base import Denoise, Sampler
 from diffusion.sampler.ddim import DDIM
+from diffusion.sampler.dpm_solver_fast import DPMSolverFast
+from diffusion.sampler.dpm_solver_m import DPMSolverM
 from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
 from diffusion.sampler.euler import Euler
 from diffusion.sampler.heun import Heun
@@ -156,6 +160,21 @@ def test_calls_of_the_network(make, calls):
     assert min(counted.times) > 0  # a network has never seen clean data
 
 
+@pytest.mark.parametrize("spacing", [None, LogSNR(), Linspace()], ids=["even", "log_snr", "linspace"])
+@pytest.mark.parametrize("schedule", [Flow(), Cosine(1000)], ids=["from alpha 0", "from alpha above 0"])
+@pytest.mark.parametrize("calls", [*range(1, 13), 20])
+def test_dpm_solver_fast_makes_exactly_the_calls_it_is_given(calls, schedule, spacing):
+    """With guidance that takes a step again, too, each step is of the order that it had."""
+    counted, sampler = Counted(GaussianDenoiser(schedule)), DPMSolverFast(calls, spacing)
+    sampler(counted, noise())
+    assert counted.calls == calls
+    assert min(counted.times) > 0
+    levels, again = sampler.levels(schedule), Counted(GaussianDenoiser(schedule))
+    for cur, nxt in pairwise(levels):
+        sampler.step(Denoise(again, Cond(), schedule), noise(), cur, nxt, None, torch.randn_like)
+    assert again.times == counted.times
+
+
 @pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
 def test_the_state_keeps_its_dtype_and_the_noise_is_not_changed(path):
     z = noise(dtype=torch.float32)
@@ -210,6 +229,13 @@ def test_more_steps_than_the_table_has_are_refused():
 def test_eta_outside_its_interval_is_refused(eta):
     with pytest.raises(ValueError, match=r"sampler\.eta"):
         DDIM(10, eta=eta)
+
+
+def test_other_numbers_of_answers_and_other_answers_are_refused():
+    with pytest.raises(ValueError, match=r"sampler\.answers"):
+        DPMSolverM(10, answers=4)
+    with pytest.raises(ValueError, match=r"sampler\.predicts"):
+        DPMSolverFast(10, predicts="velocity")
 
 
 def test_an_unknown_variance_is_refused():

@@ -11,10 +11,13 @@ from diffusion.sampler.ddim import DDIM
 from diffusion.sampler.deis import DEIS
 from diffusion.sampler.dpm_solver_2 import DPMSolver2
 from diffusion.sampler.dpm_solver_3 import DPMSolver3
+from diffusion.sampler.dpm_solver_fast import DPMSolverFast
+from diffusion.sampler.dpm_solver_m import DPMSolverM
 from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
 from diffusion.sampler.dpm_solver_pp_2m_sde import DPMSolverPP2MSDE
 from diffusion.sampler.dpm_solver_pp_2s import DPMSolverPP2S
 from diffusion.sampler.dpm_solver_pp_3m import DPMSolverPP3M
+from diffusion.sampler.dpm_solver_pp_3s import DPMSolverPP3S
 from diffusion.sampler.euler import Euler
 from diffusion.sampler.heun import Heun
 from diffusion.sampler.lms import LMS
@@ -40,6 +43,7 @@ DETERMINISTIC = {
     "dpm_solver_2": DPMSolver2,
     "dpm_solver_3": DPMSolver3,
     "dpm_solver_pp_2s": DPMSolverPP2S,
+    "dpm_solver_pp_3s": DPMSolverPP3S,
     "dpm_solver_pp_2m": DPMSolverPP2M,
     "dpm_solver_pp_3m": DPMSolverPP3M,
     "dpm_solver_pp_2m_sde at eta 0": lambda n: DPMSolverPP2MSDE(n, eta=0.0),
@@ -51,6 +55,7 @@ DETERMINISTIC = {
     for make, name, ks in [(DEIS, "order", (1, 2, 3, 4)), (LMS, "order", (1, 2, 3, 4)), (UniPC, "predictor", (1, 2, 3))]
     for k in ks
 }
+SINGLE = (DPMSolver2, DPMSolver3, DPMSolverPP2S, DPMSolverPP3S, Heun)
 DETERMINISTIC["UniPC bh1"] = lambda n: UniPC(n, variant="bh1")
 
 
@@ -59,11 +64,32 @@ DETERMINISTIC["UniPC bh1"] = lambda n: UniPC(n, variant="bh1")
 def test_deterministic_samplers_converge_with_their_declared_order(make, schedule):
     denoiser, z = GaussianDenoiser(schedule, MEAN, STD), noise()
     exact = denoiser.transport(z * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0)
-    single = isinstance(make, type) and issubclass(make, DPMSolver2 | DPMSolver3 | DPMSolverPP2S | Heun)
+    single = isinstance(make, type) and issubclass(make, SINGLE)
     steps = [60, 120] if single else [200, 400]
     errors = [float((make(n)(denoiser, z) - exact).norm()) for n in steps]
     assert slope(steps, errors) == pytest.approx(make(10).order, abs=0.3)
     assert errors[-1] < 0.03
+
+
+ON_EVEN_STEPS = {
+    "dpm_solver_m": (DPMSolverM, 2, [200, 400]),
+    "dpm_solver_m of 2": (lambda n: DPMSolverM(n, answers=2), 2, [200, 400]),
+    "dpm_solver_fast": (DPMSolverFast, 2, [120, 240]),
+    "dpm_solver_fast, no last step of order 1": (DPMSolverFast, 3, [125, 251]),
+    "dpm_solver_fast on the data": (lambda n: DPMSolverFast(n, predicts="data"), 2, [120, 240]),
+    "... and no last step of order 1": (lambda n: DPMSolverFast(n, predicts="data"), 3, [125, 251]),
+}
+"""Sampler, order, steps. Small first steps make large last ones, which are the low orders of DPM-Solver-fast."""
+
+
+@on_three_schedules
+@pytest.mark.parametrize(("make", "order", "steps"), ON_EVEN_STEPS.values(), ids=ON_EVEN_STEPS.keys())
+def test_order_on_even_steps(make, order, steps, schedule):
+    denoiser, z = GaussianDenoiser(schedule, MEAN, STD), noise()
+    exact = denoiser.transport(z * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0)
+    errors = [float((make(n)(denoiser, z) - exact).norm()) for n in steps]
+    assert slope(steps, errors) == pytest.approx(order, abs=0.3)
+    assert make(10).order == 2
 
 
 @on_three_schedules

@@ -17,6 +17,7 @@ from rich.progress import track
 
 from diffusion.evaluation.generate import Generator
 from diffusion.experiment.build import build, check_guidance, check_sampler, refused
+from diffusion.experiment.model_statistics import check_statistics
 from diffusion.experiment.restore import load_module
 from diffusion.guidance.base import guide
 from diffusion.training.module import DiffusionModule
@@ -66,6 +67,7 @@ def build_generator(
     x = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device))
     sampler, guidance = build(cfg.sampler), build(cfg.guidance)
     check_sampler(sampler, denoiser)
+    check_statistics(sampler, denoiser)
     with refused():
         generator = Generator(
             guide(denoiser, guidance),

@@ -51,7 +51,7 @@ class DiT(Network):
     Args:
         in_channels: of the data (or of the latents).
         resolution: height and width of the data, a multiple of ``patch``.
-        out_channels: ``in_channels`` where ``None``; doubled by ``learned_variance``.
+        out_channels: of one group, ``in_channels`` where ``None``; ``learned_variance`` adds a group.
         patch: height and width of a token.
         width: of a token, a multiple of 4 (for its two sinusoidal coordinates).
         depth: number of blocks.
@@ -59,7 +59,8 @@ class DiT(Network):
         mlp_ratio: hidden width of a block's MLP over ``width``.
         cond_dim: width of ``Cond.vector``, 0 for none; projected unless it equals ``width``.
         token_dim: width of ``Cond.tokens``, 0 for none.
-        learned_variance: twice the channels come out (Nichol & Dhariwal 2021).
+        learned_variance: another group of channels comes out (Nichol & Dhariwal 2021).
+        outputs: groups of channels for the target; two where it has two parts.
         checkpointing: recompute each block in the backward pass: less memory, about a third more time.
 
     Raises:
@@ -84,6 +85,7 @@ class DiT(Network):
         token_dim: int = 0,
         learned_variance: bool = False,
         checkpointing: bool = False,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if patch < 1 or resolution % patch:
@@ -98,7 +100,7 @@ class DiT(Network):
         self.patch = patch
         self.token_dim = token_dim
         self.checkpointing = checkpointing
-        out = (out_channels or in_channels) * (2 if learned_variance else 1)
+        out = (out_channels or in_channels) * (outputs + learned_variance)
         self.embedding = Embedding(SINUSOIDS, width, cond_dim, shift=0, sine_first=False)
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("coordinates", _coordinates(resolution // patch, width), persistent=False)

@@ -34,10 +34,11 @@ class MLP(Network):
     Args:
         in_channels: C of the data.
         resolution: height and width of the data; 1 also for data without them, (B, C).
-        out_channels: ``in_channels`` where ``None``; doubled by ``learned_variance``.
+        out_channels: of one group, ``in_channels`` where ``None``; ``learned_variance`` adds a group.
         width: of the hidden vector.
         depth: number of blocks.
         cond_dim: width of ``Cond.vector``, 0 for none.
+        outputs: groups of channels for the target; two where it has two parts.
     """
 
     blocks = (MLPBlock,)
@@ -52,12 +53,13 @@ class MLP(Network):
         dropout: float = 0.0,
         cond_dim: int = 0,
         learned_variance: bool = False,
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(f"network.depth is a number of blocks, at least 1, got {depth}")
         self.features = in_channels * resolution**2
-        self.out_channels = (out_channels or in_channels) * (2 if learned_variance else 1)
+        self.out_channels = (out_channels or in_channels) * (outputs + learned_variance)
         self.embedding = Embedding(width, width, cond_dim)
         self.stem = nn.Linear(self.features, width)
         self.stack = nn.ModuleList(MLPBlock(width, width, dropout) for _ in range(depth))

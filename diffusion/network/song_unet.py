@@ -26,7 +26,7 @@ class SongUNet(Network):
 
     Args:
         in_channels, resolution, out_channels, channels, channel_mult, num_res_blocks, attention, dropout,
-            learned_variance, checkpointing, memory_format: see :class:`diffusion.network.unet.UNet`.
+            learned_variance, checkpointing, memory_format, outputs: see :class:`diffusion.network.unet.UNet`.
         taps: of the resampling filter; ``None`` is the mean of four pixels, and repetition.
         fourier_scale: standard deviation of the frequencies of Fourier features of the label, which a schedule gives
             as log(sigma) / 4; ``None`` for DDPM's sinusoids.
@@ -58,6 +58,7 @@ class SongUNet(Network):
         learned_variance: bool = False,
         checkpointing: bool = False,
         memory_format: str = "auto",
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2:
@@ -108,7 +109,7 @@ class SongUNet(Network):
                 self.up.append(Stage(layers))
 
         self.norm = group_norm(width, 1e-6)
-        self.head = nn.Conv2d(width, (out_channels or in_channels) * (2 if learned_variance else 1), 3, padding=1)
+        self.head = nn.Conv2d(width, (out_channels or in_channels) * (outputs + learned_variance), 3, padding=1)
         self._initialise()
         self.memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.to(memory_format=self.memory_format)

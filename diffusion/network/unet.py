@@ -31,7 +31,7 @@ class UNet(Network):
 
     Args:
         in_channels: of the data (or of the latents).
-        out_channels: ``in_channels`` where ``None``; doubled by ``learned_variance``.
+        out_channels: of one group, ``in_channels`` where ``None``; ``learned_variance`` adds a group.
         resolution: height and width of the data, halved once between levels.
         channels: base width; the embedding is 4 times as wide.
         channel_mult: width of each level as a multiple of ``channels``; its length is the number of levels.
@@ -43,7 +43,8 @@ class UNet(Network):
         cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the embedding's width.
         token_dim: width of ``Cond.tokens``, read by cross-attention after every self-attention; 0 for none.
         image_channels: of ``Cond.image``, joined to the input; 0 for none.
-        learned_variance: twice the channels come out (Nichol & Dhariwal 2021).
+        learned_variance: another group of channels comes out (Nichol & Dhariwal 2021).
+        outputs: groups of channels for the target; two where it has two parts.
         checkpointing: recompute each block in the backward pass: less memory, about a third more time.
         memory_format: contiguous, channels_last, or auto, which is contiguous: on a CPU, channels last was slower at 32
             channels, equal from 64 on in float32 and 5% slower at 128 in bf16 (torch's group norm is the loser).
@@ -77,6 +78,7 @@ class UNet(Network):
         checkpointing: bool = False,
         memory_format: str = "auto",
         variant: str = "ddpm",
+        outputs: int = 1,
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2:
@@ -127,7 +129,7 @@ class UNet(Network):
                 self.up.append(Stage(layers))
 
         self.norm = group_norm(width, eps)
-        self.head = nn.Conv2d(width, (out_channels or in_channels) * (2 if learned_variance else 1), 3, padding=1)
+        self.head = nn.Conv2d(width, (out_channels or in_channels) * (outputs + learned_variance), 3, padding=1)
         self._initialise(xavier=ddpm)
         self.memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.to(memory_format=self.memory_format)

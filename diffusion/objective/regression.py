@@ -36,10 +36,9 @@ class Regression(Noising):
         return self.finish(denoiser, weight * mse, {"mse": mse}, noised)
 
     def error(self, denoiser: NetworkDenoiser, output: Tensor, x0: Tensor, noised: Noised) -> tuple[Tensor, Tensor]:
-        """(weight, mean squared error), both (B,), of the network's output (B, C or 2C, ...)."""
+        """(weight, mean squared error), both (B,), of the network's output (B, k C, ...)."""
         parameterization, alpha, sigma = denoiser.parameterization, noised.alpha, noised.sigma
-        if parameterization.learned_variance:
-            output = output.chunk(2, dim=1)[0]
+        output = parameterization.answer(output, noised.x, alpha, sigma)
         mse = squared_error(parameterization.encode(x0, noised.eps, alpha, sigma), output)
         gain = (sigma / torch.as_tensor(parameterization.determinant(alpha, sigma))) ** 2
         return self.weighting.on_target(noised.log_snr, gain).to(mse), mse

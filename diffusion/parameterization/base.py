@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+import torch
 from torch import Tensor
 
 from diffusion.types import Prediction, combine
@@ -23,11 +24,13 @@ Coefficient = Tensor | float
 class Parameterization(ABC):
     """The training target and its inverse.
 
-    learned_variance: the network gives twice the data's channels; the second half interpolates the posterior's
+    learned_variance: the network gives a group of the data's channels more; the last one interpolates the posterior's
     log-variance between its two bounds (Nichol & Dhariwal 2021, eq. 15).
+    outputs: groups of the data's channels that the network gives for the target itself.
     """
 
     learned_variance: bool = False
+    outputs: int = 1
 
     @abstractmethod
     def coefficients(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
@@ -47,12 +50,20 @@ class Parameterization(ABC):
         a, b = self.coefficients(alpha, sigma)
         return combine(a, x0, b, eps)
 
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The network's output (B, k C, ...) -> what it says of the target, and var_mix where it is learned."""
+        if not self.learned_variance:
+            return output, None
+        *said, raw = output.chunk(self.outputs + 1, dim=1)
+        return said[0] if len(said) == 1 else torch.cat(said, dim=1), (raw + 1) / 2
+
+    def answer(self, output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
+        """What the output (B, k C, ...) stands for, (B, C, ...): held against :meth:`encode` in training."""
+        return self.split(output)[0]
+
     def decode(self, output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> Prediction:
-        """The network's output (B, C or 2C, ...) and the x (B, C, ...) that it saw -> both expectations."""
-        var_mix = None
-        if self.learned_variance:
-            output, raw = output.chunk(2, dim=1)
-            var_mix = (raw + 1) / 2
+        """The network's output (B, k C, ...) and the x (B, C, ...) that it saw -> both expectations."""
+        output, var_mix = self.split(output)
         a, b = self.coefficients(alpha, sigma)
         d = self.determinant(alpha, sigma)
         if isinstance(d, float) and d == 0.0:

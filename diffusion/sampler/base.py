@@ -94,12 +94,16 @@ class Sampler(ABC):
         Raises:
             ValueError: more steps than the schedule's table has, or a spacing that does not decrease to 0.
         """
+        return self.visit(schedule, self.steps)
+
+    def visit(self, schedule: Schedule, count: int) -> list[Level]:
+        """:meth:`levels` for ``count`` steps from level to level: a sampler may make another number of ``steps``."""
         if schedule.steps is not None and self.steps > schedule.steps:
             raise ValueError(
                 f"{self.steps} sampling steps asked of a schedule with a table of {schedule.steps}; "
                 f"set sampler.steps to at most {schedule.steps}"
             )
-        times = _even(schedule, self.steps) if self.spacing is None else self.spacing(schedule, self.steps)
+        times = _even(schedule, count) if self.spacing is None else self.spacing(schedule, count)
         if len(times) < 2 or times[-1] != 0.0 or not all(later < earlier for earlier, later in pairwise(times)):
             raise ValueError(f"a spacing gives strictly decreasing times that end at 0, got {times}")
         return [schedule.level(t) for t in times]

@@ -31,7 +31,7 @@ class MultistepSampler(Sampler):
     ) -> tuple[Tensor, Past]:
         prediction = denoise(x, cur.t)
         newest: Tensor = getattr(prediction, self.answer)
-        past: Past = ((cur, newest), *(state or ()))[: self.order]
+        past: Past = ((cur, newest), *(state or ()))[: self.keeps]
         out = combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps)
         usable = [entry for entry in past if entry[0].alpha > 0]
         if len(usable) < 2 or cur.alpha == 0:
@@ -42,6 +42,11 @@ class MultistepSampler(Sampler):
             for c, (_, value) in zip(extra, usable[1:], strict=True):
                 out.add_(value, alpha=c)
         return out, past
+
+    @property
+    def keeps(self) -> int:
+        """Answers that are remembered, the newest among them."""
+        return self.order
 
     @abstractmethod
     def differences(self, nxt: Level, past: list[Level]) -> list[float]:
