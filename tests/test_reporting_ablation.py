@@ -159,6 +159,31 @@ def test_what_is_there_is_kept_whatever_launched_it(tmp_path):
 
 
 @pytest.mark.slow
+def test_what_a_sampler_needs_of_a_model_is_measured_once_before_it_is_scored(tmp_path):
+    from diffusion.experiment.ablation import Settings, run
+
+    small = ["trainer.max_steps=2", "network.channels=8", "~callbacks.samples", "logger=csv"]
+    asked, counted = (
+        ["sampler=dpm_solver_v3", "sampler.steps=3"],
+        ["evaluation.num_samples=4", "evaluation.metrics=[fd]"],
+    )
+    node = {**NODE, "train": small, "evaluate": ["evaluation=digits", *counted], "cells": {"v3": {"evaluate": asked}},
+            "statistics": ["levels=4", "num_samples=8", "batch_size=8"]}  # fmt: skip
+    made = []
+    for _ in range(2):
+        run(Ablation.read("t", node).cells, Settings(seeds=[0], outputs=str(tmp_path)))
+        (file,) = tmp_path.rglob("ems.safetensors")
+        made.append(file.stat().st_mtime_ns)
+    assert made[0] == made[1]
+
+
+def test_only_cells_that_need_statistics_ask_for_them():
+    cells = Ablation.read("t", {**NODE, "statistics": ["levels=4"], "cells": {
+        "v3": {"evaluate": ["sampler=dpm_solver_v3"]}, "plain": {"evaluate": ["sampler=ddim"]}}}).cells  # fmt: skip
+    assert [cell.statistics for cell in cells] == [["levels=4"], None]
+
+
+@pytest.mark.slow
 def test_a_table_is_the_same_through_submitit(tmp_path):
     one, other = reproduced(tmp_path / "one"), reproduced(tmp_path / "other", "hydra/launcher=submitit_local")
     assert one == other

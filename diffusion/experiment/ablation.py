@@ -1,4 +1,5 @@
-"""Runs what is missing of a table and reads what is there: trainings shared by cells and tables, then evaluations.
+"""Runs what is missing of a table and reads what is there: trainings shared by cells and tables, then the statistics
+that a sampler needs of a trained model, then evaluations.
 
 A training lies in ``<outputs>/reproduce/<identity>``, named by its content like any cell of a sweep, so that tables
 share it and nothing runs twice; a cell's score lies in the ``evaluation`` folder of its run.
@@ -26,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.experiment import check, resolvers, sweep
 from diffusion.experiment.loader import Loader
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.restore import COMPOSED, RESOLVED
+from diffusion.experiment.restore import COMPOSED, EMS, RESOLVED, free_overrides, with_run
 from diffusion.experiment.scored import score_overrides, whole
 from diffusion.experiment.status import read_status, write_atomic
 from diffusion.reporting.ablation import Cell, Measured
@@ -60,6 +61,16 @@ def run(cells: Sequence[Cell], settings: Settings) -> int:
         trainings = list(_trainings(cells, settings, layout).values())
         if any(training.status.get("status") != "finished" for training in trainings):
             failed = launch(list({training.identity: training for training in trainings}.values()))
+    if failed > 1:
+        return failed
+    asked = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
+    with _entry("model_statistics", statistics_task, settings) as (layout, launch):
+        missing = [
+            layout.cell(free_overrides([f"run={os.path.abspath(folder)}", *lines]), ["statistics", folder.name])
+            for folder, lines in asked.items()
+            if _trained(folder) and not (folder / EMS).is_file()
+        ]
+        failed = max(failed, launch(missing)) if missing else failed
     if failed > 1:
         return failed
     with _entry("evaluate", evaluate_task, settings) as (layout, launch):
@@ -116,6 +127,15 @@ def evaluate_task(cfg: DictConfig) -> Any:
 evaluate_task.finish = whole  # type: ignore[attr-defined]
 
 
+def statistics_task(cfg: DictConfig) -> Any:
+    """A measurement of a run's model, as a launcher runs it."""
+    resolvers.register()
+    return sweep.job(_measure, cfg)
+
+
+statistics_task.finish = with_run  # type: ignore[attr-defined]
+
+
 def _train(cfg: DictConfig) -> None:
     from diffusion.experiment.train import train
 
@@ -128,6 +148,12 @@ def _evaluate(cfg: DictConfig) -> None:
     evaluate(whole(cfg))
 
 
+def _measure(cfg: DictConfig) -> None:
+    from diffusion.experiment.model_statistics import write
+
+    write(with_run(cfg))
+
+
 @contextmanager
 def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[sweep.Layout, Launch]]:
     """Hydra as ``scripts/<name>.py -m`` has it, and how cells are run; what the caller's Hydra knew comes back."""
@@ -138,7 +164,7 @@ def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[sweep.Lay
     root = f"{settings.outputs}/{FOLDER}"
     own = [f"hydra.sweep.dir={root}", *settings.hydra]
     own += [f"name={FOLDER}", f"paths.outputs={settings.outputs}"] if name == "train" else []
-    own += [f"paths.outputs={settings.outputs}", f"run={root}"] if name == "evaluate" else []
+    own += [f"paths.outputs={settings.outputs}", f"run={root}"] if name != "train" else []
     try:
         with hydra.initialize_config_dir(str(folder), version_base="1.3", job_name=name):
             inner = GlobalHydra.instance().hydra

@@ -15,7 +15,7 @@ from diffusion.evaluation.describe import describe
 from diffusion.evaluation.fingerprint import weights_sha256
 from diffusion.experiment.build import build, build_data, refused
 from diffusion.experiment.mistakes import ConfigError
-from diffusion.experiment.restore import load_module
+from diffusion.experiment.restore import EMS, load_module
 from diffusion.guidance.base import guide
 from diffusion.sampler.base import Sampler
 from diffusion.sampler.dpm_solver_v3 import DPMSolverV3
@@ -25,7 +25,6 @@ from diffusion.seeds import STATISTICS, KeyedRandomness
 from diffusion.training.module import DiffusionModule
 
 log = logging.getLogger(__name__)
-FILE = "ems.safetensors"
 
 
 def write(cfg: DictConfig) -> Path:
@@ -52,7 +51,7 @@ def write(cfg: DictConfig) -> Path:
     with Progress(transient=True) as bar, refused():
         task = bar.add_task("measuring", total=len(lams))
         found = measure(guided, list(_draws(cfg, module)), lams, about, lambda i: bar.update(task, completed=i + 1))
-    path = Path(cfg.output) if cfg.output else run / FILE
+    path = Path(cfg.output) if cfg.output else run / EMS
     path.parent.mkdir(parents=True, exist_ok=True)
     found.save(path)
     log.info("statistics at %d levels over %d pictures in %s", len(lams), cfg.num_samples, path)

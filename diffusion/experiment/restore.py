@@ -26,6 +26,8 @@ FREE = ("sampler", "spacing", "guidance", "evaluation")
 MOVES = ("pretrained", "sha256", "at_once")
 """Of an autoencoder: where its weights lie, and how it computes; a checkpoint knows whose latents it is of."""
 RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
+EMS = "ems.safetensors"
+"""The statistics of the run's model that DPM-Solver-v3 samples with."""
 
 
 def free_overrides(overrides: list[str]) -> list[str]:

@@ -14,14 +14,17 @@ from typing import Any
 from diffusion.reporting.error import ReportError
 from diffusion.reporting.table import short
 
-KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "plot", "notes",
-        "cells"}  # fmt: skip
+KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
+        "plot", "notes", "cells"}  # fmt: skip
 CELL_KEYS = {"train", "evaluate", "published", "tolerance", "note"}
+MEASURED = "sampler=dpm_solver_v3"
+"""A cell's override that needs statistics of its model."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """train, evaluate: the overrides of the training and of the evaluation, the table's own included."""
+    """train, evaluate: the overrides of the training and of the evaluation, the table's own included. statistics: those
+    of the measurement that the cell's sampler needs of the trained model, ``None`` where it needs none."""
 
     name: str
     train: list[str]
@@ -29,6 +32,7 @@ class Cell:
     published: dict[str, float]
     tolerance: float
     note: str = ""
+    statistics: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Ablation:
                 published={str(k): float(v) for k, v in (values.get("published") or {}).items()},
                 tolerance=float(values.get("tolerance", node.get("tolerance", 0.0))),
                 note=str(values.get("note") or ""),
+                statistics=list(node.get("statistics") or []) if MEASURED in (values.get("evaluate") or []) else None,
             )
             for key, values in ((key, values or {}) for key, values in node["cells"].items())
         ]

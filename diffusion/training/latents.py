@@ -48,14 +48,14 @@ class LatentCache(LeanCallback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        coder = pl_module.autoencoder if isinstance(pl_module, DiffusionModule) else None
-        if coder is None or coder.sha256 is None:
-            raise DataError("callbacks=latents keeps what an autoencoder makes of pictures; add autoencoder=kl")
-        if pl_module.augmentation is not None:
+        if getattr(pl_module, "augmentation", None) is not None:
             raise DataError(
                 "callbacks=latents encodes pictures once, and augmentation changes them at every step; use "
                 "callbacks=default, or augmentation=none"
             )
+        coder = pl_module.autoencoder if isinstance(pl_module, DiffusionModule) else None
+        if coder is None or coder.sha256 is None:
+            raise DataError("callbacks=latents keeps what an autoencoder makes of pictures; add autoencoder=kl")
         split, device = data.split("train"), pl_module.device
         content = json.dumps([coder.sha256, data.content, data.flip])
         path = self.folder / f"latents-{hashlib.sha256(content.encode()).hexdigest()[:32]}.npy"
