@@ -1,6 +1,7 @@
 """What several test files need: the project's own configs, composed."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,14 @@ def train_config(tmp_path: Path) -> Callable[..., DictConfig]:
         return config(folder, *small, *overrides)
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def no_run_of_wandb_is_left() -> Iterator[None]:
+    """A run that a test began and did not finish would take in what the next test of the process logs."""
+    yield
+    if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
+        sys.modules["wandb"].finish()
 
 
 @pytest.fixture
