@@ -79,12 +79,12 @@ class KeyedRandomness(Randomness):
         samples = self._keys.shape[1]
         if len(x) != samples:
             raise ValueError(f"keyed for {samples} samples, asked for noise of {len(x)}")
-        size, dtype = x[0].numel(), np.float64 if x.dtype == torch.float64 else np.float32
+        size, dtype = math.prod(x.shape[1:]), np.float64 if x.dtype == torch.float64 else np.float32
         pairs = (size + 1) // 2
         first, rows = self._advance(pairs), max(1, _AT_ONCE // max(pairs, 1))
         parts = [
             torch.from_numpy(_box_muller(self._words(first, pairs, slice(at, at + rows)), dtype))
-            for at in range(0, samples, rows)
+            for at in range(0, max(samples, 1), rows)
         ]
         noise = parts[0] if len(parts) == 1 else torch.cat(parts)
         noise = (noise if 2 * pairs == size else noise[:, :size]).reshape(x.shape)

@@ -121,6 +121,11 @@ def test_noise_of_another_batch_is_refused():
         keyed(range(3)).randn_like(torch.empty(2, 4))
 
 
+def test_a_rank_without_samples_draws_none():
+    assert keyed([]).randn_like(torch.empty(0, 3, 8, 8)).shape == (0, 3, 8, 8)
+    assert keyed([]).rand().shape == (0,)
+
+
 def test_groups_share_a_draw():
     random = keyed([5, 9, 11])
     shared = random.shared(torch.tensor([0, 1, 0]))
