@@ -73,7 +73,7 @@ def test_successive_draws_are_new_ones():
 
 
 def test_a_million_samples_share_no_draw():
-    """Keys of 32 bits would give a hundred pairs the same draw, and 50,000 samples often a duplicate."""
+    """Keys of 32 bits would give a hundred pairs the same draw, and 50,000 samples a duplicate one time in four."""
     assert len(keyed(range(1_000_000)).rand().unique()) == 1_000_000
 
 
