@@ -4,8 +4,8 @@ Sample i is then the same for any batch size, any number of ranks and any order 
 an undisturbed one would have drawn. No generator has a state: word j of a sample is splitmix64's finalizer (Steele, Lea
 & Flood 2014; Stafford's variant 13) of the sample's key plus j golden ratios, with a second key of the sample between
 its rounds, and all samples of a batch are drawn at once. Two keys of 64 bits part the samples: torch's own generator
-keeps 32 bits of its seed on a CPU, where 50,000 samples hold a duplicate one time in four. Draws are made on the CPU and
-copied: the device does not change them.
+keeps 32 bits of its seed on a CPU, where 50,000 samples hold a duplicate one time in four. Draws are made on the CPU
+and copied: the device does not change them.
 """
 
 from __future__ import annotations
