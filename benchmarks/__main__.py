@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import CLEAN, FOREIGN, Row
+from diffusion.experiment.resolvers import multiplies_bf16
 
 MODULES = {
     "1": "training_step",
@@ -103,7 +104,7 @@ def machine() -> dict[str, Any]:
         "processor": model or platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "bf16": bool(torch.cpu._is_avx512_bf16_supported()) if platform.machine() == "x86_64" else None,
+        "bf16": multiplies_bf16(),
         **{name: version(name) for name in ("torch", "diffusers", "pytorch-lightning")},
         "date": date.today().isoformat(),
     }

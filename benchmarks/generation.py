@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Row, counts, race, ratio
+from benchmarks.harness import NO_BF16, Row, counts, race, ratio
 from diffusion.conditioner.label import Label
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.experiment.resolvers import multiplies_bf16
 from diffusion.guidance.classifier_free import ClassifierFree, Mode
 from diffusion.network.unet import UNet
 from diffusion.parameterization.epsilon import Epsilon
@@ -35,10 +36,13 @@ def rows(budget: float = 120.0, batch: int = 16, steps: int = 2) -> list[Row]:
 
 
 def _precision(network: UNet, shape: Sequence[int], steps: int, budget: float) -> Row:
+    what = f"{steps} DDIM steps, 64 channels, 32x32, batch {shape[0]}: pictures/s in bf16"
+    if not multiplies_bf16():
+        return Row("9", what, "our own float32", None, 1.4, 1.8, False, NO_BF16)
     draw, _, _ = _drawing(network, shape, steps)
     race_ = race({"float32": draw(), "bf16": draw(bf16=True)}, budget)
-    return Row("9", f"{steps} DDIM steps, 64 channels, 32x32, batch {shape[0]}: pictures/s in bf16", "our own float32",
-               ratio(race_, "float32", "bf16"), 1.4, 1.8, False, counts(race_, "float32", "bf16"))  # fmt: skip
+    return Row("9", what, "our own float32", ratio(race_, "float32", "bf16"), 1.4, 1.8, False,
+               counts(race_, "float32", "bf16"))  # fmt: skip
 
 
 def _guidance(what: str, network: UNet, shape: Sequence[int], budget: float) -> Row:

@@ -26,6 +26,8 @@ FOREIGN = 0.12
 """CPUs of foreign load above which a sample is dropped: a two-thread step waits for its slower half."""
 CLEAN = 5
 """Clean samples that every contestant needs."""
+NO_BF16 = "no bf16 units"
+"""What stands for the samples of a row about bf16 where the processor only emulates it."""
 SHORTEST = 0.3
 """Seconds that a sample lasts at least, by repetition: the kernel counts busy time in hundredths of a second."""
 

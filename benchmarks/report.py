@@ -48,7 +48,7 @@ def between(text: str, name: str, filling: str) -> str:
 def told(machine: dict[str, Any]) -> str:
     """The machine in a sentence."""
     clock = "processor time of one thread" if machine["threads"] == 1 else f"wall time of {machine['threads']} threads"
-    bf16 = {True: ", bf16 units", False: ", no bf16 units", None: ""}[machine["bf16"]]
+    bf16 = ", bf16 units" if machine["bf16"] else ", no bf16 units"
     software = ", ".join(f"{name} {machine[name]}" for name in ("torch", "diffusers", "pytorch-lightning"))
     return f"{machine['processor']}, {machine['cores']} cores{bf16}; {software}; {clock}; {machine['date']}."
 

@@ -49,12 +49,16 @@ def precision() -> str:
     On such processors bf16 is what makes a step faster: rows 3 and 9 of ``python -m benchmarks``.
     """
     gpu = DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+    return "bf16-mixed" if gpu or multiplies_bf16() else "32-true"
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has bf16 products; without them torch emulates, many times slower than float32."""
     try:
         flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", PROCESSOR.read_text(encoding="utf-8"), re.M)[:1]
     except OSError:
-        flags = []
-    has_bf16 = flags and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[0].split())
-    return "bf16-mixed" if gpu or has_bf16 else "32-true"
+        return False
+    return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[0].split())
 
 
 def divided(a: int, b: int) -> int:
