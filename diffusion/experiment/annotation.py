@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from typing import Any
 
-from diffusion.experiment.source import dotted, imported, lookup, module_file, statements
+from diffusion.experiment.source import dotted, full_name, imported, module_file, own, statements, vast
 
 _SEQUENCES = {"list", "List", "Sequence", "Iterable", "Collection", "MutableSequence", "set", "frozenset", "ListConfig"}
 _MAPPINGS = {"dict", "Dict", "Mapping", "MutableMapping", "DictConfig"}
@@ -55,9 +55,8 @@ def fits(value: Any, node: ast.expr, module: str) -> bool:
     alias = _alias(module, name)
     if alias is not None:
         return fits(value, *alias)
-    ours = module.partition(".")[0]
-    part = lookup(module, name) if name else None
-    if part is not None and isinstance(part[1], ast.ClassDef) and part[0].partition(".")[0] == ours:
+    part = own(module, name) if name and not vast(module) else None
+    if full_name(module, name) == "torch.Tensor" or (part is not None and isinstance(part[1], ast.ClassDef)):
         return not isinstance(value, int | float | str | bool | None)  # one of the project's parts
     return True
 

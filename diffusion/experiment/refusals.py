@@ -15,7 +15,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
-from diffusion.experiment.source import Definition, Function, full_name, lookup, module_file, statements
+from diffusion.experiment.source import Definition, Function, lookup, module_file, own, statements, vast
 
 _SAFE: tuple[Any, ...] = (ValueError, abs, all, any, bool, dict, enumerate, float, frozenset, int, isinstance, len)
 _SAFE += (list, max, min, range, repr, reversed, round, set, sorted, str, sum, tuple, type, zip)
@@ -72,7 +72,8 @@ def _follow(module: str, node: Definition, given: Mapping[str, Any], named: set[
         call = line.value if isinstance(line, ast.Expr | ast.Assign) else None
         if isinstance(call, ast.Call):
             name = ast.unparse(call.func)
-            for called in bases if name == "super().__init__" else _own(module, name):
+            found = None if vast(module) else own(module, name)
+            for called in bases if name == "super().__init__" else filter(None, [found]):
                 _follow(*called, *_handed_on(called[1], call, known))
         if not (_plain(line) and _ran(line, known)):
             for bound in ast.walk(line):  # to something that was not found out
@@ -81,16 +82,9 @@ def _follow(module: str, node: Definition, given: Mapping[str, Any], named: set[
                     vars(itself).pop(getattr(bound, "attr", ""), None)
 
 
-def _own(module: str, name: str) -> list[tuple[str, Definition]]:
-    """What a name stands for where it is of the module's own package: reading torch's files takes half a second."""
-    package = module.partition(".")[0]
-    elsewhere = full_name(module, name)
-    found = lookup(module, name) if elsewhere == name or elsewhere.partition(".")[0] == package else None
-    return [found] if found is not None else []
-
-
 def _bases(module: str, node: ast.ClassDef) -> list[tuple[str, Definition]]:
-    return [found for base in node.bases for found in _own(module, ast.unparse(base).partition("[")[0])]
+    names = [ast.unparse(base).partition("[")[0] for base in node.bases]
+    return [found for name in names if (found := own(module, name)) is not None]
 
 
 def _plain(line: ast.stmt) -> bool:

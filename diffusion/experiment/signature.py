@@ -116,9 +116,9 @@ def _of_class(module: str, node: ast.ClassDef) -> Signature | None:
         name = dotted(base)
         if name is None:
             return None
-        found = lookup(module, name)
         if full_name(module, name) in _NO_ARGUMENTS or name in _NO_ARGUMENTS:
             continue
+        found = lookup(module, name)
         if found is None or not isinstance(found[1], ast.ClassDef):
             return None
         inherited = _of_class(*found)  # type: ignore[arg-type]

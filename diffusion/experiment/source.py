@@ -15,7 +15,7 @@ Definition = ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def lookup(module: str, name: str, depth: int = 0) -> tuple[str, Definition] | None:
     """Where ``name`` (perhaps dotted), as written in ``module``, is defined; imports are followed."""
     head, _, rest = name.partition(".")
-    if depth > 20:
+    if depth > 20 or module == "typing":  # what its names mean is in no source
         return None
     for node in statements(module):
         if isinstance(node, Definition) and node.name == head:
@@ -53,6 +53,21 @@ def full_name(module: str, name: str) -> str:
     for source, original in imported(module, head):
         return ".".join(part for part in (source, original, rest) if part)
     return name
+
+
+def own(module: str, name: str) -> tuple[str, Definition] | None:
+    """What a name stands for where it is of the module's own package: others are parts of no config of its."""
+    sources = [source for source, _ in imported(module, name.partition(".")[0])]
+    return lookup(module, name) if not sources or _package(module) in map(_package, sources) else None
+
+
+def vast(module: str) -> bool:
+    """Is the module of a package of which constructors are read and nothing further, since it takes half a second?"""
+    return _package(module) in ("torch", "pytorch_lightning", "lightning_fabric")
+
+
+def _package(path: str) -> str:
+    return path.partition(".")[0]
 
 
 def _absolute(module: str, node: ast.ImportFrom) -> str:
