@@ -101,6 +101,10 @@ class Prediction:
     eps: Tensor
     var_mix: Tensor | None = None
 
+    def mix(self, a: float, b: float) -> Tensor:
+        """a x0 + b eps, (B, ...): at alpha and sigma of another level, the DDIM step there."""
+        return combine(a, self.x0, b, self.eps)
+
 
 @runtime_checkable
 class Denoiser(Protocol):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffusion.parameterization.base import Parameterization
 from diffusion.parameterization.combined import Combined
@@ -33,6 +35,16 @@ TARGETS: list[Parameterization] = [Epsilon(), X0(), Velocity(), Flow(), EDM(), E
 angles = st.floats(0.01, math.pi / 2 - 0.01)
 pairs = pytest.mark.parametrize("other", TARGETS, ids=lambda p: type(p).__name__)
 ones = pytest.mark.parametrize("one", TARGETS, ids=lambda p: type(p).__name__)
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch is asked to do."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
 
 
 def data(count: int = 3) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,6 +78,38 @@ def test_a_wrong_output_still_explains_x(one: Parameterization, angle: float):
     output, x = data()
     said = one.decode(output, x, alpha, sigma)
     torch.testing.assert_close(alpha * said.x0 + sigma * said.eps, x, rtol=1e-9, atol=1e-9)
+
+
+@ones
+@settings(max_examples=20, deadline=None)
+@given(angle=angles, there=angles)
+def test_a_mixture_is_that_of_the_parts_and_passes_over_the_data_twice(
+    one: Parameterization, angle: float, there: float
+):
+    x0, eps = data()
+    alpha, sigma = math.cos(angle), math.sin(angle)
+    x = alpha * x0 + sigma * eps
+    with Operations() as seen:
+        said = one.decode(one.encode(x0, eps, alpha, sigma), x, alpha, sigma)
+        encoded = seen.count
+        mixture = said.mix(math.cos(there), math.sin(there))
+        assert seen.count - encoded <= 2
+        parts = said.x0, said.eps
+        asked = seen.count
+        assert (said.x0, said.eps) == parts
+        assert seen.count == asked
+    torch.testing.assert_close(mixture, math.cos(there) * x0 + math.sin(there) * eps, rtol=1e-8, atol=1e-8)
+    assert torch.equal(said.mix(1.0, 0.0), said.x0)
+    assert torch.equal(said.mix(0.0, 1.0), said.eps)
+
+
+def test_a_prediction_with_another_part_is_a_prediction_still():
+    x0, eps = data()
+    said = Velocity().decode(Velocity().encode(x0, eps, 0.6, 0.8), 0.6 * x0 + 0.8 * eps, 0.6, 0.8)
+    other = replace(said, x0=said.x0 + 1)
+    assert torch.equal(other.x0, said.x0 + 1)
+    assert torch.equal(other.eps, said.eps)
+    assert torch.equal(other.mix(0.5, 0.25), 0.5 * other.x0 + 0.25 * other.eps)
 
 
 @ones

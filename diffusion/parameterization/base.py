@@ -16,9 +16,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from diffusion.parameterization.solved import Coefficient, Solved, Source
 from diffusion.types import Prediction, combine
-
-Coefficient = Tensor | float
 
 
 class Parameterization(ABC):
@@ -71,8 +70,4 @@ class Parameterization(ABC):
                 f"{type(self).__name__} says nothing about one of x_0 and eps at alpha = {alpha}, sigma = {sigma}; "
                 "a sampler must not ask for a prediction there (choose another spacing or another target)"
             )
-        return Prediction(
-            x0=combine(b / d, x, -sigma / d, output),
-            eps=combine(alpha / d, output, -a / d, x),
-            var_mix=var_mix,
-        )
+        return Solved(None, None, var_mix, Source(x, output, (b / d, -sigma / d), (-a / d, alpha / d)))

@@ -41,7 +41,7 @@ class DDIM(Sampler):
     ) -> tuple[Tensor, None]:
         prediction = denoise(x, cur.t)
         if self.eta == 0:
-            return combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps), None
+            return prediction.mix(nxt.alpha, nxt.sigma), None
         variance = self.eta**2 * between(cur, nxt).small
         mean = combine(nxt.alpha, prediction.x0, math.sqrt(max(nxt.sigma**2 - variance, 0.0)), prediction.eps)
         return (mean.add_(randn_like(x), alpha=math.sqrt(variance)) if variance > 0 else mean), None

@@ -25,7 +25,7 @@ class DPMSolver2(Sampler):
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, None]:
         first = denoise(x, cur.t)
-        ddim = combine(nxt.alpha, first.x0, nxt.sigma, first.eps)
+        ddim = first.mix(nxt.alpha, nxt.sigma)
         if cur.alpha == 0 or nxt.sigma == 0:
             return ddim, None
         middle = denoise.at(math.sqrt(cur.noise * nxt.noise))

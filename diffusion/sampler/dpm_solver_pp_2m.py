@@ -30,7 +30,7 @@ class DPMSolverPP2M(Sampler):
         prediction = denoise(x, cur.t)
         h = nxt.lam - cur.lam
         if state is None or math.isinf(h) or math.isinf(h_prev := cur.lam - state[0].lam):
-            return combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps), (cur, prediction.x0)
+            return prediction.mix(nxt.alpha, nxt.sigma), (cur, prediction.x0)
         gain = nxt.alpha * -math.expm1(-h)
         slope = gain * h / (2 * h_prev)
         mean = combine(nxt.sigma / cur.sigma, x, gain + slope, prediction.x0)

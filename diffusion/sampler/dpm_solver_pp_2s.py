@@ -26,7 +26,7 @@ class DPMSolverPP2S(Sampler):
     ) -> tuple[Tensor, None]:
         first = denoise(x, cur.t)
         if cur.alpha == 0 or nxt.sigma == 0:
-            return combine(nxt.alpha, first.x0, nxt.sigma, first.eps), None
+            return first.mix(nxt.alpha, nxt.sigma), None
         middle = denoise.at(math.sqrt(cur.noise * nxt.noise))
         second = denoise(combine(middle.alpha, first.x0, middle.sigma, first.eps), middle.t)
         gain = nxt.alpha - cur.alpha * nxt.sigma / cur.sigma  # alpha_s (1 - e^-h)

@@ -27,7 +27,7 @@ class DPMSolverPP3S(Sampler):
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, None]:
         first = denoise(x, cur.t)
-        ddim = combine(nxt.alpha, first.x0, nxt.sigma, first.eps)
+        ddim = first.mix(nxt.alpha, nxt.sigma)
         if cur.alpha == 0 or nxt.sigma == 0:
             return ddim, None
         h = nxt.lam - cur.lam

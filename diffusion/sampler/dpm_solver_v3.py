@@ -107,7 +107,7 @@ class DPMSolverV3(Sampler):
     ) -> tuple[Tensor, State | None]:
         prediction = denoise(x, cur.t)
         if cur.alpha == 0:
-            return combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps), None
+            return prediction.mix(nxt.alpha, nxt.sigma), None
         shape = self.measured().shape
         if shape and shape != x.shape[1:]:
             raise ValueError(

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.sampler.base import Denoise
 from diffusion.sampler.churn import ChurnedSampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike, combine
+from diffusion.types import RandnLike
 
 
 class Euler(ChurnedSampler):
@@ -25,4 +25,4 @@ class Euler(ChurnedSampler):
     ) -> tuple[Tensor, None]:
         x, cur = self.stir(denoise, x, cur, randn_like)
         prediction = denoise(x, cur.t)
-        return combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps), None
+        return prediction.mix(nxt.alpha, nxt.sigma), None

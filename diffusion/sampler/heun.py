@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.sampler.base import Denoise
 from diffusion.sampler.churn import ChurnedSampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike, combine
+from diffusion.types import RandnLike
 
 
 class Heun(ChurnedSampler):
@@ -31,7 +31,7 @@ class Heun(ChurnedSampler):
 def trapezoid(denoise: Denoise, x: Tensor, cur: Level, nxt: Level) -> Tensor:
     """Heun's step without churn."""
     first = denoise(x, cur.t)
-    euler = combine(nxt.alpha, first.x0, nxt.sigma, first.eps)
+    euler = first.mix(nxt.alpha, nxt.sigma)
     if cur.alpha == 0 or nxt.sigma == 0:
         return euler
     second = denoise(euler, nxt.t)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike, combine
+from diffusion.types import RandnLike
 
 Past = tuple[tuple[Level, Tensor], ...]
 """Levels and the network's answers there, the newest first."""
@@ -32,7 +32,7 @@ class MultistepSampler(Sampler):
         prediction = denoise(x, cur.t)
         newest: Tensor = getattr(prediction, self.answer)
         past: Past = ((cur, newest), *(state or ()))[: self.keeps]
-        out = combine(nxt.alpha, prediction.x0, nxt.sigma, prediction.eps)
+        out = prediction.mix(nxt.alpha, nxt.sigma)
         usable = [entry for entry in past if entry[0].alpha > 0]
         if len(usable) < 2 or cur.alpha == 0:
             return out, past

@@ -62,7 +62,7 @@ class PNDM(Sampler):
     ) -> tuple[Tensor, State]:
         newest = denoise(x, cur.t)
         past = (newest.eps, *(state or ()))[:4]
-        ddim = combine(nxt.alpha, newest.x0, nxt.sigma, newest.eps)
+        ddim = newest.mix(nxt.alpha, nxt.sigma)
         if nxt.alpha > _LEAP * cur.alpha:
             return ddim, ()
         if nxt.sigma > 0 and self.start == "runge_kutta" and len(past) < 4:

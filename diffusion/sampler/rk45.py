@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.sampler.angular import angle, integrate, radius, velocity
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike, Spacing, combine
+from diffusion.types import RandnLike, Spacing
 
 
 class RK45(Sampler):
@@ -56,7 +56,7 @@ class RK45(Sampler):
             stop = denoise.schedule.level(self.end)
             x, cur = self._solve(denoise, x, cur, stop), stop
         last = denoise(x, cur.t)
-        return combine(nxt.alpha, last.x0, nxt.sigma, last.eps), None
+        return last.mix(nxt.alpha, nxt.sigma), None
 
     def _solve(self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level) -> Tensor:
         u = integrate(
