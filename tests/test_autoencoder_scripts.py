@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,10 +20,14 @@ from tiny_kl import save_tiny
 from diffusion.autoencoder import weights
 from diffusion.autoencoder.kl import KL
 from diffusion.data.error import DataError
+from diffusion.data.split import share
 from diffusion.experiment import check
 from diffusion.experiment.build import build_data, build_module
 from diffusion.experiment.mistakes import ConfigError
 from diffusion.experiment.restore import load_module, refuse_to_continue
+from diffusion.training import encoding, latents
+from diffusion.training.encoding import Encoding
+from diffusion.training.latents import LatentCache
 
 
 @pytest.fixture(scope="module")
@@ -79,32 +84,109 @@ def test_latents_made_once_train_to_the_same_bits(place: Path, tmp_path: Path) -
     plain = train(place, tmp_path / "plain", *one_by_one)
     kept = [*one_by_one, "callbacks=[default,latents]", f"callbacks.latents.folder={tmp_path / 'cache'}"]
     made = train(place, tmp_path / "made", *kept)
-    (file,) = (tmp_path / "cache").iterdir()
-    written = file.stat().st_mtime_ns
+    files = sorted((tmp_path / "cache").iterdir())
+    written = [file.stat().st_mtime_ns for file in files]
     found = train(place, tmp_path / "found", *kept)
-    assert [(f, f.stat().st_mtime_ns) for f in (tmp_path / "cache").iterdir()] == [(file, written)]
+    assert sorted((tmp_path / "cache").iterdir()) == files
+    assert [file.stat().st_mtime_ns for file in files] == written
     for other in (made, found):
         assert all(torch.equal(value, other["state_dict"][name]) for name, value in plain["state_dict"].items())
-    assert np.load(file).shape[1:] == (8, 4, 4), "mean and log variance, so that latents can be drawn"
+    losses = [(tmp_path / name / "metrics.csv").read_text().split("test/loss") for name in ("plain", "made", "found")]
+    assert losses[0][1:] == losses[1][1:] == losses[2][1:]
+    data = build_data(config(tmp_path, *words(place)))
+    rows = sorted((2 * len(data.split("train")), len(data.split("test"))))
+    arrays = sorted((np.load(file) for file in files), key=len)
+    assert [array.shape for array in arrays] == [(n, 8, 4, 4) for n in rows], "mean and log variance: to be drawn from"
+
+
+class Counted(KL):
+    """Counts the pictures that it is asked to encode; breaks off after ``limit``."""
+
+    def __init__(self, place: Path, limit: int = 10**9) -> None:
+        super().__init__(str(place / "kl"), at_once=1)
+        self.seen, self.limit = 0, limit
+
+    def moments(self, image: torch.Tensor) -> torch.Tensor:
+        if self.seen >= self.limit:
+            raise KeyboardInterrupt
+        self.seen += len(image)
+        return super().moments(image)
+
+
+def encoded(made: Encoding, coder: KL, world_size: int = 1) -> np.ndarray:
+    assert made.claim()
+    made.begin(coder, torch.device("cpu"))
+    rows = made.missing()
+    for rank in range(world_size):
+        made.fill(coder, torch.device("cpu"), share(rows, rank, world_size))
+    made.finish()
+    made.release()
+    return made.mapped().numpy()
 
 
 def test_ranks_share_the_making_of_latents(place: Path, tmp_path: Path) -> None:
-    from diffusion.training.latents import fill
-
-    split = build_data(config(tmp_path, *words(place))).split("train")
-    coder = KL(str(place / "kl"), at_once=1)
-    for name, copies in (("one", 2), ("two", 2), ("straight", 1)):
-        np.save(tmp_path / f"{name}.npy", np.zeros((copies * len(split), 8, 4, 4), np.float32))
-    fill(tmp_path / "one.npy", coder, split, True, torch.device("cpu"))
-    for rank in range(2):
-        fill(tmp_path / "two.npy", coder, split, True, torch.device("cpu"), rank, 2)
-    fill(tmp_path / "straight.npy", coder, split, False, torch.device("cpu"))
-    one, two, straight = (np.load(tmp_path / f"{name}.npy") for name in ("one", "two", "straight"))
+    split, coder = build_data(config(tmp_path, *words(place))).split("train"), KL(str(place / "kl"), at_once=1)
+    one = encoded(Encoding(tmp_path / "one.npy", split, True), coder)
+    two = encoded(Encoding(tmp_path / "two.npy", split, True), coder, world_size=2)
+    straight = encoded(Encoding(tmp_path / "straight.npy", split, False), coder)
     np.testing.assert_array_equal(one, two)
     np.testing.assert_array_equal(one[: len(split)], straight)
     image = split.batch(torch.arange(1))["image"]
     wanted = torch.cat((coder.moments(image), coder.moments(image.flip(-1))))
     assert torch.equal(torch.from_numpy(one[[0, len(split)]]), wanted)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["one.npy", "straight.npy", "two.npy"]
+
+
+def test_what_a_killed_job_encoded_is_not_encoded_again(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "SAVED_EVERY", -1.0)  # seconds
+    split = build_data(config(tmp_path, *words(place))).split("train")
+    whole = encoded(Encoding(tmp_path / "whole.npy", split, False), KL(str(place / "kl"), at_once=1))
+    killed, rest = Counted(place, limit=11), Counted(place)
+    made = Encoding(tmp_path / "made.npy", split, False)
+    with pytest.raises(KeyboardInterrupt):
+        encoded(made, killed)
+    made.release()
+    np.testing.assert_array_equal(encoded(Encoding(tmp_path / "made.npy", split, False), rest, world_size=2), whole)
+    assert killed.seen + rest.seen == len(split) + 1, "and one for the shape"
+
+
+def test_two_jobs_do_not_make_the_same_latents(place: Path, tmp_path: Path) -> None:
+    split = build_data(config(tmp_path, *words(place))).split("train")
+    first, second = (Encoding(tmp_path / "made.npy", split, False) for _ in range(2))
+    assert first.claim()
+    assert not second.claim()
+    first.release()
+    assert second.claim()
+    second.release()
+
+
+def test_a_job_waits_for_the_latents_that_another_makes(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one is done at the third look; nothing is encoded here."""
+    monkeypatch.setattr(latents, "WAIT", 0.0)
+    split = build_data(config(tmp_path, *words(place))).split("train")
+    other, mine = (Encoding(tmp_path / "made.npy", split, False) for _ in range(2))
+    coder = Counted(place)
+    assert other.claim()
+    looks = 0
+
+    def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 2:
+            other.begin(KL(str(place / "kl")), torch.device("cpu"))
+            other.fill(KL(str(place / "kl")), torch.device("cpu"), other.missing())
+            other.finish()
+            other.release()
+
+    monkeypatch.setattr(latents.time, "sleep", sleep)
+    trainer = SimpleNamespace(strategy=SimpleNamespace(broadcast=lambda value: value), is_global_zero=True)
+    LatentCache(str(tmp_path))._make(mine, coder, trainer, torch.device("cpu"))
+    assert (looks, coder.seen) == (2, 0)
+    assert mine.mapped().shape == (len(split), 8, 4, 4)
 
 
 def test_pictures_have_no_latents_to_keep(train_config) -> None:

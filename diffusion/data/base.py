@@ -37,8 +37,6 @@ class ImageData(LightningDataModule, ABC):
 
     file: Path | None = None
     """What the pictures are mapped from, named by a hash of where they come from; ``None`` in memory."""
-    moments: Tensor | None = None
-    """What was made of the training pictures once and stands in for them, see :class:`StatefulLoader`."""
     parts: int = 1
     """Equal parts in which a training batch is dealt, one after the other."""
 
@@ -67,6 +65,8 @@ class ImageData(LightningDataModule, ABC):
         self.batch_size, self.flip, self.num_workers, self.pin_memory = batch_size, flip, num_workers, pin_memory
         self.seed = seed
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a test split smaller than the ranks
+        self.moments: dict[SplitName, Tensor] = {}
+        """What was made of a split's pictures once and stands in for them, see the loaders."""
         self._splits: dict[str, Split] = {}
 
     @abstractmethod
@@ -117,7 +117,7 @@ class ImageData(LightningDataModule, ABC):
             world_size=world_size,
             flip=self.flip,
             mirror_in_memory=self.file is None,
-            moments=self.moments,
+            moments=self.moments.get("train"),
             shuffle=not fixed,
             limit=self._limit(len(split) // self.batch_size),
             parts=self.parts,
@@ -125,17 +125,21 @@ class ImageData(LightningDataModule, ABC):
             pin_memory=self.pin_memory,
         )
 
-    @property
-    def content(self) -> str:
-        """What tells the training pictures from others: where a file of them comes from, or a hash of themselves."""
-        split = self.split("train")
-        return split.sha256 if self.file is None else f"{self.file.stem}:{len(split)}"
+    def content(self, name: SplitName) -> str:
+        """What tells a split's pictures from others: where a file of them comes from, or a hash of themselves."""
+        split = self.split(name)
+        return split.sha256 if self.file is None else f"{self.file.stem}:{name}:{len(split)}"
 
     def val_dataloader(self) -> OrderedLoader:
         """The test split, in order, every sample once."""
         rank, world_size = self._place()
         return OrderedLoader(
-            self.split("test"), self.batch_size, rank=rank, world_size=world_size, pin_memory=self.pin_memory
+            self.split("test"),
+            self.batch_size,
+            rank=rank,
+            world_size=world_size,
+            moments=self.moments.get("test"),
+            pin_memory=self.pin_memory,
         )
 
     def describe(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffusion.data.split import Split, pinned, share
 
@@ -16,12 +17,21 @@ class OrderedLoader:
 
     No batch is too small to give each rank a sample (a last one that is gets joined to the one before), so that all
     ranks are given the same number of batches; only a split smaller than the number of ranks leaves some with none.
+
+    moments: (N, ...), given as "moments" in place of pictures.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, *, rank: int = 0, world_size: int = 1, pin_memory: bool = False
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        moments: Tensor | None = None,
+        pin_memory: bool = False,
     ) -> None:
-        self.split, self.pin_memory = split, pin_memory
+        self.split, self.moments, self.pin_memory = split, moments, pin_memory
         edges = list(range(0, len(split), max(batch_size, world_size)))
         if len(edges) > 1 and len(split) - edges[-1] < world_size:
             edges.pop()
@@ -33,5 +43,9 @@ class OrderedLoader:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for rows in self._rows:
-            batch = self.split.batch(rows.clone())
+            rows = rows.clone()
+            if self.moments is not None:
+                batch = {"moments": self.moments.index_select(0, rows), **self.split.facts(rows)}
+            else:
+                batch = self.split.batch(rows)
             yield pinned(batch) if self.pin_memory else batch
