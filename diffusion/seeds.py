@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.types import Randomness
+from diffusion.types import Randomness, sent
 
 TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS = range(8)
 """Streams: draws of one never meet those of another."""
@@ -88,9 +88,7 @@ class KeyedRandomness(Randomness):
         ]
         noise = parts[0] if len(parts) == 1 else torch.cat(parts)
         noise = (noise if 2 * pairs == size else noise[:, :size]).reshape(x.shape)
-        if x.is_cuda:
-            return noise.to(x.dtype).pin_memory().to(x.device, non_blocking=True)
-        return noise.to(x)
+        return sent(noise.to(x.dtype), x.device)
 
     def _advance(self, count: int) -> int:
         """The next word, and ``count`` of them taken."""

@@ -115,6 +115,13 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Prediction: ...
 
 
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """``value`` of the host on a device, without waiting for the device: a copy from pageable memory would."""
+    if value.device == device or device.type != "cuda":
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
 def expand(value: Tensor, like: Tensor) -> Tensor:
     """``value`` () or (B,) shaped to broadcast against ``like`` (B, ...)."""
     return value.reshape(value.shape + (1,) * (like.ndim - value.ndim)) if value.ndim else value

@@ -102,6 +102,16 @@ def test_level_agrees_with_the_tensors_and_time_inverts_noise(schedule: Schedule
         assert float(times) == pytest.approx(t, rel=1e-6, abs=2e-12)
 
 
+def test_times_of_a_table_are_those_of_bisection() -> None:
+    noise = torch.logspace(-6, 6, 500, dtype=torch.float64)
+    for schedule in (Linear(), Cosine(), ZeroSNR(Linear())):
+        torch.testing.assert_close(schedule.times(noise), Schedule.times(schedule, noise), rtol=1e-9, atol=1e-9)
+        t = torch.arange(1, schedule.steps, dtype=torch.float64) / schedule.steps
+        levels = schedule.sigma(t) / schedule.alpha(t)
+        torch.testing.assert_close(schedule.times(levels), t, rtol=1e-12, atol=1e-12)
+        assert 0 < float(schedule.times(torch.zeros(1, dtype=torch.float64))) < 1e-15
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_time_stays_in_the_unit_interval(schedule: Schedule) -> None:
     assert schedule.time(0.0) == 0.0

@@ -135,7 +135,7 @@ class ImageData(LightningDataModule, ABC):
         rank, world_size = self._place()
         return OrderedLoader(
             self.split("test"),
-            self.batch_size,
+            max(1, self.batch_size // self.parts),
             rank=rank,
             world_size=world_size,
             moments=self.moments.get("test"),

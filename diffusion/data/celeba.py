@@ -44,7 +44,7 @@ class CelebA(ImageData):
         batch_size: int = 128,
         flip: bool = True,
         num_workers: int = 2,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
         seed: int = 0,
     ) -> None:
         if crop not in CROPS:

@@ -29,7 +29,7 @@ class CIFAR10(ImageData):
         batch_size: int = 128,
         flip: bool = True,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
         seed: int = 0,
     ) -> None:
         if (channels, resolution, num_classes) != (3, 32, 10):

@@ -27,7 +27,7 @@ class Digits(ImageData):
         batch_size: int = 64,
         flip: bool = False,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
         seed: int = 0,
     ) -> None:
         if (channels, resolution, num_classes) != (1, 8, 10):

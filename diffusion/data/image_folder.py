@@ -48,7 +48,7 @@ class ImageFolder(ImageData):
         batch_size: int = 64,
         flip: bool = False,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
         seed: int = 0,
     ) -> None:
         if not 0 < test_fraction < 1:

@@ -37,7 +37,7 @@ class MNIST(ImageData):
         batch_size: int = 128,
         flip: bool = False,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        pin_memory: bool = True,
         seed: int = 0,
     ) -> None:
         if dataset not in DATASETS:

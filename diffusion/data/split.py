@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -60,8 +60,13 @@ def share(rows: Tensor, rank: int, world_size: int) -> Tensor:
     return rows[len(rows) * rank // world_size : len(rows) * (rank + 1) // world_size]
 
 
+@cache
+def _has_gpu() -> bool:
+    return torch.cuda.is_available()
+
+
 def pinned(batch: dict[str, Any]) -> dict[str, Any]:
     """The batch in page-locked memory, from which a copy to a GPU does not wait; unchanged where there is no GPU."""
-    if not torch.cuda.is_available():
+    if not _has_gpu():
         return batch
     return {name: value.pin_memory() if isinstance(value, Tensor) else value for name, value in batch.items()}

@@ -76,6 +76,9 @@ class Generator:
         self.label_policy = labels
         self.captions = captions
         self.device = torch.device(device)
+        weights = (p.dtype for network in _networks(denoiser) for p in network.parameters())
+        self.dtype = next(weights, torch.float32)
+        """Of the state, that of the model's weights."""
         self.heartbeat: Callable[[], None] = lambda: None
         """Called after every sampling step: how an evaluation notices that another rank has failed."""
         self.drawn = 0
@@ -124,7 +127,7 @@ class Generator:
     @torch.no_grad()
     def _draw(self, index: Tensor, seed: int) -> Tensor:
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
-        noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device))
+        noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device, dtype=self.dtype))
         with self.counted() as denoiser:
             x = self.sampler(
                 denoiser,

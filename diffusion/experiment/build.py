@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.experiment.mistakes import ConfigError
+from diffusion.experiment.resolvers import multiplies_bf16
 from diffusion.experiment.sizes import half_precision
 from diffusion.guidance.base import Guidance
 from diffusion.sampler.base import Again, Denoise, Sampler
@@ -21,6 +23,10 @@ from diffusion.seeds import mix
 from diffusion.training.loop import LeanEpochLoop
 from diffusion.training.module import DiffusionModule
 from diffusion.types import Cond, Denoiser
+
+log = logging.getLogger(__name__)
+PRODUCTS = ("highest", "high", "medium")
+"""What torch.set_float32_matmul_precision takes."""
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -39,6 +45,9 @@ def build(node: Any, **extra: Any) -> Any:
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
     """The module of ``cfg.module``, its initial weights a function of ``cfg.seed``."""
+    if (products := cfg.get("matmul_precision", "highest")) not in PRODUCTS:
+        raise ConfigError(f"matmul_precision is one of {', '.join(PRODUCTS)}, got {products!r}")
+    torch.set_float32_matmul_precision(products)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     module = build(cfg.module)
     if not isinstance(module, DiffusionModule):
@@ -92,6 +101,13 @@ def refused() -> Iterator[None]:
         raise ConfigError(" ".join(str(error).split())) from error
 
 
+def multiplies(device: torch.device) -> bool:
+    """Does the device have bf16 products of its own?"""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type != "cpu" or multiplies_bf16()
+
+
 def build_data(cfg: DictConfig) -> Any:
     """The datamodule of ``cfg.data``."""
     return build(cfg.data)
@@ -108,6 +124,13 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
         logger.log_hyperparams(plain)
     trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
     LeanEpochLoop.install(trainer)
+    device = trainer.strategy.root_device
+    if str(cfg.trainer.get("precision")).startswith("bf16") and not multiplies(device):
+        log.warning(
+            "%s has no bf16 products, which torch emulates slowly; set trainer.precision=%s, or 32-true",
+            torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor",
+            "16-mixed" if device.type == "cuda" else "32-true",
+        )
     if str(cfg.trainer.get("precision")).startswith("16") and trainer.strategy.root_device.type == "cpu":
         sentence = half_precision({"trainer": {"accelerator": "cpu", "precision": cfg.trainer.precision}})
         raise ConfigError(sentence or "")

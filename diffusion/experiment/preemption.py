@@ -20,6 +20,9 @@ class StopWhenAsked(LeanCallback):
     signal reaches all of them, and stops between two accumulated batches; it is replaced while training runs.
     """
 
+    stops_all_ranks = True
+    """Lightning's loop need not ask the ranks itself."""
+
     def __init__(self) -> None:
         self._step = 0
         self._group: Any = None

@@ -164,12 +164,29 @@ def micro_batch(cfg: Plain) -> str | None:
     return None
 
 
+def recorded_graphs(cfg: Plain) -> str | None:
+    mode, parts = cfg.get("compile"), _part(cfg, "trainer").get("accumulate_grad_batches", 1)
+    if mode not in ("reduce-overhead", "max-autotune") or (cfg.get("micro_batch") is None and parts == 1):
+        return None
+    given = f"trainer.accumulate_grad_batches={parts}" if cfg.get("micro_batch") is None else "micro_batch"
+    return (
+        f"compile={mode} replays CUDA graphs, in whose memory the gradients of one part of a batch lie when the next "
+        f"one needs it; use compile=true with {given}"
+    )
+
+
 def half_precision(cfg: Plain) -> str | None:
     trainer = _part(cfg, "trainer")
     if trainer.get("accelerator") == "cpu" and str(trainer.get("precision")).startswith("16"):
         return (
             f"trainer.precision={trainer['precision']} is for GPUs: processors do not multiply in fp16; "
             "set trainer.precision=bf16-mixed or 32-true, or trainer=gpu"
+        )
+    if str(trainer.get("precision")) in ("16-true", "bf16-true"):
+        kind = str(trainer["precision"]).removesuffix("-true")
+        return (
+            f"trainer.precision={kind}-true keeps the average of the weights in 16 bits, in which it does not move at "
+            f"a decay of 0.9999; set trainer.precision={kind}-mixed"
         )
     return None
 
@@ -238,6 +255,7 @@ CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     table,
     micro_batch,
     half_precision,
+    recorded_graphs,
     terminal_snr,
     learned_variance,
     extractor,

@@ -28,6 +28,9 @@ class Loss:
 class Objective(ABC):
     """What training minimises."""
 
+    conditioned: bool = True
+    """Does the network read the condition? A conditioner that nothing reads is not trained."""
+
     @abstractmethod
     def __call__(
         self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None

@@ -20,6 +20,8 @@ class Classification(Noising):
     times: the distribution of levels.
     """
 
+    conditioned = False
+
     def __init__(self, times: Times) -> None:
         super().__init__(times)
 

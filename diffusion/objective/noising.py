@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, Objective, Times
-from diffusion.types import GlobalRandomness, Randomness, combine
+from diffusion.types import GlobalRandomness, Randomness, combine, sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +60,12 @@ class Noising(Objective):
         """Times, then noise, from ``randomness``."""
         randomness = randomness or GlobalRandomness(x0)
         t, importance = self.times(denoiser, randomness)
-        t = t.to(x0.device)
         alpha, sigma = denoiser.schedule.coefficients(t)
-        eps = randomness.randn_like(x0)
+        eps = randomness.randn_like(x0)  # on the host, as t: while a GPU is still at work
+        if t.device != x0.device:  # a sample's numbers go there in one copy
+            numbers = t, alpha, sigma, torch.ones_like(t) if importance is None else importance.to(t)
+            t, alpha, sigma, weight = sent(torch.stack(numbers), x0.device).unbind()
+            importance = None if importance is None else weight
         if self.offset_noise:
             each = x0[:, :, *[slice(0, 1)] * (x0.ndim - 2)]
             eps = eps + self.offset_noise * randomness.randn_like(each)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,7 +57,7 @@ class FlowLikelihood:
         signs = [randn_like(x0).sign() for _ in range(self.probes)]
 
         def drift(phi: float, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-            with torch.enable_grad():
+            with torch.enable_grad(), _kept_for_every_probe():
                 u = state[0].detach().to(x0.dtype).requires_grad_()  # the solver joins it to the float64 divergence
                 v = velocity(denoise, u, phi, (start, last))
                 total = torch.zeros(len(u), dtype=torch.float64, device=u.device)
@@ -89,3 +91,10 @@ class FlowLikelihood:
 def bits_per_dim(log_density: Tensor, dim: int, bin_width: float = 1 / 127.5) -> Tensor:
     """Nats (B,) of data dequantised over bins of ``bin_width`` -> bits per dimension; uint8 in [-1, 1] by default."""
     return -log_density / (dim * math.log(2)) - math.log2(bin_width)
+
+
+def _kept_for_every_probe() -> AbstractContextManager[Any]:
+    """A compiled network gives its buffers away in the first backward pass unless it is told that there are more."""
+    from torch._functorch import config
+
+    return config.patch(donated_buffer=False)

@@ -165,6 +165,13 @@ class DiscreteSchedule(VariancePreserving):
         self._log_alpha = torch.cat((torch.zeros(1, dtype=torch.float64), log_alpha))
         self._next = torch.cat((log_alpha, log_alpha[-1:]))
         self._vanishes = bool(log_alpha[-1].isinf())
+        self._copies: dict[torch.device, tuple[Tensor, Tensor]] = {}
+
+    def _tables(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """log alpha at the knots and one knot later, copied to a device once: each copy would wait for it."""
+        if device not in self._copies:
+            self._copies[device] = self._log_alpha.to(device), self._next.to(device)
+        return self._copies[device]
 
     @cached_property
     def _knots(self) -> list[float]:
@@ -176,7 +183,8 @@ class DiscreteSchedule(VariancePreserving):
         position = torch.where((position - nearest).abs() < _KNOT_TOLERANCE, nearest, position)
         below = position.floor()
         weight, i = position - below, below.long()
-        left, right = self._log_alpha.to(t.device)[i], self._next.to(t.device)[i]
+        log_alpha, after = self._tables(t.device)
+        left, right = log_alpha[i], after[i]
         between = torch.addcmul(left, weight, right - left)
         return torch.where(right.isinf(), left + torch.log1p(-weight), between) if self._vanishes else between
 
@@ -205,6 +213,14 @@ class DiscreteSchedule(VariancePreserving):
         left, right = knots[i - 1], knots[i]
         weight = -math.expm1(log_alpha - left) if right == -math.inf else (log_alpha - left) / (right - left)
         return (i - 1 + weight) / T
+
+    def times(self, noise: Tensor) -> Tensor:
+        knots, _ = self._tables(noise.device)
+        log_alpha = -0.5 * torch.log1p(noise.double().square())
+        i = torch.searchsorted(-knots, -log_alpha).clamp_(1, self.steps)
+        left, right = knots[i - 1], knots[i]
+        weight = torch.where(right.isinf(), -torch.expm1(log_alpha - left), (log_alpha - left) / (right - left))
+        return ((i - 1 + weight.clamp_(0, 1)) / self.steps).clamp_(min=2.0**-60)
 
     def label(self, t: Tensor) -> Tensor:
         return t * self.steps - 1

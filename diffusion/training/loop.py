@@ -86,6 +86,12 @@ class LeanEpochLoop(_TrainingEpochLoop):
         if self.trainer.received_sigterm and not self._is_training_done:
             raise SIGTERMException
 
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Lightning would ask rank 0 through the GPU before every batch, and wait; :class:`LeanModule`'s trainers have
+        a callback that asks on the host, after each step."""
+        if not any(getattr(callback, "stops_all_ranks", False) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            super()._broadcast_sigterm_tensor()
+
     def _step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Loss, gradients, and one step of the optimizer; what the module's step returned, its loss detached."""
         trainer, counts = self.trainer, self.automatic_optimization.optim_progress.optimizer

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
@@ -30,7 +31,7 @@ from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.flops import network_flops
 from diffusion.training.host import LeanModule
 from diffusion.training.sharded import Sharded, release, shard
-from diffusion.types import Cond, Denoiser, RandnLike
+from diffusion.types import Cond, Denoiser, RandnLike, sent
 
 AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
@@ -101,6 +102,8 @@ class DiffusionModule(LeanModule):
                 + "; a network that is not told would learn to draw augmented pictures: use network=ddpmpp_cifar10 or "
                 "another with augment_dim, or augmentation=none"
             )
+        if not objective.conditioned:  # DDP waits for a gradient of everything that is trained
+            self.conditioner.requires_grad_(False)
         objective.check(self.denoiser)  # what cannot be trained or guided is refused before any training
         self.sampling_denoiser()
         self._compile = compile
@@ -139,7 +142,8 @@ class DiffusionModule(LeanModule):
     def on_train_start(self) -> None:
         """Walking through all modules takes longer than averaging them: once is enough."""
         self._lists = self._trained(), self._averaged()
-        self._buffered = next(self.denoiser.buffers(), None) is not None
+        kept = self.denoiser.state_dict()  # buffers that are not in it are constants
+        self._buffered = any(name in kept for name, _ in self.denoiser.named_buffers())
 
     def on_train_end(self) -> None:
         self._lists = None
@@ -169,7 +173,7 @@ class DiffusionModule(LeanModule):
         denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
         cond: Cond = conditioner(batch)
         if conditioner.drop > 0:
-            cond = cond.drop(randomness.rand().to(x0.device) < conditioner.drop)
+            cond = cond.drop(sent(randomness.rand() < conditioner.drop, x0.device))
         if told is not None:
             cond = replace(cond, augment=told)
         return self.objective(denoiser, x0, cond, randomness=randomness)
@@ -177,7 +181,12 @@ class DiffusionModule(LeanModule):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         held_out = getattr(self.trainer.val_dataloaders, "split", batch["index"])
         randomness = KeyedRandomness(
-            batch["index"], seed=self.seed, stream=TRAINING, step=-1, place=batch["index"], size=len(held_out)
+            batch["index"],
+            seed=self.seed,
+            stream=TRAINING,
+            step=-1,
+            place=torch.as_tensor(batch["index"]),
+            size=len(held_out),
         )
         loss = self.loss(batch, randomness, ema=True)
         return {"per_sample": loss.total, "t": loss.t}
@@ -197,13 +206,15 @@ class DiffusionModule(LeanModule):
     ) -> None:
         """Clips also where a fused optimizer meets mixed precision, which Lightning refuses."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if not gradient_clip_val:
+            return
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)  # a fused step would unscale by itself, after the clipping
         if gradient_clip_algorithm == "value":
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif gradient_clip_val and scaler is None and not self.sharded:
+            nn.utils.clip_grad_value_(self._trained(), gradient_clip_val)
+        elif scaler is None and not self.sharded:
             clip_by_norm(optimizer, self._trained(), gradient_clip_val)
-        elif gradient_clip_val:
-            if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-                scaler.unscale_(optimizer)  # a fused step would unscale by itself, after the clipping
+        else:
             nn.utils.clip_grad_norm_(self._trained(), gradient_clip_val)
 
     @torch.no_grad()
@@ -237,11 +248,13 @@ class DiffusionModule(LeanModule):
         return self
 
     def transfer_batch_to_device(self, batch: dict[str, Any], device: torch.device, dataloader_idx: int) -> Any:
-        """Sample numbers stay on the host: they key the draws, and reading them back would stall the device."""
-        return {
+        """Sample numbers stay on the host: they key the draws, and reading them back would stall the device. They are
+        an array from here on, which DDP and FSDP, unlike a tensor, do not move to the device either."""
+        moved = {
             name: value.to(device, non_blocking=True) if isinstance(value, Tensor) and name != "index" else value
             for name, value in batch.items()
         }
+        return {**moved, "index": np.asarray(batch["index"])}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches"] = self.batches

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks.callback import Callback
 from pytorch_lightning.profilers import Profiler
 from rich.console import Console
 from rich.table import Table
+from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
 from diffusion.training.flops import STEP, arithmetic, peak
@@ -125,7 +126,9 @@ class Profile(Callback):
         """The operations with most time of their own, on the GPU where there is one."""
         assert self._recorder is not None
         own = "self_cpu_time_total" if self._device.type == "cpu" else "self_device_time_total"
-        found = sorted(self._recorder.key_averages(), key=lambda event: -getattr(event, own))
+        # an operation's time on a GPU holds that of its kernels, which are events of their own
+        events = [event for event in self._recorder.key_averages() if event.device_type == DeviceType.CPU]
+        found = sorted(events, key=lambda event: -getattr(event, own))
         whole = sum(getattr(event, own) for event in found) or 1.0
         table = Table(title=f"Operations by their own time ({self.traced} steps, the recorder's cost included)")
         for name in ("operation", "ms a step", "share", "calls a step"):

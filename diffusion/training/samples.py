@@ -57,8 +57,13 @@ class SampleGrid(LeanCallback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         shape = (data.channels, data.resolution, data.resolution)
-        index = list(range(self.num_samples))
-        images = draw(module, shape, index, seed=self.seed, num_classes=data.num_classes)
+        at_once = max(1, data.batch_size // data.parts) if data.parts > 1 else self.num_samples  # what training fits
+        images = torch.cat(
+            [
+                draw(module, shape, index.tolist(), seed=self.seed, num_classes=data.num_classes).cpu()
+                for index in torch.arange(self.num_samples).split(at_once)
+            ]
+        )
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
@@ -76,7 +81,8 @@ def draw(
     device = module.device
     labels = torch.tensor(index, device=device)
     cond = module.ema_conditioner({"label": labels % num_classes} if num_classes else {"index": labels})
-    latent = module.encode(torch.zeros(1, *shape, device=device))
+    pictures = torch.zeros(1, *shape, device=device, dtype=next(module.ema_denoiser.parameters()).dtype)
+    latent = module.encode(pictures)
     randomness = KeyedRandomness(index, seed=seed, stream=SAMPLING)
     noise = randomness.randn_like(latent.expand(len(index), *latent.shape[1:]))
     x = module.sampler(module.sampling_denoiser(), noise, cond, randn_like=randomness.randn_like)

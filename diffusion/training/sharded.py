@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import warnings
 
+import torch
 from pytorch_lightning.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.torch_version import TorchVersion
 
 
 class Sharded(ModelParallelStrategy):
@@ -22,6 +24,8 @@ class Sharded(ModelParallelStrategy):
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 
     def setup_environment(self) -> None:
+        if TorchVersion(torch.__version__) < "2.12":  # a condition's gradients would be lost without a word
+            raise ValueError(f"trainer=fsdp needs torch 2.12, this is {torch.__version__}; use trainer=ddp")
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
 
