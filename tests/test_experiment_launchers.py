@@ -84,7 +84,7 @@ def equal(one: dict[str, dict], other: dict[str, dict], tolerance: float = 0.0) 
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two seeds, one after the other in one process."""
     folder = tmp_path_factory.mktemp("basic")
-    assert train(folder, "seed=0,1").wait(120) == 0
+    assert train(folder, "seed=0,1").wait(400) == 0
     assert len(weights(folder)) == len(scores(folder)) == 2
     return folder
 
@@ -92,7 +92,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
 def test_every_launcher_gives_the_same_numbers(tmp_path: Path, plain: Path, launcher: str):
-    assert train(tmp_path, "seed=0,1", f"hydra/launcher={launcher}").wait(180) == 0
+    assert train(tmp_path, "seed=0,1", f"hydra/launcher={launcher}").wait(400) == 0
     assert equal(weights(tmp_path), weights(plain))
     assert scores(tmp_path) == scores(plain)
 
@@ -118,7 +118,7 @@ def test_scores_that_are_there_are_not_made_again(tmp_path: Path, plain: Path):
 def test_a_failed_rank_ends_its_job_and_not_the_sweep(tmp_path: Path):
     """Both ranks of the first job diverge."""
     watched = ["callbacks=[checkpoint,monitor,progress]", "optimizer.lr=1e30,0.001"]
-    assert train(tmp_path, *TWO_RANKS, *watched).wait(240) == 1
+    assert train(tmp_path, *TWO_RANKS, *watched).wait(400) == 1
     states = {path.parent: read_status(path.parent) for path in (tmp_path / "s").glob("*/status.json")}
     (bad,) = (folder for folder, status in states.items() if status["status"] == "failed")
     assert "has diverged" in states[bad]["reason"]
@@ -131,7 +131,7 @@ def test_a_failed_rank_ends_its_job_and_not_the_sweep(tmp_path: Path):
 @pytest.mark.parametrize("launcher", ["basic", "joblib", "submitit_local", "ray"])
 def test_two_ranks_inside_a_sweep_give_the_same_numbers(tmp_path: Path, plain: Path, launcher: str):
     job = ["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []
-    assert train(tmp_path, "seed=1", *TWO_RANKS, f"hydra/launcher={launcher}", *job).wait(240) == 0
+    assert train(tmp_path, "seed=1", *TWO_RANKS, f"hydra/launcher={launcher}", *job).wait(400) == 0
     (cell,) = weights(tmp_path)  # one folder, named as it would be on one rank
     assert equal(weights(tmp_path), {cell: weights(plain)[cell]}, tolerance=1e-6)
     assert scores(tmp_path) == {cell: pytest.approx(scores(plain)[cell], rel=1e-3)}
@@ -141,7 +141,7 @@ def test_two_ranks_inside_a_sweep_give_the_same_numbers(tmp_path: Path, plain: P
 @pytest.mark.slow
 def test_a_killed_sweep_ends_bit_identical(tmp_path: Path):
     swept = ["seed=0,1", "parameterization=epsilon,velocity", "ema=warmup,constant"]
-    assert train(tmp_path / "whole", *swept).wait(240) == 0
+    assert train(tmp_path / "whole", *swept).wait(400) == 0
     child = train(tmp_path / "cut", *swept)
     moment = random.SystemRandom().random()
     deadline = time.monotonic() + 120
@@ -158,7 +158,7 @@ def test_a_killed_sweep_ends_bit_identical(tmp_path: Path):
     }
     assert len(weights_so_far) >= 1
     assert len(finished) < 8
-    assert train(tmp_path / "cut", *swept).wait(240) == 0
+    assert train(tmp_path / "cut", *swept).wait(400) == 0
     assert equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert scores(tmp_path / "cut") == scores(tmp_path / "whole")
     assert len(scores(tmp_path / "cut")) == 8

@@ -22,7 +22,7 @@ from diffusion.network.unet import UNet
 from diffusion.schedule.cosine import Cosine
 from diffusion.types import Cond, expand
 
-STEPS, BATCH = 80, 16
+STEPS, BATCH = 60, 12
 
 
 def curve(seed: int, bf16: bool) -> torch.Tensor:

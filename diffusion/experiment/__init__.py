@@ -1,0 +1,8 @@
+"""Hydra and what surrounds a run: configs become objects, runs become folders, sweeps become many of them."""
+
+import sys
+
+from diffusion.experiment.light import NAME, DeferMetrics
+
+if NAME not in sys.modules:
+    sys.meta_path.insert(0, DeferMetrics())
