@@ -39,6 +39,7 @@ EVEN = ("dpm_solver_fast", "dpm_solver_m")
 NEEDS = {
     "ancestral": "`variance=learned`: a network that predicts it",
     "dpm_solver_v3": "a file of `scripts/model_statistics.py run=<run>`; measured here without, as DPM-Solver++",
+    "euler_maruyama": "a start where alpha > 0",
     "plms": "evenly spaced times",
     "pndm": "evenly spaced times",
     "predictor_corrector": "a start where alpha > 0",
