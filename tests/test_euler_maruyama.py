@@ -9,6 +9,7 @@ from exact import Between, ContinuousVP, Exploding, Wiggly, noise, replay
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.euler_maruyama import EulerMaruyama
 from diffusion.sampler.reverse_diffusion import ReverseDiffusion
+from diffusion.schedule.base import DiscreteSchedule
 from diffusion.schedule.continuous_cosine import ContinuousCosine
 from diffusion.schedule.cosine import Cosine
 from diffusion.schedule.edm import EDM
@@ -63,6 +64,13 @@ def test_at_a_knot_of_a_table_they_are_of_its_own_beta(schedule):
     for i in range(schedule.steps):
         rate = -schedule.steps * math.log1p(-float(schedule.betas[i]))
         assert drift_and_diffusion(schedule, (i + 1) / schedule.steps) == pytest.approx((-rate / 2, rate), rel=1e-6)
+
+
+def test_a_long_table_is_not_averaged_over_its_knots():
+    betas = torch.tensor([1e-5, 3e-5], dtype=torch.float64).repeat(10000)
+    for i in (1, 10000, 19998, 19999):
+        rate = -20000 * math.log1p(-float(betas[i]))
+        assert drift_and_diffusion(DiscreteSchedule(betas), (i + 1) / 20000)[1] == pytest.approx(rate, rel=1e-5)
 
 
 def test_a_table_whose_signal_vanishes_has_an_sde_before_its_end():
