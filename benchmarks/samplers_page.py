@@ -39,6 +39,7 @@ EVEN = ("dpm_solver_fast", "dpm_solver_m")
 NEEDS = {
     "ancestral": "`variance=learned`: a network that predicts it",
     "dpm_solver_v3": "a file of `scripts/model_statistics.py run=<run>`; measured here without, as DPM-Solver++",
+    "euler_maruyama": "a start where alpha > 0",
     "plms": "evenly spaced times",
     "pndm": "evenly spaced times",
     "predictor_corrector": "a start where alpha > 0",
@@ -66,7 +67,10 @@ and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluat
 
 `dpm_solver_v3` reads statistics of the model that it draws from, which are measured once from its weights and training
 pictures; a file of other weights or another schedule is refused. `sampler.statistics=data_prediction` and
-`noise_prediction` need no file, and are DPM-Solver++ and DPM-Solver with a corrector.
+`noise_prediction` need no file, and are DPM-Solver++ and DPM-Solver with a corrector. `conf/ablation/dpm_solver_v3_*`
+sets its options as in the published tables: `sampler.corrector_order=3` is the paper's corrector, and
+`sampler.predictor_pseudo` and `sampler.lower_order_final` are for few steps; `sampler.corrector_times` is the
+half-corrector, for large guidance scales.
 
     python scripts/model_statistics.py run=<run>
     python scripts/sample.py run=<run> sampler=dpm_solver_v3 sampler.steps=8

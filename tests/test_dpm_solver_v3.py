@@ -21,7 +21,7 @@ from diffusion.experiment.restore import load_module
 from diffusion.sampler.base import Denoise
 from diffusion.sampler.deis import DEIS
 from diffusion.sampler.dpm_solver_pp_3m import DPMSolverPP3M
-from diffusion.sampler.dpm_solver_v3 import DPMSolverV3
+from diffusion.sampler.dpm_solver_v3 import DPMSolverV3, State
 from diffusion.sampler.measuring import grid, measure
 from diffusion.sampler.model_statistics import ModelStatistics
 from diffusion.sampler.unipc import UniPC
@@ -90,9 +90,8 @@ def test_on_the_data_its_corrector_is_unipcs():
     denoise = Denoise(denoiser, Cond(), schedule)
     past = [(levels[k], x0[k]) for k in (3, 2, 1)]
     predicted = at[4] + 0.01
-    ours, _ = DPMSolverV3(10).step(
-        denoise, predicted, levels[4], levels[5], (at[3], predicted, tuple((level, -v) for level, v in past)), None
-    )
+    state = State(at[3], predicted, tuple((level, -v) for level, v in past), used=3)
+    ours, _ = DPMSolverV3(10).step(denoise, predicted, levels[4], levels[5], state, None)
     theirs, _ = UniPC(10, predictor=3).step(
         denoise, predicted, levels[4], levels[5], (at[3], predicted, tuple(past)), None
     )

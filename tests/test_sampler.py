@@ -33,7 +33,7 @@ def test_every_configured_sampler_turns_noise_into_the_data(path, schedule):
 
     Langevin correction is not affine in its noise, and has tests of its own.
     """
-    steps = 500 if path.stem == "reverse_diffusion" else 100
+    steps = 500 if path.stem in ("euler_maruyama", "reverse_diffusion") else 100
     mean, std = moments(from_config(path, steps=steps), GaussianDenoiser(schedule, MEAN, STD), draws=2 * steps)
     assert torch.allclose(mean, MEAN.double(), atol=0.03)
     assert torch.allclose(std, STD.double(), rtol=0.1)

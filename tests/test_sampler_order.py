@@ -19,6 +19,7 @@ from diffusion.sampler.dpm_solver_pp_2s import DPMSolverPP2S
 from diffusion.sampler.dpm_solver_pp_3m import DPMSolverPP3M
 from diffusion.sampler.dpm_solver_pp_3s import DPMSolverPP3S
 from diffusion.sampler.euler import Euler
+from diffusion.sampler.euler_maruyama import EulerMaruyama
 from diffusion.sampler.heun import Heun
 from diffusion.sampler.lms import LMS
 from diffusion.sampler.pndm import PNDM
@@ -119,6 +120,7 @@ STOCHASTIC = {
     "ddim 0.5": lambda n: DDIM(n, eta=0.5),
     "ddim 1": lambda n: DDIM(n, eta=1.0),
     "euler with churn": lambda n: Euler(n, churn=2.0),
+    "euler_maruyama": EulerMaruyama,
     "heun with churn": lambda n: Heun(n, churn=2.0),
     "reverse_diffusion": ReverseDiffusion,
     "dpm_solver_pp_2m_sde": DPMSolverPP2MSDE,

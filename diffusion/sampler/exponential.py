@@ -52,6 +52,17 @@ def lagrange(nodes: Sequence[float]) -> list[list[float]]:
     return bases
 
 
+def pseudo_order(nodes: Sequence[float]) -> list[list[float]]:
+    """:func:`lagrange` with the k-th derivative at ``nodes[0]`` = 0 from the first k + 1 values alone: sum_k D_k r^k,
+    D_k their divided difference (Zheng et al. 2023, DPM-Solver-v3, theorem 3.4). Of two nodes the same polynomial, of
+    more one whose integral is of order 2.
+    """
+    return [
+        [0.0] * j + [1 / math.prod(own - nodes[i] for i in range(k + 1) if i != j) for k in range(j, len(nodes))]
+        for j, own in enumerate(nodes)
+    ]
+
+
 def _series(h: float, k: int) -> float:
     """h sum_j (-h)^j k! / (k + j + 1)!"""
     term = total = h / (k + 1)

@@ -27,7 +27,7 @@ class ReverseDiffusion(Sampler):
         levels = super().levels(schedule)
         if levels[0].alpha == 0:
             raise ValueError(
-                "reverse diffusion discretises an SDE whose drift is infinite where alpha is 0, and does not converge "
+                "the reverse SDE's drift is infinite where alpha is 0, and no discretisation of it converges "
                 "from there; use spacing=karras or spacing=log_snr, which start below, or sampler=ancestral"
             )
         return levels

@@ -17,7 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion.sampler.exponential import lagrange
+from diffusion.sampler.exponential import lagrange, pseudo_order
 from diffusion.sampler.model_statistics import ModelStatistics
 
 _NODES = (0.0, 0.5 - math.sqrt(3 / 7) / 2, 0.5, 0.5 + math.sqrt(3 / 7) / 2, 1.0)
@@ -52,15 +52,15 @@ class Stretch:
         total = within[:, -1].cumsum(0)
         return within + torch.cat((torch.zeros_like(total[:1]), total[:-1]))[:, None]
 
-    def weights(self, nodes: Sequence[float]) -> tuple[list[Tensor], Tensor]:
+    def weights(self, nodes: Sequence[float], pseudo: bool = False) -> tuple[list[Tensor], Tensor]:
         """w, c with e^-L(t) int e^(L + S) (g + B) dlam = sum_j w_j g(nodes_j) + c for the polynomial g through them.
 
-        nodes: log-SNRs minus that of the start.
+        nodes: log-SNRs minus that of the start, which is the first. pseudo: the polynomial of the pseudo-order solver.
         """
         kernel = torch.exp(self.L + self.S - self.L[-1, -1])
         r = (self.lam - self.lam[0, 0]).reshape(*self.lam.shape, *[1] * (kernel.ndim - 2))
         found = []
-        for basis in lagrange(nodes):
+        for basis in pseudo_order(nodes) if pseudo else lagrange(nodes):
             value = torch.zeros_like(r)
             for coefficient in reversed(basis):
                 value = value * r + coefficient
