@@ -57,7 +57,8 @@ class SampleGrid(LeanCallback):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         shape = (data.channels, data.resolution, data.resolution)
-        at_once = max(1, data.batch_size // data.parts) if data.parts > 1 else self.num_samples  # what training fits
+        fits = max(1, data.batch_size // (data.parts * trainer.world_size))  # a part of a device's share, in training
+        at_once = fits if data.parts > 1 else self.num_samples
         images = torch.cat(
             [
                 draw(module, shape, index.tolist(), seed=self.seed, num_classes=data.num_classes).cpu()
