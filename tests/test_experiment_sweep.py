@@ -191,6 +191,15 @@ def test_a_cell_that_does_nothing_costs_little(tmp_path: Path):
     assert (work("seed=range(21)", "name=many") - work("seed=0", "name=one")) / 20 < 0.3
 
 
+@pytest.mark.parametrize("name", ["2406303653e9", "012345678901", "0123456789ab"])
+def test_a_cell_whose_name_looks_like_a_number_runs_in_its_folder(toy: Path, name: str) -> None:
+    named = f"import diffusion.experiment.{{0}} as room\nroom.identity = lambda cfg: {name!r}\n"
+    script = (toy / "toy.py").read_text()
+    (toy / "toy.py").write_text(named.format("layout") + named.format("sweep") + script)
+    assert "1 finished" in sweep(toy, "part=good")
+    assert runs(toy) == {name: 1}
+
+
 def test_identity_depends_on_what_is_computed_and_on_nothing_else():
     base = {"seed": 0, "paths": {"outputs": "a"}, "data": {"root": "${paths.outputs}/x", "num_workers": 0}, "tags": []}
     one = identity(OmegaConf.create(base))

@@ -145,7 +145,7 @@ class Sweep:
     @staticmethod
     def _place(cell: Cell) -> list[str]:
         if cell.recorded:
-            return [f"hydra.sweep.subdir={cell.identity}"]
+            return [f"hydra.sweep.subdir='{cell.identity}'"]  # 2406303653e9 is a number, but for the quotes
         return [f"hydra.sweep.dir='{cell.folder}'", "hydra.sweep.subdir=."]
 
     @staticmethod
