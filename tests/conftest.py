@@ -1,6 +1,5 @@
 """What several test files need: the project's own configs, composed."""
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +12,6 @@ from toys import make_toy
 from diffusion.experiment import resolvers
 
 CONF = Path(__file__).parents[1] / "conf"
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: a sixth of the time a test waits for processes that it started."""
-    return (os.cpu_count() or 1) + 1
 
 
 def config(folder: Path, *overrides: str, name: str = "train") -> DictConfig:
