@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import config
+from omegaconf import OmegaConf
 from torch.distributed.utils import _recursive_to
 
 from diffusion.denoiser import NetworkDenoiser
@@ -79,6 +80,7 @@ def test_values_are_clipped(train_config) -> None:
     [
         (["trainer.precision=bf16-true"], "set trainer.precision=bf16-mixed"),
         (["trainer=gpu", "trainer.precision=16-true"], "set trainer.precision=16-mixed"),
+        (["matmul_precision=tf32"], "one of highest, high, medium, got 'tf32'"),
         (["compile=reduce-overhead", "micro_batch=16"], "use compile=true with micro_batch"),
         (["compile=max-autotune", "trainer.accumulate_grad_batches=2"], "with trainer.accumulate_grad_batches=2"),
     ],
@@ -91,6 +93,18 @@ def test_what_cannot_train_is_refused(tmp_path, keys: list[str], sentence: str) 
 def test_graphs_without_parts_and_parts_without_graphs_are_not_refused(tmp_path) -> None:
     for keys in (["compile=reduce-overhead"], ["compile=true", "micro_batch=16"]):
         check(config(tmp_path, "logger=csv", *keys))
+
+
+def test_pictures_are_scored_with_the_products_that_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffusion.experiment import evaluate
+
+    monkeypatch.setattr(evaluate, "_score_pictures", lambda *_: torch.get_float32_matmul_precision())
+    before = torch.get_float32_matmul_precision()
+    try:
+        cfg = {"matmul_precision": "high", "evaluation": None, "images": "folder", "trainer": {"accelerator": "cpu"}}
+        assert evaluate.run(OmegaConf.create(cfg)) == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def test_parts_bound_validation_and_grids(train_config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,8 +136,6 @@ def test_products_are_as_the_config_says(train_config, monkeypatch: pytest.Monke
         assert torch.get_float32_matmul_precision() == "high"
         build_module(train_config())
         assert torch.get_float32_matmul_precision() == "highest"
-        with pytest.raises(ConfigError, match="one of highest, high, medium, got 'tf32'"):
-            build_module(train_config("matmul_precision=tf32"))
     finally:
         torch.set_float32_matmul_precision(before)
 

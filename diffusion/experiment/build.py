@@ -25,8 +25,6 @@ from diffusion.training.module import DiffusionModule
 from diffusion.types import Cond, Denoiser
 
 log = logging.getLogger(__name__)
-PRODUCTS = ("highest", "high", "medium")
-"""What torch.set_float32_matmul_precision takes."""
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -45,9 +43,7 @@ def build(node: Any, **extra: Any) -> Any:
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
     """The module of ``cfg.module``, its initial weights a function of ``cfg.seed``."""
-    if (products := cfg.get("matmul_precision", "highest")) not in PRODUCTS:
-        raise ConfigError(f"matmul_precision is one of {', '.join(PRODUCTS)}, got {products!r}")
-    torch.set_float32_matmul_precision(products)
+    set_products(cfg)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     module = build(cfg.module)
     if not isinstance(module, DiffusionModule):
@@ -99,6 +95,11 @@ def refused() -> Iterator[None]:
         yield
     except ValueError as error:
         raise ConfigError(" ".join(str(error).split())) from error
+
+
+def set_products(cfg: DictConfig) -> None:
+    """How float32 matrices are multiplied from here on, in this process."""
+    torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
 
 
 def multiplies(device: torch.device) -> bool:

@@ -25,7 +25,7 @@ from diffusion.evaluation.extractors.checked import sha256_of
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.pictures import load_pictures
 from diffusion.evaluation.ranks import EvaluationError
-from diffusion.experiment.build import build, build_data
+from diffusion.experiment.build import build, build_data, set_products
 from diffusion.experiment.environment import environment
 from diffusion.experiment.launch import launch
 from diffusion.experiment.mistakes import ConfigError
@@ -65,6 +65,7 @@ def start(folder: Path, cfg: DictConfig, task: str) -> None:
 
 def run(cfg: DictConfig) -> Result | Forecast:
     """The evaluation in this process, one of the ranks; with ``cfg.plan`` what it will take."""
+    set_products(cfg)  # of pictures' features too
     evaluator = build(cfg.evaluation)  # settings that make no sense are refused before anything is loaded
     with process_group(cfg) as where:
         if cfg.get("images") is not None:

@@ -175,6 +175,12 @@ def recorded_graphs(cfg: Plain) -> str | None:
     )
 
 
+def products(cfg: Plain) -> str | None:
+    """What torch.set_float32_matmul_precision takes."""
+    kinds, given = ("highest", "high", "medium"), cfg.get("matmul_precision", "highest")
+    return None if given in kinds else f"matmul_precision is one of {', '.join(kinds)}, got {given!r}"
+
+
 def half_precision(cfg: Plain) -> str | None:
     trainer = _part(cfg, "trainer")
     if trainer.get("accelerator") == "cpu" and str(trainer.get("precision")).startswith("16"):
@@ -256,6 +262,7 @@ CHECKS: tuple[Callable[[Plain], str | None], ...] = (
     micro_batch,
     half_precision,
     recorded_graphs,
+    products,
     terminal_snr,
     learned_variance,
     extractor,
