@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import CLEAN, FOREIGN, Row
-from diffusion.experiment.resolvers import multiplies_bf16
+from diffusion.experiment.config.resolvers import multiplies_bf16
 
 MODULES = {
     "1": "training_step",

@@ -1,6 +1,6 @@
-"""Row 11: pictures per second of the in-memory data path against torchvision's DataLoader over PIL pictures.
+"""Row 11: images per second of the in-memory data path against torchvision's DataLoader over PIL images.
 
-50,000 pictures of 32 x 32 in batches of 128, shuffled, mirrored at random, scaled to [-1, 1]: CIFAR-10's shape and
+50,000 images of 32 x 32 in batches of 128, shuffled, mirrored at random, scaled to [-1, 1]: CIFAR-10's shape and
 DDPM's augmentation, with random bytes in place of the photographs. What workers prepared beforehand is used up before
 the clock starts, and they have come to rest before others' turns.
 """
@@ -38,10 +38,10 @@ class Synthetic(datasets.CIFAR10):
         return "Synthetic()"
 
 
-def rows(budget: float = 45.0, small: bool = False, pictures: int = 50_000) -> list[Row]:
+def rows(budget: float = 45.0, small: bool = False, images: int = 50_000) -> list[Row]:
     """Row 11; against the DataLoader without workers where small."""
-    data = np.random.default_rng(0).integers(0, 256, (pictures, 32, 32, 3), np.uint8)
-    labels = np.random.default_rng(1).integers(0, 10, pictures)
+    data = np.random.default_rng(0).integers(0, 256, (images, 32, 32, 3), np.uint8)
+    labels = np.random.default_rng(1).integers(0, 10, images)
     peer = Synthetic(data, labels.tolist())
     split = Split(torch.from_numpy(data).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels))
     mine: Any = StatefulLoader(split, BATCH, seed=0, flip=True)
@@ -50,7 +50,7 @@ def rows(budget: float = 45.0, small: bool = False, pictures: int = 50_000) -> l
         loader = DataLoader(
             peer, BATCH, shuffle=True, drop_last=True, num_workers=workers, persistent_workers=workers > 0
         )
-        counted[f"torchvision's DataLoader of PIL pictures, {workers} workers"] = _endless(loader), 16
+        counted[f"torchvision's DataLoader of PIL images, {workers} workers"] = _endless(loader), 16
     timings = race(
         {name: partial(_take, batches, count) for name, (batches, count) in counted.items()},
         budget,
@@ -61,7 +61,7 @@ def rows(budget: float = 45.0, small: bool = False, pictures: int = 50_000) -> l
     best = min(peers, key=lambda name: seconds[name])
     clean = all(timing.clean for timing in timings.values())
     return [
-        Row("11", f"in-memory data path, {pictures} pictures of 32x32: pictures/s ({BATCH / seconds['ours']:,.0f})",
+        Row("11", f"in-memory data path, {images} images of 32x32: images/s ({BATCH / seconds['ours']:,.0f})",
             f"{best} ({BATCH / seconds[best]:,.0f})", seconds[best] / seconds["ours"] if clean else None, 20.0, 100.0,
             False, counts(timings, *counted)),
     ]  # fmt: skip

@@ -1,7 +1,7 @@
 """Row 5: the digits experiment end to end, steps a second, against two loops that people start from.
 
 Ours: the default experiment as its config builds it, with callbacks and metrics.csv. diffusers: the loop of its
-training tutorial on its own U-Net of equal parameters (PIL pictures through a DataLoader, DDPMScheduler, AdamW,
+training tutorial on its own U-Net of equal parameters (PIL images through a DataLoader, DDPMScheduler, AdamW,
 EMAModel, a bar with the loss at every step). lucidrains: the Trainer of denoising-diffusion-pytorch as shipped, on a
 folder of PNGs, with its own U-Net of the nearest number of parameters; left out where it is not installed. Batches of
 64; all in float32 as they come, and ours with ``trainer=auto`` too (bf16 autocast where the processor has it). Grids
@@ -77,23 +77,23 @@ def _unet2d() -> nn.Module:
     )  # fmt: skip
 
 
-def _pictures() -> list[Image.Image]:
+def _images() -> list[Image.Image]:
     data = Digits()
-    return [Image.fromarray(picture[0].numpy()) for picture in data.split("train").images]
+    return [Image.fromarray(image[0].numpy()) for image in data.split("train").images]
 
 
-class _Pictures(Dataset[Tensor]):
-    """PIL pictures, each made a tensor in [-1, 1] when it is asked for."""
+class _Images(Dataset[Tensor]):
+    """PIL images, each made a tensor in [-1, 1] when it is asked for."""
 
     def __init__(self) -> None:
-        self.pictures = _pictures()
+        self.images = _images()
         self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize([0.5], [0.5])])
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.images)
 
     def __getitem__(self, i: int) -> Tensor:
-        return self.transform(self.pictures[i])
+        return self.transform(self.images[i])
 
 
 def _diffusers(tick: Callable[[], None]) -> None:
@@ -106,7 +106,7 @@ def _diffusers(tick: Callable[[], None]) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3)
     rate = get_cosine_schedule_with_warmup(optimizer, 50, ENDLESS)
     ema = EMAModel(network.parameters(), decay=0.9999, use_ema_warmup=True, model_cls=type(network))
-    loader = DataLoader(_Pictures(), BATCH, shuffle=True, drop_last=True)
+    loader = DataLoader(_Images(), BATCH, shuffle=True, drop_last=True)
     while True:
         bar = tqdm(total=len(loader))
         for step, clean in enumerate(loader):
@@ -139,15 +139,15 @@ def _nearest(size: int) -> tuple[int, int]:
 def _lucidrains(folder: Path, dim: int, tick: Callable[[], None]) -> None:
     from denoising_diffusion_pytorch import GaussianDiffusion, Trainer
 
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for i, picture in enumerate(_pictures()):
-        picture.save(pictures / f"{i:04d}.png")
+    images = folder / "images"
+    images.mkdir()
+    for i, image in enumerate(_images()):
+        image.save(images / f"{i:04d}.png")
     diffusion = GaussianDiffusion(
         _lucidrains_unet(dim), image_size=8, objective="pred_noise", beta_schedule="cosine"
     )  # fmt: skip
     trainer = Trainer(
-        diffusion, str(pictures), train_batch_size=BATCH, train_lr=2e-3, train_num_steps=ENDLESS,
+        diffusion, str(images), train_batch_size=BATCH, train_lr=2e-3, train_num_steps=ENDLESS,
         save_and_sample_every=ENDLESS, results_folder=str(folder / "results"), augment_horizontal_flip=False,
         calculate_fid=False,
     )  # fmt: skip

@@ -1,6 +1,6 @@
-"""How the Frechet distance of real pictures depends on their number, and what rank 0 needs of memory for 50,000.
+"""How the Frechet distance of real images depends on their number, and what rank 0 needs of memory for 50,000.
 
-python benchmarks/evaluation_sample_size.py curve --data data     # Fashion-MNIST, test against train: table, picture
+python benchmarks/evaluation_sample_size.py curve --data data     # Fashion-MNIST, test against train: table, image
 python benchmarks/evaluation_sample_size.py memory                # 50,000 x 2048 features, random
 """
 
@@ -16,18 +16,18 @@ import torch
 from rich.console import Console
 
 from diffusion.data.mnist import MNIST
-from diffusion.evaluation import fidelity
-from diffusion.evaluation.extractors.extractor import Extractor, extract
-from diffusion.evaluation.fidelity import Side
-from diffusion.evaluation.frechet import Statistics, frechet
+from diffusion.evaluation.features.extractor import Extractor, extract
+from diffusion.evaluation.metrics import fidelity
+from diffusion.evaluation.metrics.fidelity import Side
+from diffusion.evaluation.metrics.frechet import Statistics, frechet
 
 SIZES = (250, 500, 1000, 2500, 5000)
 DRAWS = 5
 console = Console()
 
 
-def curve(folder: str, picture: Path) -> None:
-    """FD and KID of n test pictures against the 60,000 training pictures, mean and standard deviation of five draws."""
+def curve(folder: str, image: Path) -> None:
+    """FD and KID of n test images against the 60,000 training images, mean and standard deviation of five draws."""
     data = MNIST(dataset="FashionMNIST", root=folder)
     network = Extractor("fashion-cnn-v1").build(["features"])
     train, test = (
@@ -50,10 +50,10 @@ def curve(folder: str, picture: Path) -> None:
         mean = values.mean(0).tolist()
         rows.append((n, mean[0], spread[0], mean[1], spread[1]))
         console.print(f"n {n:6d}  FD {mean[0]:.3f} +- {spread[0]:.3f}  KID {mean[1]:.4f} +- {spread[1]:.4f}")
-    _plot(np.array(rows), picture)
+    _plot(np.array(rows), image)
 
 
-def _plot(rows: np.ndarray, picture: Path) -> None:
+def _plot(rows: np.ndarray, image: Path) -> None:
     """rows: n, FD and its spread, KID and its spread."""
     import matplotlib
 
@@ -64,13 +64,13 @@ def _plot(rows: np.ndarray, picture: Path) -> None:
     n, fd, fd_std, kid, kid_std = rows.T
     left.errorbar(n, fd, np.nan_to_num(fd_std), marker="o", capsize=3)
     left.plot(n, fd[0] * n[0] / n, ":", color="grey", label="proportional to 1/n")
-    left.set(xscale="log", yscale="log", xlabel="pictures n", ylabel="FD-fashion-cnn-v1")
+    left.set(xscale="log", yscale="log", xlabel="images n", ylabel="FD-fashion-cnn-v1")
     left.legend(frameon=False)
     right.axhline(0, color="grey", linestyle=":")
     right.errorbar(n, kid, np.nan_to_num(kid_std), marker="o", capsize=3)
-    right.set(xscale="log", xlabel="pictures n", ylabel="KID")
-    figure.suptitle("Real test pictures of Fashion-MNIST against its training pictures")
-    figure.savefig(picture, dpi=110)
+    right.set(xscale="log", xlabel="images n", ylabel="KID")
+    figure.suptitle("Real test images of Fashion-MNIST against its training images")
+    figure.savefig(image, dpi=110)
 
 
 def memory() -> None:
@@ -100,6 +100,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["curve", "memory"])
     parser.add_argument("--data", default="data", help="where FashionMNIST lies")
-    parser.add_argument("--picture", type=Path, default=Path("docs/img/sample_size.png"))
+    parser.add_argument("--image", type=Path, default=Path("docs/img/sample_size.png"))
     args = parser.parse_args()
-    curve(args.data, args.picture) if args.what == "curve" else memory()
+    curve(args.data, args.image) if args.what == "curve" else memory()

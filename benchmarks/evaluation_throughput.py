@@ -4,7 +4,7 @@ python benchmarks/evaluation_throughput.py
 
 Everything between a built model and its result is timed: reference, floor, drawing, features, gathering, metrics on
 rank 0. Starting processes and importing torch is not. The metrics, which one rank computes, take the same few seconds
-however many pictures there are. About two minutes on two quiet cores; with --rounds 2 the faster run of each counts.
+however many images there are. About two minutes on two quiet cores; with --rounds 2 the faster run of each counts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.generate import Generator
 from diffusion.network.unet import UNet
-from diffusion.parameterization.epsilon import Epsilon
-from diffusion.sampler.ancestral import Ancestral
-from diffusion.schedule.cosine import Cosine
+from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.sampler.ancestral import AncestralSampler
+from diffusion.schedule.cosine import CosineSchedule
 
 BATCH, STEPS = 64, 20
 
@@ -37,7 +37,9 @@ def work(rank: int, ranks: int, samples: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=ranks)
     torch.manual_seed(0)
     network = UNet(1, 8, channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(4,)).eval()
-    generator = Generator(NetworkDenoiser(network, Cosine(), Epsilon()), Ancestral(STEPS), (1, 8, 8))
+    generator = Generator(
+        NetworkDenoiser(network, CosineSchedule(), EpsilonParameterization()), AncestralSampler(STEPS), (1, 8, 8)
+    )
     plan, data = Evaluator(num_samples=samples, batch_size=BATCH), Digits()
     generator(torch.arange(BATCH), 0)  # the first call is slower
     dist.barrier()

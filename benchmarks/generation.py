@@ -1,4 +1,4 @@
-"""Rows 9 and 10: drawing pictures in bf16 against float32, and guidance in the mode chosen against the other."""
+"""Rows 9 and 10: drawing images in bf16 against float32, and guidance in the mode chosen against the other."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import NO_BF16, Row, counts, race, ratio
-from diffusion.conditioner.label import Label
+from diffusion.conditioner.label import LabelConditioner
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.experiment.resolvers import multiplies_bf16
-from diffusion.guidance.classifier_free import ClassifierFree, Mode
+from diffusion.experiment.config.resolvers import multiplies_bf16
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance, Mode
 from diffusion.network.unet import UNet
-from diffusion.parameterization.epsilon import Epsilon
-from diffusion.sampler.ddim import DDIM
-from diffusion.schedule.linear import Linear
+from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.sampler.ddim import DDIMSampler
+from diffusion.schedule.linear import LinearSchedule
 from diffusion.types import Cond, Denoiser, Prediction
 
 
 def rows(budget: float = 120.0, batch: int = 16, steps: int = 2) -> list[Row]:
-    """Row 9 for a U-Net of 64 channels, 1-2-2, attention at 16, on 32x32 pictures; row 10 for it at a large batch and a
+    """Row 9 for a U-Net of 64 channels, 1-2-2, attention at 16, on 32x32 images; row 10 for it at a large batch and a
     small one, and for the network of the digits at training's and at evaluation's batch."""
     large = UNet(3, 32, channels=64, channel_mult=[1, 2, 2], attention=[16], cond_dim=256)
     tiny = UNet(1, 8, channels=32, channel_mult=[1, 2], attention=[4], cond_dim=256)
@@ -36,7 +36,7 @@ def rows(budget: float = 120.0, batch: int = 16, steps: int = 2) -> list[Row]:
 
 
 def _precision(network: UNet, shape: Sequence[int], steps: int, budget: float) -> Row:
-    what = f"{steps} DDIM steps, 64 channels, 32x32, batch {shape[0]}: pictures/s in bf16"
+    what = f"{steps} DDIM steps, 64 channels, 32x32, batch {shape[0]}: images/s in bf16"
     if not multiplies_bf16():
         return Row("9", what, "our own float32", None, 1.4, 1.8, False, NO_BF16)
     draw, _, _ = _drawing(network, shape, steps)
@@ -59,13 +59,16 @@ def _drawing(
     network: UNet, shape: Sequence[int], steps: int
 ) -> tuple[Callable[..., Callable[[], Tensor]], Tensor, Cond]:
     """(guidance mode or none, bf16 or not) -> a call that draws; the noise and the labels that it starts from."""
-    conditioner, denoiser = Label(10, dim=256), NetworkDenoiser(network.eval(), Linear(), Epsilon())
-    noise, sampler = torch.randn(*shape), DDIM(steps)
+    conditioner, denoiser = (
+        LabelConditioner(10, dim=256),
+        NetworkDenoiser(network.eval(), LinearSchedule(), EpsilonParameterization()),
+    )
+    noise, sampler = torch.randn(*shape), DDIMSampler(steps)
     with torch.no_grad():
         cond = conditioner({"label": torch.arange(len(noise)) % 10})
 
     def draw(mode: Mode | None = None, bf16: bool = False) -> Callable[[], Tensor]:
-        model: Denoiser = denoiser if mode is None else ClassifierFree(denoiser, scale=2.0, mode=mode)
+        model: Denoiser = denoiser if mode is None else ClassifierFreeGuidance(denoiser, scale=2.0, mode=mode)
 
         def run() -> Tensor:
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
@@ -81,12 +84,12 @@ def _passes(noise: Tensor, cond: Cond) -> int:
     calls = 0
 
     class Counting:
-        schedule = Linear()
+        schedule = LinearSchedule()
 
         def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
             nonlocal calls
             calls += 1
             return Prediction(x, x)
 
-    ClassifierFree(Counting(), scale=2.0)(noise, 0.5, cond)
+    ClassifierFreeGuidance(Counting(), scale=2.0)(noise, 0.5, cond)
     return calls

@@ -88,7 +88,7 @@ def config(folder: Path, *overrides: str) -> DictConfig:
 
     Left out: W&B, which peers do not have, and the score at the end.
     """
-    from diffusion.experiment import resolvers
+    from diffusion.experiment.config import resolvers
 
     resolvers.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
@@ -99,7 +99,7 @@ def config(folder: Path, *overrides: str) -> DictConfig:
 
 def ours(cfg: DictConfig, tick: Callable[[], None]) -> None:
     """``scripts/train.py``'s training of ``cfg``."""
-    from diffusion.experiment.build import build_data, build_module, build_trainer
+    from diffusion.experiment.build.build import build_data, build_module, build_trainer
 
     quiet()
     build_trainer(cfg, extra=[Tick(tick)]).fit(build_module(cfg), datamodule=build_data(cfg))

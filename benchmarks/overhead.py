@@ -27,7 +27,7 @@ from benchmarks.harness import CLEAN, Row, counts, one_thread, race
 from benchmarks.loops import Paused, Tick, config, ours, quiet
 from diffusion.data.digits import Digits
 from diffusion.network.mlp import MLP
-from diffusion.seeds import TRAINING, KeyedRandomness
+from diffusion.randomness import TRAINING, KeyedRandomness
 from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import average
 from diffusion.types import Cond
@@ -110,7 +110,7 @@ def _bare(tick: Callable[[], None]) -> None:
 
 
 def _by_hand(cfg: DictConfig, tick: Callable[[], None]) -> None:
-    from diffusion.experiment.build import build_module
+    from diffusion.experiment.build.build import build_module
 
     module = build_module(cfg)
     built = module.configure_optimizers()

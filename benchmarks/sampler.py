@@ -18,17 +18,17 @@ from benchmarks.harness import Row, Timing, counts, one_thread, race, ratio
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.network.base import Network
 from diffusion.network.unet import UNet
-from diffusion.parameterization.epsilon import Epsilon
-from diffusion.sampler.ancestral import Ancestral
+from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.randomness import SAMPLING, KeyedRandomness
+from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.base import Sampler
-from diffusion.sampler.ddim import DDIM
-from diffusion.sampler.dpm_solver_pp_2m import DPMSolverPP2M
-from diffusion.sampler.euler import Euler
-from diffusion.sampler.heun import Heun
+from diffusion.sampler.ddim import DDIMSampler
+from diffusion.sampler.euler import EulerSampler
+from diffusion.sampler.exponential.dpm_solver_pp_2m import DPMSolverPP2MSampler
+from diffusion.sampler.heun import HeunSampler
 from diffusion.schedule.base import Schedule
-from diffusion.schedule.linear import Linear
-from diffusion.seeds import SAMPLING, KeyedRandomness
-from diffusion.spacing.trailing import Trailing
+from diffusion.schedule.linear import LinearSchedule
+from diffusion.spacing.trailing import TrailingSpacing
 from diffusion.types import Cond, Prediction
 
 STEPS = 50
@@ -44,7 +44,7 @@ class Tenth(Network):
 class Given:
     """A denoiser whose answer is one multiplication, for a sampler's own share."""
 
-    schedule: Schedule = Linear()
+    schedule: Schedule = LinearSchedule()
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
         y = x * 0.1
@@ -63,7 +63,7 @@ def rows(budget: float = 100.0, small: bool = False) -> list[Row]:
         for name, (sampler, bare, number, must, aim) in chosen.items():
             peers = _peers(name, noise)
             runs: dict[str, Callable[[], object]] = {
-                "ours": partial(sampler, NetworkDenoiser(Tenth(), Linear(), Epsilon()), noise),
+                "ours": partial(sampler, NetworkDenoiser(Tenth(), LinearSchedule(), EpsilonParameterization()), noise),
                 "own": partial(sampler, Given(), noise),
                 "bare": partial(bare, noise),
                 **peers,
@@ -87,7 +87,7 @@ def _keyed(budget: float) -> Row:
     """What keying noise by sample costs, beside a call of the smallest network that is sampled here."""
     x, random = torch.randn(64, 1, 8, 8), KeyedRandomness(range(64), seed=0, stream=SAMPLING)
     network = UNet(1, 8, channels=32, channel_mult=[1, 2], attention=[4]).eval()
-    denoiser = NetworkDenoiser(network, Linear(), Epsilon())
+    denoiser = NetworkDenoiser(network, LinearSchedule(), EpsilonParameterization())
     with one_thread():
         runs = {"noise": partial(random.randn_like, x), "step": partial(denoiser, x, 0.5)}
         timings = race({key: _quietly(run) for key, run in runs.items()}, budget)
@@ -101,13 +101,13 @@ def _us(timing: Timing) -> str:
 
 def _samplers() -> dict[str, tuple[Sampler, Callable[[Tensor], Tensor], str, float, float]]:
     """Ours, the same step by hand, the row, what must be reached and what is aimed at."""
-    even = Trailing()
+    even = TrailingSpacing()
     return {
-        "DDIM": (DDIM(STEPS, even), partial(_bare, terms=1), "7", 0.6, 0.3),
-        "Euler": (Euler(STEPS, even), partial(_bare, terms=1), "7", 0.6, 0.3),
-        "DPM-Solver++ 2M": (DPMSolverPP2M(STEPS, even), partial(_bare, terms=2), "7", 0.6, 0.3),
-        "Heun": (Heun(STEPS, even), partial(_bare, terms=3, calls=2), "7", 0.6, 0.3),
-        "ancestral": (Ancestral(STEPS, even), partial(_bare, terms=1, noise=True), "8", 0.85, 0.65),
+        "DDIM": (DDIMSampler(STEPS, even), partial(_bare, terms=1), "7", 0.6, 0.3),
+        "Euler": (EulerSampler(STEPS, even), partial(_bare, terms=1), "7", 0.6, 0.3),
+        "DPM-Solver++ 2M": (DPMSolverPP2MSampler(STEPS, even), partial(_bare, terms=2), "7", 0.6, 0.3),
+        "Heun": (HeunSampler(STEPS, even), partial(_bare, terms=3, calls=2), "7", 0.6, 0.3),
+        "ancestral": (AncestralSampler(STEPS, even), partial(_bare, terms=1, noise=True), "8", 0.85, 0.65),
     }
 
 

@@ -21,18 +21,18 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.sampler.base import Denoise, Sampler
-from diffusion.sampler.dpm_solver_fast import DPMSolverFast
-from diffusion.sampler.rk45 import RK45
-from diffusion.schedule.cosine import Cosine
-from diffusion.schedule.edm import EDM
-from diffusion.schedule.flow import Flow
-from diffusion.schedule.vp import VP
+from diffusion.sampler.exponential.dpm_solver_fast import DPMSolverFastSampler
+from diffusion.sampler.rk45 import RK45Sampler
+from diffusion.schedule.cosine import CosineSchedule
+from diffusion.schedule.edm import EDMSchedule
+from diffusion.schedule.flow import FlowSchedule
+from diffusion.schedule.vp import VPSchedule
 from diffusion.types import Cond, Prediction
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / "conf" / "sampler").glob("*.yaml"))
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
-RANGES = {"VP": (VP(), 0.8, 0.1), "flow": (Flow(), 0.9, 0.1), "EDM": (EDM(), 0.7, 0.3)}
+RANGES = {"VP": (VPSchedule(), 0.8, 0.1), "flow": (FlowSchedule(), 0.9, 0.1), "EDM": (EDMSchedule(), 0.7, 0.3)}
 STEPS = [10, 20, 40, 80, 160, 320]
 EVEN = ("dpm_solver_fast", "dpm_solver_m")
 """Of order 2, and measured on even steps: small first ones make the last, of order 1 in the first of them, large."""
@@ -61,12 +61,12 @@ by 2. NFE: calls of the network for each step, counted over 20 steps from noise 
 |---|---|---|---|---|---|---|
 """
 TAIL = """
-Also there: `DDIM.encode` takes data to the noise that gives them back, and
-`diffusion.sampler.likelihood.FlowLikelihood` is the exact log-density along the probability-flow ODE, for any schedule
-and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluation.md)).
+Also there: `DDIMSampler.encode` takes data to the noise that gives them back, and
+`diffusion.sampler.likelihood.FlowLogLikelihood` is the exact log-density along the probability-flow ODE, for any
+schedule and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluation.md)).
 
 `dpm_solver_v3` reads statistics of the model that it draws from, which are measured once from its weights and training
-pictures; a file of other weights or another schedule is refused. `sampler.statistics=data_prediction` and
+images; a file of other weights or another schedule is refused. `sampler.statistics=data_prediction` and
 `noise_prediction` need no file, and are DPM-Solver++ and DPM-Solver with a corrector. `conf/ablation/dpm_solver_v3_*`
 sets its options as in the published tables: `sampler.corrector_order=3` is the paper's corrector, and
 `sampler.predictor_pseudo` and `sampler.lower_order_final` are for few steps; `sampler.corrector_times` is the
@@ -123,7 +123,7 @@ def row(path: Path, sampler: Sampler, spacing: str, curves: dict[str, tuple[list
     orders = "-" if curves is None else ", ".join(f"{order(*curve):.1f}" for curve in curves.values())
     file = inspect.getfile(type(sampler))
     link = f"[`{path.stem}`](../{Path(file).relative_to(ROOT)})"
-    if isinstance(sampler, RK45):
+    if isinstance(sampler, RK45Sampler):
         return f"| {link} | {about(path)} | {sampler.order} | its choice | no | {spacing} | {NEEDS[path.stem]} |"
     noise = "yes" if draws else "with churn" if hasattr(sampler, "churn") else "no"
     return (
@@ -134,7 +134,7 @@ def row(path: Path, sampler: Sampler, spacing: str, curves: dict[str, tuple[list
 
 def count(sampler: Sampler) -> tuple[int, int]:
     """(calls of the network, draws of noise) from noise to data on a cosine table."""
-    inner, tally = GaussianDenoiser(Cosine(1000), 0.5, 0.3), {"calls": 0, "draws": 0}
+    inner, tally = GaussianDenoiser(CosineSchedule(1000), 0.5, 0.3), {"calls": 0, "draws": 0}
 
     class Counted:
         schedule = inner.schedule
@@ -169,7 +169,7 @@ def measure(path: Path) -> dict[str, tuple[list, list]]:
         for calls in steps:
             sampler = build(path, steps=calls, **settings)[0]
             ends = schedule.level(start), schedule.level(end)
-            n = len(sampler.orders(*ends)) if isinstance(sampler, DPMSolverFast) else calls
+            n = len(sampler.orders(*ends)) if isinstance(sampler, DPMSolverFastSampler) else calls
             u = [1 - i / n for i in range(n + 1)]
             times = [end + (start - end) * (v if even else 1 - (1 - v) ** 2) for v in u]
             errors.append(error_of(sampler, denoiser, times))
@@ -190,7 +190,7 @@ def error_of(sampler: Sampler, denoiser: GaussianDenoiser, times: Sequence[float
         return z
 
     denoise, state = Denoise(denoiser, Cond(), denoiser.schedule), None
-    if isinstance(sampler, DPMSolverFast):
+    if isinstance(sampler, DPMSolverFastSampler):
         state = sampler.orders(first, last)
     for s, t in pairwise(map(denoiser.schedule.level, times)):
         x, state = sampler.step(denoise, x, s, t, state, randn_like)
@@ -209,7 +209,7 @@ def adaptive(denoiser: GaussianDenoiser, start: float, end: float, tolerance: fl
 
     denoise = Denoise(Counted(), Cond(), schedule)  # type: ignore[arg-type]
     x = torch.tensor([[1.0, -2.0], [0.3, 0.7]], dtype=torch.float64)
-    sampler = RK45(1, rtol=tolerance, atol=tolerance)
+    sampler = RK45Sampler(1, rtol=tolerance, atol=tolerance)
     got, _ = sampler.step(denoise, x, schedule.level(start), schedule.level(end), None, torch.randn_like)
     return calls, float((got - denoiser.transport(x, start, end)).norm())
 

@@ -1,7 +1,7 @@
 """Rows 1 to 3: a training step of DDPM's CIFAR-10 network, 35.7M parameters, against diffusers' UNet2DModel and ADM's
 recipe (``recipe.py``), all of equal parameters and equal FLOPs as published.
 
-Forward, backward and fused AdamW on random pictures, dropout 0. The fraction of peak divides the FLOPs of the network
+Forward, backward and fused AdamW on random images, dropout 0. The fraction of peak divides the FLOPs of the network
 as published (counted on the peer, so that computing less for the same answer counts as speed) by the measured rate of
 fused multiply-adds.
 """
@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.harness import NO_BF16, Row, counts, race, ratio
 from benchmarks.peak import peak
 from benchmarks.recipe import Recipe
-from diffusion.experiment.resolvers import multiplies_bf16
+from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
@@ -25,7 +25,7 @@ Network = Callable[[Tensor, Tensor], Tensor]
 
 
 def rows(budget: float = 180.0, small: bool = False, batch: int = 8) -> list[Row]:
-    """Rows 1, 2 and 3 from one race; row 1 alone, of a network of 64 channels on 16x16 pictures, where small."""
+    """Rows 1, 2 and 3 from one race; row 1 alone, of a network of 64 channels on 16x16 images, where small."""
     channels, mult, size = (64, (1, 2), 16) if small else (128, (1, 2, 2, 2), 32)
     x, label = torch.randn(batch, 3, size, size), torch.rand(batch) * 1000
 

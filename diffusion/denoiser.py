@@ -60,10 +60,12 @@ class NetworkDenoiser(nn.Module):
     def _output(self, x: Tensor, t: Tensor | float, cond: Cond, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         dtype = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         if isinstance(t, Tensor):
-            label = self.schedule.label(t.double().to(x.device)).to(dtype).expand(len(x))
+            c_noise = self.schedule.c_noise(t.double().to(x.device)).to(dtype).expand(len(x))
         else:
-            label = x.new_full((len(x),), float(self.schedule.label(torch.tensor(t, dtype=torch.float64))), dtype=dtype)
-        return self.network(scale(self.parameterization.input_scale(alpha, sigma), x), label, cond).to(x.dtype)
+            c_noise = x.new_full(
+                (len(x),), float(self.schedule.c_noise(torch.tensor(t, dtype=torch.float64))), dtype=dtype
+            )
+        return self.network(scale(self.parameterization.input_scale(alpha, sigma), x), c_noise, cond).to(x.dtype)
 
 
 class GaussianDenoiser:

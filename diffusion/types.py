@@ -26,8 +26,8 @@ class Cond:
     vector: (B, D), added to the time embedding or read by adaLN.
     tokens: (B, L, D), read by cross-attention; ``mask`` (B, L) is True where a token counts.
     image: (B, C, H, W), concatenated to the input's channels.
-    label: (B,) int64, the raw class ids (what a classifier's guidance needs).
-    augment: (B, A), what augmentation did to a training picture; ``None`` where nothing did, as in all sampling.
+    class_label: (B,) int64, the raw class ids (what a classifier's guidance needs).
+    augment_labels: (B, A), what augmentation did to a training image; ``None`` where nothing did, as in all sampling.
     null: the same slots with the condition removed; ``None`` where there is nothing to remove.
     """
 
@@ -35,8 +35,8 @@ class Cond:
     tokens: Tensor | None = None
     mask: Tensor | None = None
     image: Tensor | None = None
-    label: Tensor | None = None
-    augment: Tensor | None = None
+    class_label: Tensor | None = None
+    augment_labels: Tensor | None = None
     null: Cond | None = None
 
     def drop(self, where: Tensor | None = None) -> Cond:
@@ -115,7 +115,7 @@ class Denoiser(Protocol):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Prediction: ...
 
 
-def sent(value: Tensor, device: torch.device) -> Tensor:
+def to_device_async(value: Tensor, device: torch.device) -> Tensor:
     """``value`` of the host on a device, without waiting for the device: a copy from pageable memory would."""
     if value.device == device or device.type != "cuda":
         return value.to(device)

@@ -13,7 +13,8 @@ from omegaconf import DictConfig
 
 
 class GridSweeper(Sweeper):
-    """Every combination of the swept values, each in a folder named by its content (:mod:`diffusion.experiment.sweep`).
+    """Every combination of the swept values, each in a folder named by its content
+    (:mod:`diffusion.experiment.sweep.run`).
 
     Args:
         retry: run cells that failed before again.
@@ -26,7 +27,7 @@ class GridSweeper(Sweeper):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from diffusion.experiment.sweep import grid
+        from diffusion.experiment.sweep.run import grid
 
         return grid(self.context, self.task, self.config, arguments, retry=self.retry)  # type: ignore[arg-type]
 
@@ -46,13 +47,13 @@ class RayLauncher(Launcher):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from diffusion.experiment.ray_launcher import launch
+        from diffusion.experiment.launch.ray import launch
 
         return launch(self, job_overrides, initial_job_idx)
 
 
 class SearchSweeper(Sweeper):
-    """Looks for the best values with Optuna instead of trying all (:mod:`diffusion.experiment.search`).
+    """Looks for the best values with Optuna instead of trying all (:mod:`diffusion.experiment.sweep.search`).
 
     Args:
         metric: a metric of the evaluation, or a column of ``metrics.csv``, its last value.
@@ -85,6 +86,6 @@ class SearchSweeper(Sweeper):
         self.context, self.task, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> Any:
-        from diffusion.experiment.search import search
+        from diffusion.experiment.sweep.search import search
 
         return search(self, arguments)

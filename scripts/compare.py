@@ -10,9 +10,9 @@ from typing import Any
 
 from rich.console import Console
 
-from diffusion.experiment.status import read_status
+from diffusion.errors import ReportError
+from diffusion.experiment.run.status import read_status
 from diffusion.reporting import options, text
-from diffusion.reporting.error import ReportError
 from diffusion.reporting.page import page
 from diffusion.reporting.runs import find
 from diffusion.reporting.table import compare, over_seeds

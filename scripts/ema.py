@@ -7,12 +7,12 @@ python scripts/sample.py run=outputs/digits_ddpm/20260131-235959-4f1c checkpoint
 
 from omegaconf import DictConfig
 
-from diffusion.experiment.app import app
+from diffusion.experiment.cli.app import app
 
 
 @app("ema")
 def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.posthoc import write
+    from diffusion.experiment.task.posthoc_ema import write
 
     write(cfg)
 

@@ -7,13 +7,13 @@ python scripts/sample.py run=outputs/demo/20260131-235959-4f1c sampler=dpm_solve
 
 from omegaconf import DictConfig
 
-from diffusion.experiment.app import app
-from diffusion.experiment.restore import free_overrides, with_run
+from diffusion.experiment.cli.app import app
+from diffusion.experiment.run.saved_config import overridable_overrides, with_run
 
 
-@app("model_statistics", rewrite=free_overrides, finish=with_run)
+@app("model_statistics", rewrite=overridable_overrides, finish=with_run)
 def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.model_statistics import write
+    from diffusion.experiment.task.model_statistics import write
 
     write(with_run(cfg))
 

@@ -2,17 +2,17 @@
 
 python scripts/reference.py data=fashion_mnist evaluation=fashion_mnist
 python scripts/reference.py data=cifar10 evaluation=inception evaluation.weights=inception.pth trainer=ddp
-python scripts/reference.py data=image_folder data.root=pictures data.resolution=64 evaluation=efficientnet
+python scripts/reference.py data=image_folder data.root=images data.resolution=64 evaluation=efficientnet
 """
 
 from omegaconf import DictConfig
 
-from diffusion.experiment.app import app
+from diffusion.experiment.cli.app import app
 
 
 @app("reference")
 def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.reference import reference
+    from diffusion.experiment.task.reference_statistics import reference
 
     reference(cfg)
 

@@ -9,13 +9,13 @@ import sys
 
 from omegaconf import DictConfig
 
-from diffusion.experiment.app import app
-from diffusion.experiment.reproduce import list_overrides
+from diffusion.experiment.cli.app import app
+from diffusion.experiment.reproduce.table import list_overrides
 
 
 @app("reproduce", rewrite=list_overrides)
 def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.reproduce import reproduce
+    from diffusion.experiment.reproduce.table import reproduce
 
     reproduce(cfg)
 

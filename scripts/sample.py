@@ -1,4 +1,4 @@
-"""Draws pictures from a run; schedule, target and network are the run's, the sampler is yours.
+"""Draws images from a run; schedule, target and network are the run's, the sampler is yours.
 
 python scripts/sample.py run=outputs/demo/20260131-235959-4f1c
 python scripts/sample.py run=outputs/demo/20260131-235959-4f1c sampler=dpm_solver_pp_2m sampler.steps=15
@@ -7,13 +7,13 @@ python scripts/sample.py run=outputs/demo/20260131-235959-4f1c num_samples=256 s
 
 from omegaconf import DictConfig
 
-from diffusion.experiment.app import app
-from diffusion.experiment.restore import free_overrides, with_run
+from diffusion.experiment.cli.app import app
+from diffusion.experiment.run.saved_config import overridable_overrides, with_run
 
 
-@app("sample", rewrite=free_overrides, finish=with_run)
+@app("sample", rewrite=overridable_overrides, finish=with_run)
 def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.sample import sample
+    from diffusion.experiment.task.sample import sample
 
     sample(with_run(cfg))
 

@@ -7,12 +7,12 @@ python scripts/train.py resume=outputs/fashion/20260131-235959-4f1c
 
 from omegaconf import DictConfig
 
-from diffusion.experiment.app import app
+from diffusion.experiment.cli.app import app
 
 
 @app("train")
 def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.train import train
+    from diffusion.experiment.task.train import train
 
     train(cfg)
 

@@ -16,14 +16,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
 from diffusion.data.base import ImageData
-from diffusion.evaluation.extractors.checked import sha256_of
-from diffusion.evaluation.extractors.classifier import DigitsClassifier, FashionClassifier, SmallCNN
+from diffusion.evaluation.features.classifier import DigitsClassifier, FashionClassifier, SmallCNN
+from diffusion.files import sha256_of
 
 RECIPES = {"digits-cnn-v1": (DigitsClassifier, 30), "fashion-cnn-v1": (FashionClassifier, 2)}
 
 
 def shifted(images: Tensor, random: torch.Generator) -> Tensor:
-    """Each picture (B, 1, R, R) moved by -1, 0 or 1 pixel both ways, zeros coming in."""
+    """Each image (B, 1, R, R) moved by -1, 0 or 1 pixel both ways, zeros coming in."""
     side = images.shape[-1]
     moved, padded = torch.empty_like(images), pad(images, (1, 1, 1, 1))
     where = torch.randint(9, (len(images),), generator=random)
@@ -85,7 +85,7 @@ def main() -> None:
     network.load_state_dict({key: value.float() for key, value in weights.items()})
     save_file(weights, args.file)
     console = Console()
-    console.print(f"test accuracy {accuracy(network, held_out, answers):.4f} on {len(held_out)} pictures")
+    console.print(f"test accuracy {accuracy(network, held_out, answers):.4f} on {len(held_out)} images")
     console.print(f"sha256 {sha256_of(args.file)}  {args.file}")
 
 

@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from toys import make_toy
 
-from diffusion.experiment import resolvers
+from diffusion.experiment.config import resolvers
 
 CONF = Path(__file__).parents[1] / "conf"
 

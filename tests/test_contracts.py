@@ -14,16 +14,15 @@ from tiny_kl import save_tiny
 from torch import nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
-from diffusion.experiment import second
-from diffusion.experiment.ablation import Settings, configs
-from diffusion.experiment.build import build_module, build_trainer
-from diffusion.experiment.check import check
+from diffusion.experiment.build.build import build_module, build_trainer
+from diffusion.experiment.config.validate import check
+from diffusion.experiment.reproduce.cells import Settings, configs
 from diffusion.guidance.base import guide
 from diffusion.network.base import Network
-from diffusion.parameterization.velocity import Velocity
+from diffusion.parameterization.velocity import VelocityParameterization
+from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.reporting.ablation import Ablation
-from diffusion.schedule.cosine import Cosine
-from diffusion.seeds import SAMPLING, KeyedRandomness
+from diffusion.schedule.cosine import CosineSchedule
 from diffusion.types import Cond
 
 OPTIONS = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.glob("*/**/*.yaml"))
@@ -46,7 +45,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
     """What an option needs beside its own name: mandatory keys, or parts that it is made for."""
     group, name = str(option.parent), option.name
     folder = ["data=image_folder", f"data.root={tmp_path}"]
-    if group == "guidance/operator":
+    if group == "operator":
         return ["guidance=dps", "guidance.dps.measurement=y.npy"]
     if group == "network":
         small = {"mlp": 1, "unet_tiny": 8, "classifier_digits": 8}
@@ -95,7 +94,7 @@ def compose(option: Path, tmp_path: Path):
     entry = "sample" if str(option) == "hydra/sample" else "train"
     if str(option) in ("autoencoder/kl", "experiment/imagenet256_dit", "experiment/imagenet256_min_snr"):
         save_tiny(tmp_path / "kl")
-    place = {"guidance/operator": "guidance/operator@guidance.dps.operator"}.get(group, group)
+    place = {"operator": "operator@guidance.dps.operator"}.get(group, group)
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
         chosen = [f"run={tmp_path}"]
@@ -190,11 +189,11 @@ def spacing(cfg, tmp_path, name):
 
 
 def guidance(cfg, tmp_path, name):
-    denoiser = NetworkDenoiser(Linear(), Cosine(), Velocity())
-    cond = Cond(vector=torch.ones(2, 4), label=torch.tensor([0, 1]), null=Cond(vector=torch.zeros(2, 4)))
+    denoiser = NetworkDenoiser(Linear(), CosineSchedule(), VelocityParameterization())
+    cond = Cond(vector=torch.ones(2, 4), class_label=torch.tensor([0, 1]), null=Cond(vector=torch.zeros(2, 4)))
     x = torch.randn(2, 1, 8, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(second, "load", lambda run, checkpoint, ema: Second())
+        patch.setattr("diffusion.experiment.build.load.load", lambda run, checkpoint, ema: Second())
         guided = guide(denoiser, instantiate(cfg.guidance, _convert_="all"))
     answer, level = guided(x, 0.5, cond), denoiser.schedule.level(0.5)
     torch.testing.assert_close(level.alpha * answer.x0 + level.sigma * answer.eps, x, rtol=1e-4, atol=1e-4)
@@ -204,7 +203,7 @@ class Second(GaussianDenoiser):
     """For another run's model: weak, or a classifier."""
 
     def __init__(self):
-        super().__init__(Cosine(), 0.1, 0.7)
+        super().__init__(CosineSchedule(), 0.1, 0.7)
 
     def output(self, x, t):
         total = x.flatten(1).sum(1)
@@ -232,12 +231,12 @@ def evaluation(cfg, tmp_path, name):
 
 
 def likelihood(cfg, tmp_path, name):
-    """Two pictures of the digits under a Gaussian: some bits, and fewer than noise that is nothing like them needs."""
+    """Two images of the digits under a Gaussian: some bits, and fewer than noise that is nothing like them needs."""
     measure = instantiate(cfg.evaluation, _convert_="all").likelihood
     shape = (2, 1, 8, 8)
     bits = [
         measure.bits(
-            GaussianDenoiser(Cosine(20), mean, 0.3),
+            GaussianDenoiser(CosineSchedule(20), mean, 0.3),
             torch.zeros(shape),
             Cond(),
             KeyedRandomness([0, 1], seed=0, stream=SAMPLING),
@@ -278,7 +277,7 @@ def hydra(cfg, tmp_path, name):
 
 
 def debug(cfg, tmp_path, name):
-    from diffusion.experiment.train import run
+    from diffusion.experiment.task.train import run
 
     cfg.network.channels, cfg.sampler.steps, cfg.trainer.max_steps = 8, 2, 3
     if name == "profile":
@@ -289,7 +288,7 @@ def debug(cfg, tmp_path, name):
 
 
 def experiment(cfg, tmp_path, name):
-    """One training step on two pictures of noise, of the real network, or of a smaller one where it is large."""
+    """One training step on two images of noise, of the real network, or of a smaller one where it is large."""
     if cfg.network.get("channels", 0) > 128:
         cfg.network.channels = 64
     if cfg.network.get("depth", 0) > 12:
@@ -333,8 +332,8 @@ EXERCISES = {
 EXERCISES |= {
     "network/outputs": network,
     "objective/weighting": objective,
-    "objective/times": objective,
-    "guidance/operator": operator,
+    "objective/time_distribution": objective,
+    "operator": operator,
     "evaluation/likelihood": likelihood,
     "lr_scheduler": optimizer,
     "logger": callbacks,

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.network.base import Network
-from diffusion.parameterization.epsilon import Epsilon
-from diffusion.parameterization.velocity import Velocity
-from diffusion.parameterization.x0 import X0
+from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.parameterization.velocity import VelocityParameterization
+from diffusion.parameterization.x0 import X0Parameterization
 from diffusion.schedule.base import DiscreteSchedule
-from diffusion.schedule.cosine import Cosine
-from diffusion.schedule.linear import Linear
+from diffusion.schedule.cosine import CosineSchedule
+from diffusion.schedule.linear import LinearSchedule
 from diffusion.types import Cond
 
 
@@ -27,7 +27,7 @@ class Recorder(Network):
 
 def test_the_network_is_told_ddpms_index() -> None:
     network = Recorder()
-    denoiser = NetworkDenoiser(network, Linear(T=1000), Epsilon())
+    denoiser = NetworkDenoiser(network, LinearSchedule(T=1000), EpsilonParameterization())
     x = torch.zeros(3, 1, 2, 2)
     denoiser(x, 1.0)
     assert network.label.tolist() == [999.0] * 3
@@ -41,7 +41,7 @@ def test_the_network_is_told_ddpms_index() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_the_state_keeps_its_dtype(dtype: torch.dtype) -> None:
     network = Recorder()
-    denoiser = NetworkDenoiser(network, Cosine(), Velocity())
+    denoiser = NetworkDenoiser(network, CosineSchedule(), VelocityParameterization())
     x = torch.ones(2, 1, 2, 2, dtype=dtype)
     for t in (0.3, torch.tensor([0.3, 0.9])):
         said = denoiser(x, t)
@@ -49,9 +49,11 @@ def test_the_state_keeps_its_dtype(dtype: torch.dtype) -> None:
     assert network.label.dtype == (torch.float32 if dtype == torch.bfloat16 else dtype)
 
 
-@pytest.mark.parametrize("parameterization", [Epsilon(), X0(), Velocity()])
+@pytest.mark.parametrize(
+    "parameterization", [EpsilonParameterization(), X0Parameterization(), VelocityParameterization()]
+)
 def test_float_and_tensor_times_agree(parameterization) -> None:
-    denoiser = NetworkDenoiser(Recorder(), Cosine(), parameterization)
+    denoiser = NetworkDenoiser(Recorder(), CosineSchedule(), parameterization)
     x = torch.randn(2, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for t in (0.05, 0.6, 1.0):
         one, other = denoiser(x, t), denoiser(x, torch.full((2,), t, dtype=torch.float64))
@@ -62,16 +64,16 @@ def test_float_and_tensor_times_agree(parameterization) -> None:
 def test_zero_terminal_snr_refuses_epsilon_only() -> None:
     schedule = DiscreteSchedule(torch.tensor([0.1, 0.5, 1.0], dtype=torch.float64))
     with pytest.raises(ValueError, match="parameterization=velocity"):
-        NetworkDenoiser(Recorder(), schedule, Epsilon())
+        NetworkDenoiser(Recorder(), schedule, EpsilonParameterization())
     x = torch.ones(1, 1, 2, 2)
-    for parameterization in (X0(), Velocity()):
+    for parameterization in (X0Parameterization(), VelocityParameterization()):
         assert NetworkDenoiser(Recorder(), schedule, parameterization)(x, 1.0).x0.isfinite().all()
 
 
 @pytest.mark.parametrize("t", [0.0, 0.02, 0.4, 0.9, 1.0])
 def test_the_gaussians_score_is_that_of_its_marginal(t: float) -> None:
     """E[eps | x] = -sigma grad log p_t(x), the gradient by autograd through torch's own normal density."""
-    schedule, mean, std = Cosine(), torch.tensor([0.3, -1.2]), torch.tensor([0.5, 2.0])
+    schedule, mean, std = CosineSchedule(), torch.tensor([0.3, -1.2]), torch.tensor([0.5, 2.0])
     denoiser, level = GaussianDenoiser(schedule, mean, std), schedule.level(t)
     x = torch.tensor([[0.1, 0.7], [-2.0, 3.0]], dtype=torch.float64, requires_grad=True)
     marginal = torch.distributions.Normal(
@@ -85,7 +87,7 @@ def test_the_gaussians_score_is_that_of_its_marginal(t: float) -> None:
 
 def test_the_gaussians_mean_is_the_best_guess() -> None:
     """Least squares of x_0 on x_t over many draws gives the slope of E[x_0 | x_t]."""
-    schedule = Linear()
+    schedule = LinearSchedule()
     denoiser, level = GaussianDenoiser(schedule, 0.4, 1.5), schedule.level(0.3)
     generator = torch.Generator().manual_seed(0)
     x0 = 0.4 + 1.5 * torch.randn(200_000, dtype=torch.float64, generator=generator)
@@ -98,7 +100,7 @@ def test_the_gaussians_mean_is_the_best_guess() -> None:
 
 def test_transport_keeps_quantiles() -> None:
     """The flow carries mean + 2 spreads at one time to mean + 2 spreads at another, and back."""
-    schedule = Cosine()
+    schedule = CosineSchedule()
     denoiser = GaussianDenoiser(schedule, 0.4, 1.5)
     clean = torch.tensor([[0.4 + 2 * 1.5]], dtype=torch.float64)
     noisy = denoiser.transport(clean, 0.0, 0.7)

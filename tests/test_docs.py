@@ -1,16 +1,14 @@
 """Every command in README and docs runs, and every example is what it says."""
 
 import re
-import runpy
-import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scripts_in_process import run_script
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -31,19 +29,6 @@ def commands():
             for line in block.strip().splitlines():
                 if line.startswith("python scripts/"):
                     yield pytest.param(line, id=f"{page.name}: {line.removeprefix('python scripts/')}")
-
-
-def run_script(line: str) -> None:
-    """A script in this process: imports are paid once."""
-    words = shlex.split(line)
-    argv, sys.argv = sys.argv, [str(ROOT / words[0]), *words[1:]]
-    try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
-    except SystemExit as ended:
-        if ended.code:
-            pytest.fail(f"{line} ended with {ended.code}")
-    finally:
-        sys.argv = argv
 
 
 @pytest.fixture(scope="module")
@@ -76,14 +61,14 @@ def test_the_documented_command_runs(line, finished_run, tmp_path, monkeypatch):
         extra += ["paths.data=data", "evaluation=none"]
         words = [word for word in words if not word.startswith("evaluation=")]
     if any("image_folder" in word for word in words):
-        write_pictures(tmp_path / "pictures", labelled="data.num_classes=9" in words)
+        write_images(tmp_path / "images", labelled="data.num_classes=9" in words)
     if any("fashion" in word or "image_folder" in word for word in words):
         words = [word for word in words if not word.startswith("data.batch_size=")]
         extra += ["data.batch_size=4"]
     run_script(" ".join([*words, *(word for word in extra if word not in words)]))
 
 
-def write_pictures(folder: Path, labelled: bool) -> None:
+def write_images(folder: Path, labelled: bool) -> None:
     for i in range(27):
         noise = np.random.default_rng(i).integers(0, 255, (40, 48, 3), dtype=np.uint8)
         place = folder / str(i % 9) if labelled else folder
@@ -105,12 +90,12 @@ def write_fashion(folder: Path) -> None:
 
 def test_the_example_of_a_new_part_is_a_sampler_of_its_declared_order():
     from diffusion.denoiser import GaussianDenoiser
-    from diffusion.schedule.cosine import Cosine
+    from diffusion.schedule.cosine import CosineSchedule
 
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "adding_a_part.md").read_text(), re.S)
     names: dict = {}
     exec(code.group(1), names)
-    denoiser = GaussianDenoiser(Cosine(), mean=0.5, std=0.3)
+    denoiser = GaussianDenoiser(CosineSchedule(), mean=0.5, std=0.3)
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(9, 1)
     exact = denoiser.transport(noise, 1.0, 0.0)
     coarse, fine = ((names["Held"](steps)(denoiser, noise) - exact).abs().max() for steps in (50, 100))
@@ -118,7 +103,7 @@ def test_the_example_of_a_new_part_is_a_sampler_of_its_declared_order():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_links_and_pictures_of_a_page_exist(page):
+def test_links_and_images_of_a_page_exist(page):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"

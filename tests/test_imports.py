@@ -7,12 +7,15 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "diffusion"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"sampler", "spacing", "guidance", "network", "conditioner", "autoencoder", "augmentation", "data"}
-BASE = {"schedule", "types", "seeds"}
+LEAVES = {"sampler", "spacing", "operator", "network", "conditioner", "autoencoder", "augmentation", "data"}
+BASE = {"schedule", "types", "randomness", "errors", "files"}
 ALLOWED = {
     "schedule": {"schedule"},
     "types": {"schedule"},
-    "seeds": {"types"},
+    "randomness": {"types"},
+    "errors": set(),
+    "files": set(),
+    "guidance": BASE | {"operator"},
     "parameterization": BASE,
     "denoiser": BASE | {"parameterization", "network"},
     "objective": BASE | {"parameterization", "denoiser"},

@@ -1,7 +1,7 @@
-"""Augmentation: training pictures changed at random, and the network told how, so that samples are not.
+"""Augmentation: training images changed at random, and the network told how, so that samples are not.
 
-Told what was done (``Cond.augment``), a network learns the changed pictures as other distributions beside the data's;
-in sampling nothing is told, which stands for "unchanged" (Karras et al. 2022, appendix F.2).
+Told what was done (``Cond.augment_labels``), a network learns the changed images as other distributions beside the
+data's; in sampling nothing is told, which stands for "unchanged" (Karras et al. 2022, appendix F.2).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from diffusion.types import Randomness
 
 
 class Augmentation(ABC):
-    """A random change of training pictures.
+    """A random change of training images.
 
     dim: how many numbers tell of it; zeros tell of none.
     """
@@ -23,4 +23,4 @@ class Augmentation(ABC):
 
     @abstractmethod
     def __call__(self, image: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
-        """image (B, C, H, W) -> the changed pictures, and (B, dim) what was done to each, on the same device."""
+        """image (B, C, H, W) -> the changed images, and (B, dim) what was done to each, on the same device."""

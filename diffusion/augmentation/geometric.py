@@ -17,12 +17,12 @@ UNIFORM, NORMAL = 4, 4
 """Draws that say how much: both flips and both angles; size, anisotropy, and two of translation."""
 
 
-class Geometric(Augmentation):
+class GeometricAugmentation(Augmentation):
     """Flips, scaling, rotation, anisotropic scaling and translation, in this order (Karras et al. 2022, appendix F.2,
     table 6).
 
     Each is done with probability ``p``, the mirror image with ``x_flip``; once done, both flips still toss a coin. A
-    sample's draws and what becomes of it depend on nothing beside it, and a picture to which nothing is done, or a flip
+    sample's draws and what becomes of it depend on nothing beside it, and an image to which nothing is done, or a flip
     alone, is exact to the bit.
 
     The numbers told, all 0 where nothing is done: mirrored, upside down (0 or 1), a_2 of the size, cos a_3 - 1 and
@@ -34,7 +34,7 @@ class Geometric(Augmentation):
         x_flip: probability that the mirror image is tossed for; always in the paper, which then leaves out the data's
             own flips.
         scale, anisotropy: standard deviations of log2 of the size and of the ratio of an axis to its mean.
-        translation: standard deviation, as a share of the picture's width or height.
+        translation: standard deviation, as a share of the image's width or height.
         dim: of what is told; 9, stated in the config so that the network can be built to it.
 
     Raises:

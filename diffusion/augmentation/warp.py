@@ -4,7 +4,7 @@ generative adversarial networks with limited data", appendix B).
 With the scaling filter h of an orthonormal wavelet (here the symlet of six vanishing moments), doubling is
 u[n] = sum_i x[i] h[n - 2i] and halving y[i] = sum_n h[n - 2i] u[n], and one undoes the other exactly. A polynomial of
 degree up to 5 is doubled exactly; for a straight line u[n] stands at (n - m) / 2, m the filter's first moment, which is
-where samples are taken to lie. Beyond its edges a picture goes on as in mirrors that stand on its outermost pixels.
+where samples are taken to lie. Beyond its edges an image goes on as in mirrors that stand on its outermost pixels.
 """
 
 from __future__ import annotations
@@ -37,13 +37,13 @@ def warp(image: Tensor, matrices: Tensor) -> Tensor:
     """
     height, width = image.shape[2:]
     if not bool((torch.linalg.det(matrices[:, :, :2]).abs() > 1e-6).all()):
-        raise ValueError("a warp that flattens the picture cannot be undone; augmentation.scale is too large")
+        raise ValueError("a warp that flattens the image cannot be undone; augmentation.scale is too large")
     back = torch.linalg.inv(matrices[:, :, :2])
     back = torch.cat((back, -back @ matrices[:, :, 2:]), dim=2)  # where a point comes from
     fine = (2 * width + TAPS - 2, 2 * height + TAPS - 2)  # samples that halving reads: (columns, rows)
     ends = back.new_tensor([[(0 - MOMENT) / 2, (n - 1 - MOMENT) / 2] for n in fine])  # where they lie, by axis
     middle, half = back.new_tensor([(width - 1) / 2, (height - 1) / 2]), (ends[:, 1] - ends[:, 0]) / 2
-    offset = ends.mean(1) - middle  # the fine grid's middle, from the picture's
+    offset = ends.mean(1) - middle  # the fine grid's middle, from the image's
     centre = (back[:, :, :2] @ offset) + back[:, :, 2]
     reach = (centre.abs() + back[:, :, :2].abs() @ half).amax(0) - middle  # by axis, beyond the outermost pixels
     margin = max(0, math.ceil(float(reach.max()))) + RIM

@@ -1,0 +1,3 @@
+"""Autoencoders: images in [-1, 1] <-> the latents in which diffusion runs."""
+
+__all__ = ["base", "identity", "kl", "weights"]

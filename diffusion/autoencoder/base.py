@@ -1,4 +1,4 @@
-"""Autoencoders: pictures in [-1, 1] <-> the latents in which diffusion runs."""
+"""Autoencoders: images in [-1, 1] <-> the latents in which diffusion runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from diffusion.types import RandnLike
 
 
 class Autoencoder(nn.Module, ABC):
-    """A frozen map between pictures (B, C, H, W) and latents (B, c, h, w)."""
+    """A frozen map between images (B, C, H, W) and latents (B, c, h, w)."""
 
     sha256: str | None = None
     """Of the weights; ``None`` where there are none. Checkpoints and fingerprints name them by it, and hold none."""
@@ -28,7 +28,7 @@ class Autoencoder(nn.Module, ABC):
         return self.encode(image)
 
     def draw(self, moments: Tensor, randn_like: RandnLike | None = None) -> Tensor:
-        """What :meth:`encode` gives for pictures with these moments."""
+        """What :meth:`encode` gives for images with these moments."""
         return moments
 
     @abstractmethod

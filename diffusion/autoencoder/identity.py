@@ -1,4 +1,4 @@
-"""Diffusion on the pictures themselves."""
+"""Diffusion on the images themselves."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from diffusion.autoencoder.base import Autoencoder
 from diffusion.types import RandnLike
 
 
-class Identity(Autoencoder):
-    """Latents are the pictures.
+class IdentityAutoencoder(Autoencoder):
+    """Latents are the images.
 
     channels, resolution: of the data; the network's config reads the latents' size here, whatever the autoencoder.
     """

@@ -14,7 +14,7 @@ from diffusion.autoencoder.base import Autoencoder
 from diffusion.types import RandnLike
 
 
-class KL(Autoencoder):
+class KLAutoencoder(Autoencoder):
     """z = (sample of the posterior - shift) scale, in float32 whatever the precision of the training.
 
     The model is no part of the module tree: it is neither trained nor averaged, a checkpoint does not hold it, and it
@@ -24,11 +24,11 @@ class KL(Autoencoder):
         pretrained: a name of the Hugging Face hub (owner/name, or owner/name/folder), or a folder with ``config.json``
             and ``diffusion_pytorch_model.safetensors``.
         channels, resolution: of the latents; the network's config reads their size here.
-        factor: pixels of a picture for one of a latent, along a side.
-        image_channels: of a picture.
+        factor: pixels of an image for one of a latent, along a side.
+        image_channels: of an image.
         scale, shift: of the latents; the model's own where ``None``.
         posterior: "sample" draws a latent with the ``randn_like`` that encoding is given, "mode" takes the mean.
-        at_once: pictures that are encoded or decoded together, which bounds memory.
+        max_batch: images that are encoded or decoded together, which bounds memory.
         sha256: what the hash of the weights begins with; any weights where ``None``.
 
     Raises:
@@ -45,13 +45,13 @@ class KL(Autoencoder):
         scale: float | None = None,
         shift: float | None = None,
         posterior: Literal["sample", "mode"] = "sample",
-        at_once: int = 16,
+        max_batch: int = 16,
         sha256: str | None = None,
     ) -> None:
         if posterior not in ("sample", "mode"):
             raise ValueError(f"autoencoder.posterior is sample or mode, got {posterior!r}")
-        if at_once < 1:
-            raise ValueError(f"autoencoder.at_once is a number of pictures, at least 1, got {at_once}")
+        if max_batch < 1:
+            raise ValueError(f"autoencoder.max_batch is a number of images, at least 1, got {max_batch}")
         if scale is not None and scale <= 0:
             raise ValueError(f"autoencoder.scale is above 0, got {scale}; null takes the model's own")
         super().__init__()
@@ -68,7 +68,7 @@ class KL(Autoencoder):
         self.sha256 = weights.sha256_of(folder, sha256)
         self.channels, self.resolution = channels, resolution
         self.factor, self.image_channels = factor, image_channels
-        self.posterior, self.at_once = posterior, at_once
+        self.posterior, self.max_batch = posterior, max_batch
         self._held = (_load(str(folder)),)  # a tuple is no part of the module
         own = self.model.config
         self.scale = float(own.scaling_factor if scale is None else scale)
@@ -102,9 +102,9 @@ class KL(Autoencoder):
 
     def _in_parts(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return torch.cat([call(part.to(self.model.dtype)).to(x.dtype) for part in x.split(self.at_once)])
+            return torch.cat([call(part.to(self.model.dtype)).to(x.dtype) for part in x.split(self.max_batch)])
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KL:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> KLAutoencoder:
         self.model._apply(fn)
         return super()._apply(fn, recurse)
 

@@ -1,0 +1,7 @@
+"""Conditioners: the columns of a batch -> the condition (:class:`diffusion.types.Cond`) that a network reads."""
+
+from diffusion.conditioner.base import Conditioner
+from diffusion.conditioner.label import LabelConditioner
+from diffusion.conditioner.none import NoConditioner
+
+__all__ = ["Conditioner", "LabelConditioner", "NoConditioner"]

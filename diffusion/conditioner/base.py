@@ -11,7 +11,7 @@ from diffusion.types import Cond
 
 
 class Conditioner(nn.Module, ABC):
-    """Turns what a batch says of its pictures into a :class:`Cond`.
+    """Turns what a batch says of its images into a :class:`Cond`.
 
     dim: the width of ``Cond.vector`` (or of ``Cond.tokens``), 0 where there is none; the network is built to it.
     drop: probability of training without the condition, so that classifier-free guidance has a null model.

@@ -11,7 +11,7 @@ from diffusion.conditioner.base import Conditioner
 from diffusion.types import Cond
 
 
-class Label(Conditioner):
+class LabelConditioner(Conditioner):
     """One learned row a class, and one more that stands for "no class" (Ho & Salimans 2022, section 3.2).
 
     Args:
@@ -49,7 +49,7 @@ class Label(Conditioner):
             raise ValueError(f"labels are whole numbers of shape (B,), got {label.dtype} {tuple(label.shape)}")
         self._check(label)
         null = self.embedding.weight[-1].expand(len(label), -1)
-        return Cond(vector=self.embedding(label), label=label, null=Cond(vector=null))
+        return Cond(vector=self.embedding(label), class_label=label, null=Cond(vector=null))
 
     def _check(self, label: Tensor) -> None:
         wrong = (label < 0) | (label >= self.num_classes)

@@ -10,7 +10,7 @@ from diffusion.conditioner.base import Conditioner
 from diffusion.types import Cond
 
 
-class NoCondition(Conditioner):
+class NoConditioner(Conditioner):
     """An unconditional model: whatever else the batch says is ignored."""
 
     def forward(self, batch: Mapping[str, Tensor]) -> Cond:

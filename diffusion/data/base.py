@@ -1,4 +1,4 @@
-"""What every data set is: two splits of pictures, their facts, and the loaders over them."""
+"""What every data set is: two splits of images, their facts, and the loaders over them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch.distributed as dist
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from diffusion.data.error import DataError
 from diffusion.data.loader import StatefulLoader
 from diffusion.data.ordered import OrderedLoader
 from diffusion.data.split import Split
+from diffusion.errors import DataError
 
 __all__ = ["SPLITS", "DataError", "ImageData", "SplitName"]
 
@@ -22,21 +22,21 @@ SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 
 
 class ImageData(LightningDataModule, ABC):
-    """A data set of pictures. A subclass says in :meth:`read` where a split comes from.
+    """A data set of images. A subclass says in :meth:`read` where a split comes from.
 
     channels, resolution (H = W), num_classes (0 = no labels) are facts of the config, known without reading a file and
     held against the data in :meth:`setup`.
 
     Args:
         batch_size: of the global batch, over all ranks (the papers' number).
-        flip: mirror each training picture with probability 1/2.
+        flip: mirror each training image with probability 1/2.
         num_workers: threads that prepare training batches ahead.
         pin_memory: page-locked batches where there is a GPU.
         seed: of order and flips; never of the split.
     """
 
     file: Path | None = None
-    """What the pictures are mapped from, named by a hash of where they come from; ``None`` in memory."""
+    """What the images are mapped from, named by a hash of where they come from; ``None`` in memory."""
     parts: int = 1
     """Equal parts in which a training batch is dealt, one after the other."""
 
@@ -66,7 +66,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = seed
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a test split smaller than the ranks
         self.moments: dict[SplitName, Tensor] = {}
-        """What was made of a split's pictures once and stands in for them, see the loaders."""
+        """What was made of a split's images once and stands in for them, see the loaders."""
         self._splits: dict[str, Split] = {}
 
     @abstractmethod
@@ -78,7 +78,7 @@ class ImageData(LightningDataModule, ABC):
         """
 
     def preprocessing(self) -> dict[str, Any]:
-        """What was done to a stored picture, for the run record."""
+        """What was done to a stored image, for the run record."""
         return {}
 
     def prepare_data(self) -> None:
@@ -126,7 +126,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def content(self, name: SplitName) -> str:
-        """What tells a split's pictures from others: where a file of them comes from, or a hash of themselves."""
+        """What tells a split's images from others: where a file of them comes from, or a hash of themselves."""
         split = self.split(name)
         return split.sha256 if self.file is None else f"{self.file.stem}:{name}:{len(split)}"
 
@@ -155,7 +155,7 @@ class ImageData(LightningDataModule, ABC):
         expected, got = (self.channels, self.resolution, self.resolution), tuple(split.images.shape[1:])
         if got != expected:
             raise DataError(
-                f"the config says that {self.name} has pictures of shape {expected} (channels, height, width), "
+                f"the config says that {self.name} has images of shape {expected} (channels, height, width), "
                 f"the data have {got}; set data.channels={got[0]} data.resolution={got[1]}"
             )
         low, high = int(split.labels.min()), int(split.labels.max())

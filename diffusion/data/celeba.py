@@ -7,14 +7,15 @@ from typing import Any
 
 import torch
 
-from diffusion.data.base import SPLITS, DataError, ImageData, SplitName
+from diffusion.data.base import SPLITS, ImageData, SplitName
 from diffusion.data.decoded import decode_all
 from diffusion.data.fetch import fetch
-from diffusion.data.picture import Decoder
+from diffusion.data.image import Decoder
 from diffusion.data.split import Split
+from diffusion.errors import DataError
 
 CROPS = {"ddim": (25, 57, 153, 185), "center_140": (19, 39, 159, 179)}
-"""(left, top, right, bottom) of the 178 x 218 pictures: 128 around (89, 121), or the 140 in the middle."""
+"""(left, top, right, bottom) of the 178 x 218 images: 128 around (89, 121), or the 140 in the middle."""
 
 
 class CelebA(ImageData):

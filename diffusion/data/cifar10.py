@@ -1,4 +1,4 @@
-"""CIFAR-10: 50,000 + 10,000 colour pictures, 32 x 32, ten classes."""
+"""CIFAR-10: 50,000 + 10,000 colour images, 32 x 32, ten classes."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from pathlib import Path
 
 import torch
 
-from diffusion.data.base import SPLITS, DataError, ImageData, SplitName
+from diffusion.data.base import SPLITS, ImageData, SplitName
 from diffusion.data.fetch import fetch
 from diffusion.data.split import Split
+from diffusion.errors import DataError
 
 
 class CIFAR10(ImageData):

@@ -1,4 +1,4 @@
-"""Many picture files as one uint8 tensor: in memory, or mapped from a file that is made once."""
+"""Many image files as one uint8 tensor: in memory, or mapped from a file that is made once."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from diffusion.data.error import DataError
-from diffusion.data.picture import Decoder
+from diffusion.data.image import Decoder
+from diffusion.errors import DataError
 
 MEMORY = ("auto", "ram", "mmap")
 
@@ -75,7 +75,7 @@ def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> None:
         results = pool.map(partial(_decode_into, array, decoder), range(len(files)), files)
         shown = track(
             results,
-            f"decoding {len(files)} pictures",
+            f"decoding {len(files)} images",
             total=len(files),
             transient=True,
             disable=len(files) < _WORTH_A_BAR or not Console().is_terminal,
@@ -83,7 +83,7 @@ def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> None:
         faults = [fault for fault in shown if fault is not None]
     if faults:
         raise DataError(
-            f"{len(faults)} of {len(files)} pictures cannot be read: {'; '.join(faults)}; mend or remove these files"
+            f"{len(faults)} of {len(files)} images cannot be read: {'; '.join(faults)}; mend or remove these files"
         )
 
 

@@ -7,16 +7,17 @@ from functools import cache
 import numpy as np
 import torch
 
-from diffusion.data.base import DataError, ImageData, SplitName
+from diffusion.data.base import ImageData, SplitName
 from diffusion.data.split import Split
-from diffusion.seeds import DATA, keys_of
+from diffusion.errors import DataError
+from diffusion.randomness import DATA, keys_of
 
 
 class Digits(ImageData):
     """Scikit-learn's digits: the test half of UCI's Optical Recognition of Handwritten Digits (Alpaydin & Kaynak 1998).
 
-    Counts v in 0..16 become round(255 v / 16). 900 pictures train and 897 test: one stratified split, the same for
-    every seed, class counts in proportion to within one picture.
+    Counts v in 0..16 become round(255 v / 16). 900 images train and 897 test: one stratified split, the same for
+    every seed, class counts in proportion to within one image.
     """
 
     def __init__(

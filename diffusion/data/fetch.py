@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from diffusion.data.error import DataError
+from diffusion.errors import DataError
 
 Found = TypeVar("Found")
 

@@ -1,4 +1,4 @@
-"""Any folder of pictures, with captions and labels where it has them."""
+"""Any folder of images, with captions and labels where it has them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.data.base import SPLITS, DataError, ImageData, SplitName
+from diffusion.data.base import SPLITS, ImageData, SplitName
 from diffusion.data.decoded import decode_all
+from diffusion.data.image import Decoder
 from diffusion.data.listing import Listed, check_complete, list_folder, number_labels
-from diffusion.data.picture import Decoder
 from diffusion.data.split import Split
+from diffusion.errors import DataError
 
 
 class ImageFolder(ImageData):
-    """Pictures below ``root``: RGB, grey or transparent, of any mix of sizes.
+    """Images below ``root``: RGB, grey or transparent, of any mix of sizes.
 
-    ``root/train`` and ``root/test`` are the splits where both exist; otherwise a picture belongs to the test split
-    where a hash of its name falls below ``test_fraction``, so that adding pictures moves none. A folder may hold
+    ``root/train`` and ``root/test`` are the splits where both exist; otherwise an image belongs to the test split
+    where a hash of its name falls below ``test_fraction``, so that adding images moves none. A folder may hold
     ``metadata.jsonl``, one object a line with "file_name" and optionally "text" and "label"; it then lists all
     samples. Without it, labels are the sorted first-level sub-folders.
 
     Args:
         num_classes: 0 leaves labels unread.
-        crop, filter, background: see :class:`diffusion.data.picture.Decoder`.
+        crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         memory: "auto", "ram" or "mmap", see :func:`diffusion.data.decoded.decode_all`.
         cache: folder of decoded arrays, used with "mmap" only.
 
     Raises:
-        DataError: in :meth:`setup`: no folder, no pictures, unreadable ones (all named), metadata that do not fit.
+        DataError: in :meth:`setup`: no folder, no images, unreadable ones (all named), metadata that do not fit.
     """
 
     def __init__(
@@ -68,20 +69,20 @@ class ImageFolder(ImageData):
         self.decoder = Decoder(channels, resolution, crop, filter, background)
 
     def read(self) -> dict[SplitName, Split]:
-        pictures = self._pictures()
-        files = [picture.path for name in SPLITS for picture in pictures[name]]
+        listed = self._images()
+        files = [entry.path for name in SPLITS for entry in listed[name]]
         images, self.file = decode_all(
             files, self.decoder, memory=self.memory, cache=self.cache, copies=2 if self.flip else 1
         )
-        parts = images.split([len(pictures[name]) for name in SPLITS])
-        return {name: self._split(part, pictures[name]) for name, part in zip(SPLITS, parts, strict=True)}
+        parts = images.split([len(listed[name]) for name in SPLITS])
+        return {name: self._split(part, listed[name]) for name, part in zip(SPLITS, parts, strict=True)}
 
     def preprocessing(self) -> dict[str, Any]:
         return {name: getattr(self.decoder, name) for name in ("crop", "filter", "background")}
 
-    def _split(self, images: Tensor, pictures: list[Listed]) -> Split:
-        labels = [picture.label if self.num_classes else 0 for picture in pictures]
-        texts = tuple(picture.text for picture in pictures if picture.text is not None)
+    def _split(self, images: Tensor, listed: list[Listed]) -> Split:
+        labels = [entry.label if self.num_classes else 0 for entry in listed]
+        texts = tuple(entry.text for entry in listed if entry.text is not None)
         return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None)
 
     def _folders(self, apart: bool) -> list[Path]:
@@ -90,27 +91,27 @@ class ImageFolder(ImageData):
         inside = [path.name for path in self.root.glob("*") if path.is_dir()]
         return [self.root / "train"] if inside == ["train"] else [self.root]  # a lone "train" is no class
 
-    def _pictures(self) -> dict[SplitName, list[Listed]]:
+    def _images(self) -> dict[SplitName, list[Listed]]:
         apart = all((self.root / name).is_dir() for name in SPLITS)
         found = [list_folder(folder) for folder in self._folders(apart)]
-        everything = [picture for pictures in found for picture in pictures]
+        everything = [entry for listed in found for entry in listed]
         check_complete(everything, "text")
         if self.num_classes:
             if not check_complete(everything, "label"):
                 raise DataError(
-                    f"data.num_classes={self.num_classes}, but the pictures of {self.root.resolve()} have no labels; "
+                    f"data.num_classes={self.num_classes}, but the images of {self.root.resolve()} have no labels; "
                     'put them into sub-folders, give a "label" in metadata.jsonl, or set data.num_classes=0'
                 )
             everything = number_labels(everything)
         is_test = [
-            i >= len(found[0]) if apart else picture.hash < self.test_fraction for i, picture in enumerate(everything)
+            i >= len(found[0]) if apart else entry.hash < self.test_fraction for i, entry in enumerate(everything)
         ]
         if sum(is_test) in (0, len(is_test)):
             raise DataError(
-                f"data.test_fraction={self.test_fraction} puts {sum(is_test)} of the {len(is_test)} pictures of "
+                f"data.test_fraction={self.test_fraction} puts {sum(is_test)} of the {len(is_test)} images of "
                 f"{self.root.resolve()} into the test split; choose another fraction, or make folders train and test"
             )
         return {
-            name: [picture for picture, test in zip(everything, is_test, strict=True) if test == (name == "test")]
+            name: [entry for entry, test in zip(everything, is_test, strict=True) if test == (name == "test")]
             for name in SPLITS
         }

@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: its files, with the labels and captions that metadata or sub-folders give."""
+"""What a folder of images holds: its files, with the labels and captions that metadata or sub-folders give."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from diffusion.data.error import DataError
+from diffusion.errors import DataError
 
 METADATA = "metadata.jsonl"
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -17,7 +17,7 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One picture: its file, its name relative to the folder, and what is known about it."""
+    """One image: its file, its name relative to the folder, and what is known about it."""
 
     path: Path
     name: str
@@ -31,55 +31,51 @@ class Listed:
 
 
 def list_folder(folder: Path) -> list[Listed]:
-    """The pictures of ``folder``, by name: those of ``metadata.jsonl`` where it exists, otherwise all at any depth.
+    """The images of ``folder``, by name: those of ``metadata.jsonl`` where it exists, otherwise all at any depth.
 
-    Without metadata the label is the name of the first-level sub-folder, ``None`` for a picture in none.
+    Without metadata the label is the name of the first-level sub-folder, ``None`` for an image in none.
 
     Raises:
         DataError: there are none, or the metadata do not fit the files.
     """
     if not folder.is_dir():
-        raise DataError(f"there is no folder {folder.resolve()}; set data.root to a folder of pictures")
+        raise DataError(f"there is no folder {folder.resolve()}; set data.root to a folder of images")
     metadata = folder / METADATA
-    pictures = sorted(_described(metadata) if metadata.is_file() else _walked(folder), key=lambda found: found.name)
-    if not pictures:
+    images = sorted(_described(metadata) if metadata.is_file() else _walked(folder), key=lambda found: found.name)
+    if not images:
         kinds = " ".join(sorted(SUFFIXES))
-        raise DataError(
-            f"there are no pictures in {folder.resolve()} ({kinds}); set data.root to a folder that has some"
-        )
-    return pictures
+        raise DataError(f"there are no images in {folder.resolve()} ({kinds}); set data.root to a folder that has some")
+    return images
 
 
-def check_complete(pictures: Sequence[Listed], field: Literal["label", "text"]) -> bool:
-    """Whether all pictures have the field.
+def check_complete(images: Sequence[Listed], field: Literal["label", "text"]) -> bool:
+    """Whether all images have the field.
 
     Raises:
         DataError: some have it and some have not.
     """
-    without = [picture for picture in pictures if getattr(picture, field) is None]
-    if without and len(without) < len(pictures):
+    without = [image for image in images if getattr(image, field) is None]
+    if without and len(without) < len(images):
         raise DataError(
-            f"{len(without)} of {len(pictures)} pictures have no {field}, the first is {without[0].path}; "
-            f"give every picture one, or none"
+            f"{len(without)} of {len(images)} images have no {field}, the first is {without[0].path}; "
+            f"give every image one, or none"
         )
     return not without
 
 
-def number_labels(pictures: Sequence[Listed]) -> list[Listed]:
+def number_labels(images: Sequence[Listed]) -> list[Listed]:
     """The same with labels 0, 1, ... in the sorted order of the sub-folders' names; numbers stay as they are.
 
     Raises:
         DataError: some labels are numbers (of metadata) and some names (of sub-folders).
     """
-    names = sorted({picture.label for picture in pictures if isinstance(picture.label, str)})
+    names = sorted({image.label for image in images if isinstance(image.label, str)})
     if not names:
-        return list(pictures)
-    if not all(isinstance(picture.label, str) for picture in pictures):
-        raise DataError(
-            f"labels are numbers of {METADATA} for some pictures and sub-folders for others; use one of them"
-        )
+        return list(images)
+    if not all(isinstance(image.label, str) for image in images):
+        raise DataError(f"labels are numbers of {METADATA} for some images and sub-folders for others; use one of them")
     number = {name: i for i, name in enumerate(names)}
-    return [replace(picture, label=number[str(picture.label)]) for picture in pictures]
+    return [replace(image, label=number[str(image.label)]) for image in images]
 
 
 def _walked(folder: Path) -> Iterator[Listed]:
@@ -96,7 +92,7 @@ def _described(metadata: Path) -> Iterator[Listed]:
         where = f"line {number} of {metadata}"
         name = row.get("file_name")
         if not isinstance(name, str) or not name:
-            raise DataError(f'{where} has no "file_name"; every line names one picture')
+            raise DataError(f'{where} has no "file_name"; every line names one image')
         if name in seen:
             raise DataError(f"{where} names {name} a second time; remove one of the lines")
         seen.add(name)

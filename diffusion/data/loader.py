@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.data.error import DataError
 from diffusion.data.split import Split, pinned, share
-from diffusion.seeds import DATA, keys_of
+from diffusion.errors import DataError
+from diffusion.randomness import DATA, keys_of
 
 
 class StatefulLoader:
@@ -21,15 +21,15 @@ class StatefulLoader:
 
     The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
     is the same on every rank: a state saved on 2 ranks is good on 1. Sample i's key in epoch e is a hash of
-    (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit says whether the picture is mirrored.
+    (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit says whether the image is mirrored.
 
     Args:
         split: the samples.
         batch_size: of the global batch, over all ranks.
-        flip: mirror each picture left to right with probability 1/2.
-        mirror_in_memory: keep a mirrored copy of all pictures; four times faster than mirroring each batch.
-        moments: (N, ...), with ``flip`` (2 N, ...) with those of mirrored pictures last: given as "moments" in place of
-            the pictures.
+        flip: mirror each image left to right with probability 1/2.
+        mirror_in_memory: keep a mirrored copy of all images; four times faster than mirroring each batch.
+        moments: (N, ...), with ``flip`` (2 N, ...) with those of mirrored images last: given as "moments" in place of
+            the images.
         shuffle: off gives the split's own order in every epoch.
         limit: batches of an epoch, where fewer are wanted than there are.
         parts: deals each batch in so many equal parts; its state counts whole batches.
@@ -64,7 +64,7 @@ class StatefulLoader:
             )
         if batch_size > len(split):
             raise DataError(
-                f"a batch of {batch_size} is larger than the {len(split)} training pictures; "
+                f"a batch of {batch_size} is larger than the {len(split)} training images; "
                 f"set data.batch_size to at most {len(split)}"
             )
         self.split = split

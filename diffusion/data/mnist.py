@@ -1,4 +1,4 @@
-"""MNIST and the sets of its shape: 60,000 + 10,000 grey pictures, 28 x 28, ten classes."""
+"""MNIST and the sets of its shape: 60,000 + 10,000 grey images, 28 x 28, ten classes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from diffusion.data.base import SPLITS, DataError, ImageData, SplitName
+from diffusion.data.base import SPLITS, ImageData, SplitName
 from diffusion.data.fetch import fetch
 from diffusion.data.split import Split
+from diffusion.errors import DataError
 
 DATASETS = ("MNIST", "FashionMNIST", "KMNIST")
 
@@ -19,7 +20,7 @@ DATASETS = ("MNIST", "FashionMNIST", "KMNIST")
 class MNIST(ImageData):
     """MNIST (LeCun et al. 1998), FashionMNIST (Xiao et al. 2017) or KMNIST (Clanuwat et al. 2018), read by torchvision.
 
-    A resolution above 28 puts a black margin around the pictures (32: two pixels), which a U-Net can halve more often.
+    A resolution above 28 puts a black margin around the images (32: two pixels), which a U-Net can halve more often.
 
     Args:
         root: torchvision's root, the folder that holds "MNIST", "FashionMNIST" or "KMNIST".

@@ -18,7 +18,7 @@ class OrderedLoader:
     No batch is too small to give each rank a sample (a last one that is gets joined to the one before), so that all
     ranks are given the same number of batches; only a split smaller than the number of ranks leaves some with none.
 
-    moments: (N, ...), given as "moments" in place of pictures.
+    moments: (N, ...), given as "moments" in place of images.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A split: the pictures of one half of a data set as they are stored, before flips and scaling."""
+"""A split: the images of one half of a data set as they are stored, before flips and scaling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures with their labels and texts, in a fixed order; row i is the sample with number i.
+    """Images with their labels and texts, in a fixed order; row i is the sample with number i.
 
     images: (N, C, H, W) uint8, in memory or mapped from a file.
     labels: (N,) int64, zeros where the data have none.
@@ -30,7 +30,7 @@ class Split:
 
     @cached_property
     def sha256(self) -> str:
-        """Of shape, pictures, labels and texts: two splits with the same one give the same statistics."""
+        """Of shape, images, labels and texts: two splits with the same one give the same statistics."""
         digest = hashlib.sha256(json.dumps([*self.images.shape]).encode())
         for start in range(0, len(self), _ROWS_HASHED_AT_ONCE):
             digest.update(self.images[start : start + _ROWS_HASHED_AT_ONCE].contiguous().numpy().data)
@@ -45,7 +45,7 @@ class Split:
         return {"image": images.float().mul_(1 / 127.5).sub_(1), **self.facts(rows)}
 
     def facts(self, rows: Tensor) -> dict[str, Any]:
-        """What a batch holds beside its pictures."""
+        """What a batch holds beside its images."""
         facts: dict[str, Any] = {"label": self.labels.index_select(0, rows), "index": rows}
         if self.texts is not None:
             facts["text"] = [self.texts[i] for i in rows.tolist()]

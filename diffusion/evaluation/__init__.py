@@ -1,4 +1,4 @@
-r"""Evaluation: a model, or pictures, become numbers that can be made again and compared.
+r"""Evaluation: a model, or images, become numbers that can be made again and compared.
 
 Samples x_i are functions of (seed, i); an extractor turns each into features f(x_i), and metrics are functions of the
 two sets of features, generated and real. The Frechet distance fits a Gaussian to each,
@@ -10,3 +10,21 @@ the kernel distance is an unbiased estimate of the squared MMD with the kernel (
 features lie within the k-nearest-neighbour balls of the other set (Kynkaanniemi et al. 2019). The arithmetic is
 torch-fidelity's.
 """
+
+__all__ = [
+    "callback",
+    "describe",
+    "evaluator",
+    "features",
+    "fingerprint",
+    "forecast",
+    "generate",
+    "likelihood",
+    "metrics",
+    "naming",
+    "ranks",
+    "reference",
+    "result",
+    "sample_folder",
+    "scoring",
+]

@@ -8,12 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from diffusion.errors import EvaluationError
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.generate import Generator
-from diffusion.evaluation.ranks import EvaluationError
 from diffusion.sampler.base import Sampler
 from diffusion.training.host import LeanCallback
-from diffusion.training.module import DiffusionModule
+from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 

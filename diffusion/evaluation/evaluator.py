@@ -1,4 +1,4 @@
-"""One call from a model or from pictures to numbers: samples, features, metrics, the real-data floor, the record."""
+"""One call from a model or from images to numbers: samples, features, metrics, the real-data floor, the record."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.evaluation import fidelity, fingerprint, naming
-from diffusion.evaluation.clip_score import ClipScore
-from diffusion.evaluation.extractors.extractor import Extractor, Indexed
+from diffusion.evaluation import fingerprint, naming
+from diffusion.evaluation.features.extractor import Extractor, Indexed
 from diffusion.evaluation.forecast import Forecast, forecast, largest
 from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.likelihood.base import Likelihood, Measured
+from diffusion.evaluation.metrics import fidelity
+from diffusion.evaluation.metrics.clip_score import ClipScore
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
 from diffusion.evaluation.result import Result, spread
@@ -28,7 +29,7 @@ __all__ = ["Data", "Evaluator", "Forecast", "Progress", "Result"]
 
 
 class Evaluator:
-    """Scores a generator, or pictures, against real pictures.
+    """Scores a generator, or images, against real images.
 
     Args:
         extractor: whose features (see :class:`Extractor`).
@@ -43,7 +44,7 @@ class Evaluator:
         weights, weights_sha256: a local weights file for the extractor.
         clip: folder of a CLIP model, for clip_score.
         cache: folder for the reference's rows, or ``None``.
-        save_samples: keep the pictures, as ``samples.npz``.
+        save_samples: keep the images, as ``samples.npz``.
         likelihood: bits per dimension of the test split as well, or ``None``.
 
     Raises:
@@ -104,16 +105,16 @@ class Evaluator:
         device: torch.device | str | None = None,
         progress: Progress | None = None,
     ) -> Result:
-        """Scores a generator, or uint8 pictures (N, C, H, W). Every rank calls it, every rank gets the result.
+        """Scores a generator, or uint8 images (N, C, H, W). Every rank calls it, every rank gets the result.
 
         data: where the reference and the floor come from; may be ``None`` where ``reference`` is a file.
         folder: where finished batches and, in the end, ``metrics.json`` go; ``None`` keeps nothing on disk.
-        labels, texts: classes (N,) and captions of given pictures, for fd_class and clip_score.
-        floor: score the held-out real pictures too.
+        labels, texts: classes (N,) and captions of given images, for fd_class and clip_score.
+        floor: score the held-out real images too.
         about: plain values that the record should name and that cannot be seen here (run, checkpoint, step, EMA).
 
         Raises:
-            ValueError: pictures that are not uint8, not finite, or not of the reference's shape.
+            ValueError: images that are not uint8, not finite, or not of the reference's shape.
             EvaluationError: the same on all of several ranks, where one failed.
         """
         began = time.perf_counter()
@@ -123,14 +124,14 @@ class Evaluator:
         has_labels = bool(samples.num_classes) if isinstance(samples, Generator) else labels is not None
         if "fd_class" in self.metrics and not has_labels:
             raise ValueError(
-                "fd_class needs labels: a class-conditional model, or pictures with labels; "
+                "fd_class needs labels: a class-conditional model, or images with labels; "
                 "leave it out of evaluation.metrics"
             )
         has_texts = samples.captions is not None if isinstance(samples, Generator) else texts is not None
         if self.clip is not None and not has_texts:
             raise ValueError("clip_score needs captions, and there are none; leave it out of evaluation.metrics")
         if self.repeats > 1 and not generated:
-            raise ValueError(f"pictures are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
+            raise ValueError(f"images are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
         if self.likelihood is not None:
             if not isinstance(samples, Generator) or data is None:
                 raise ValueError("bits per dimension are of a model and its data; leave evaluation/likelihood out")
@@ -208,19 +209,19 @@ class Evaluator:
         return self.likelihood.measure(model, data, ranks, self.seed, shards, show)
 
 
-def _count(pictures: Indexed) -> int:
-    first = pictures[torch.arange(1)] if len(pictures) else torch.empty(0)
+def _count(images: Indexed) -> int:
+    first = images[torch.arange(1)] if len(images) else torch.empty(0)
     if first.dtype != torch.uint8 or first.ndim != 4:
         raise ValueError(
-            f"pictures to score are uint8 (N, C, H, W), got {first.dtype} {tuple(first.shape)}; "
+            f"images to score are uint8 (N, C, H, W), got {first.dtype} {tuple(first.shape)}; "
             "pass what a model gives in [-1, 1] through diffusion.evaluation.generate.quantise"
         )
-    return len(pictures)
+    return len(images)
 
 
-def content(pictures: Indexed) -> str:
-    """sha256 of pictures, shape included."""
-    digest = hashlib.sha256(str(tuple(pictures.shape)).encode())
-    for index in torch.arange(len(pictures)).split(1024):
-        digest.update(pictures[index].contiguous().numpy().data)
+def content(images: Indexed) -> str:
+    """sha256 of images, shape included."""
+    digest = hashlib.sha256(str(tuple(images.shape)).encode())
+    for index in torch.arange(len(images)).split(1024):
+        digest.update(images[index].contiguous().numpy().data)
     return digest.hexdigest()

@@ -22,7 +22,7 @@ class Forecast:
 
     nfe_per_sample: network calls. seconds_per_batch: of one rank; features: the share of it that the extractor takes.
     sampling_seconds: until all that is left is drawn, on ``ranks`` of them. reference_seconds: for the features of real
-    pictures that are in no cache. rows_bytes: what rank 0 will hold of the samples. peak_memory_bytes: so far, of the
+    images that are in no cache. rows_bytes: what rank 0 will hold of the samples. peak_memory_bytes: so far, of the
     rank with most. The metrics themselves come on top.
     """
 
@@ -47,7 +47,7 @@ class Forecast:
             f"{self.batches - self.left} of them on disk. "
             f"About {duration(self.sampling_seconds)} for the rest on {self.ranks} rank{'s' * (self.ranks > 1)} "
             f"({self.seconds_per_batch:.2g} s a batch, {self.features:.0%} of it features), "
-            f"{duration(self.reference_seconds)} for real pictures, and the metrics. "
+            f"{duration(self.reference_seconds)} for real images, and the metrics. "
             f"Rank 0 will hold {memory(self.rows_bytes)} of rows beside the reference's; a process has needed "
             f"{memory(self.peak_memory_bytes['process'])} so far"
             + ("" if gpu is None else f", and {memory(gpu)} of its GPU")
@@ -69,7 +69,7 @@ def forecast(scoring: Scoring, generator: Generator, n: int, folder: Path | None
         timed = [cost for rank in told for cost in (rank[0][1:] or rank[0])]
         seen = {name: sum(cost[name] for cost in timed) for name in (timed or [{}])[0]}
         per_batch = statistics.median(cost["seconds"] for cost in timed) if timed else 0.0
-        per_picture = seen["feature_seconds"] / seen["samples"] if timed else 0.0
+        per_image = seen["feature_seconds"] / seen["samples"] if timed else 0.0
         return Forecast(
             samples=n,
             repeats=plan.repeats,
@@ -80,7 +80,7 @@ def forecast(scoring: Scoring, generator: Generator, n: int, folder: Path | None
             seconds_per_batch=per_batch,
             features=seen["feature_seconds"] / seen["seconds"] if timed else 0.0,
             sampling_seconds=per_batch * left / ranks.size,
-            reference_seconds=per_picture * scoring.unread(n) / ranks.size,
+            reference_seconds=per_image * scoring.unread(n) / ranks.size,
             rows_bytes=int(n * seen["bytes"] / seen["samples"]) if timed else 0,
             peak_memory_bytes=largest([peak for _, peak in told]),
         )

@@ -16,15 +16,15 @@ from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.describe import describe
 from diffusion.evaluation.fingerprint import key, weights_sha256
 from diffusion.guidance.base import Guidance
+from diffusion.randomness import LABELS, SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Sampler
-from diffusion.seeds import LABELS, SAMPLING, KeyedRandomness
 from diffusion.types import Cond, Denoiser
 
 log = logging.getLogger(__name__)
 
 
 def quantise(x: Tensor) -> Tensor:
-    """Pictures in [-1, 1] -> uint8, nearest grey level, halves up: floor(127.5 x + 128). Data survive a round trip.
+    """Images in [-1, 1] -> uint8, nearest grey level, halves up: floor(127.5 x + 128). Data survive a round trip.
 
     Raises:
         ValueError: a value is not finite.
@@ -32,14 +32,14 @@ def quantise(x: Tensor) -> Tensor:
     if not torch.isfinite(x).all():
         bad = (~torch.isfinite(x)).flatten(1).any(dim=1).sum().item()
         raise ValueError(
-            f"{bad} of {len(x)} pictures of a batch hold NaN or infinity; the model has diverged, or the sampler asks "
+            f"{bad} of {len(x)} images of a batch hold NaN or infinity; the model has diverged, or the sampler asks "
             "for a level at which its target is undefined: look at a grid from scripts/sample.py with more steps"
         )
     return (x.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)
 
 
 class Generator:
-    """What draws the samples of one model: built objects in, uint8 pictures out.
+    """What draws the samples of one model: built objects in, uint8 images out.
 
     denoiser: guided or not; its networks should be in eval mode.
     shape: of one sample in the space where diffusion runs, (C, H, W).
@@ -83,7 +83,7 @@ class Generator:
         """Called after every sampling step: how an evaluation notices that another rank has failed."""
         self.drawn = 0
         """Samples so far."""
-        self.at_once: int | None = None
+        self.max_batch: int | None = None
         """Most samples that are drawn together; ``None``: whole batches. Lowered where memory does not suffice."""
         self.calls = 0
         """Network evaluations so far, counted in samples: a batch of B passed once adds B."""
@@ -111,14 +111,14 @@ class Generator:
         is keyed by index, but for last bits where a kernel depends on the size of its batch.
         """
         while True:
-            calls, size = self.calls, min(self.at_once or len(index), len(index))
+            calls, size = self.calls, min(self.max_batch or len(index), len(index))
             try:
                 drawn = torch.cat([self._draw(part, seed) for part in index.split(size)])
             except torch.OutOfMemoryError:
                 if size == 1:
                     raise
-                self.at_once, self.calls = (size + 1) // 2, calls
-                log.warning("no memory for %d samples at once; going on with %d", size, self.at_once)
+                self.max_batch, self.calls = (size + 1) // 2, calls
+                log.warning("no memory for %d samples at once; going on with %d", size, self.max_batch)
             else:
                 self.drawn += len(index)
                 return drawn

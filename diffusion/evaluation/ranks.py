@@ -18,15 +18,13 @@ from typing import Any, TypeVar, cast
 import torch.distributed as dist
 from torch import Tensor
 
+from diffusion.errors import EvaluationError
+
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOOK = 0.2
 """Seconds between two looks at whether another rank has failed: a look is a round trip to the store's machine."""
-
-
-class EvaluationError(RuntimeError):
-    """What went wrong on some rank, raised with the same message on all of them."""
 
 
 class PeerFailed(Exception):  # noqa: N818 - a signal, translated before anybody sees it

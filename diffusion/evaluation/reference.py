@@ -1,9 +1,8 @@
-"""The real pictures that samples are held against: their rows, cached under a hash of everything that decides them."""
+"""The real images that samples are held against: their rows, cached under a hash of everything that decides them."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +11,16 @@ from typing import Any, Protocol
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from diffusion.evaluation.features import Batch, FeatureGatherer, Rows
-from diffusion.evaluation.fidelity import FRECHET, Side
+from diffusion.evaluation.features.gather import Batch, FeatureGatherer, Rows
 from diffusion.evaluation.fingerprint import key
-from diffusion.evaluation.statistics_file import external
+from diffusion.evaluation.metrics.fidelity import FRECHET, Side
+from diffusion.evaluation.metrics.statistics_file import external
+from diffusion.files import write_atomic
 
 FORMAT = 1
 
 
-class Pictures(Protocol):
+class ImageSource(Protocol):
     """A split of a data set, as the data room gives it."""
 
     images: Tensor
@@ -51,16 +51,16 @@ class Reference:
 
 
 def specify(data: Data, split: str, extractor: Mapping[str, Any], layers: list[str], batch: int) -> dict[str, Any]:
-    """Everything that decides a reference's rows, the data's own description of its pictures included."""
-    described, pictures = data.describe(), data.split(split)
+    """Everything that decides a reference's rows, the data's own description of its images included."""
+    described, source = data.describe(), data.split(split)
     return {
         "format": FORMAT,
         "data": described.get("name"),
         "preprocessing": described.get("preprocessing"),
         "split": split,
-        "num": len(pictures.images),
-        "shape": list(pictures.images.shape[1:]),
-        "content": pictures.sha256,
+        "num": len(source.images),
+        "shape": list(source.images.shape[1:]),
+        "content": source.sha256,
         "extractor": dict(extractor),
         "layers": sorted(layers),
         "extraction_batch": batch,
@@ -138,14 +138,11 @@ def from_file(path: Path, extractor: Mapping[str, Any], metrics: list[str], laye
 
 
 def _save(path: Path, rows: Rows, spec: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     for target, data in (
         (path.with_suffix(".json"), json.dumps(spec, indent=2).encode()),
         (path, save({name: value.contiguous() for name, value in rows.items()}, metadata={"spec": key(spec)})),
     ):
-        part = target.with_suffix(f"{target.suffix}.{os.getpid()}.part")
-        part.write_bytes(data)
-        os.replace(part, target)
+        write_atomic(target, data)
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -1,19 +1,20 @@
-"""What an evaluation found: numbers, the same numbers of real pictures, and what both depend on."""
+"""What an evaluation found: numbers, the same numbers of real images, and what both depend on."""
 
 from __future__ import annotations
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion.files import write_atomic
+
 
 @dataclass(frozen=True)
 class Result:
-    """metrics: {name with N: value}. floor: the same of real held-out pictures. fingerprint: what they depend on.
+    """metrics: {name with N: value}. floor: the same of real held-out images. fingerprint: what they depend on.
 
     repeats: the metrics of each block of seeds, where there are several; ``metrics`` then holds the mean under the
     plain name, and ``_std`` (n - 1) and ``_min`` beside it.
@@ -26,10 +27,8 @@ class Result:
 
     def write(self, folder: Path) -> Path:
         """``metrics.json`` in ``folder``, all of it or nothing."""
-        folder.mkdir(parents=True, exist_ok=True)
-        target, part = folder / "metrics.json", folder / f"metrics.json.{os.getpid()}.part"
-        part.write_text(json.dumps(asdict(self), indent=2) + "\n")
-        os.replace(part, target)
+        target = folder / "metrics.json"
+        write_atomic(target, json.dumps(asdict(self), indent=2) + "\n")
         return target
 
 

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.evaluation import fidelity, fingerprint, memorisation, naming
-from diffusion.evaluation.extractors.extractor import Indexed, extract
-from diffusion.evaluation.features import FeatureGatherer, Rows
-from diffusion.evaluation.fidelity import Side
+from diffusion.evaluation import fingerprint, naming
+from diffusion.evaluation.features.extractor import Indexed, extract
+from diffusion.evaluation.features.gather import FeatureGatherer, Rows
 from diffusion.evaluation.generate import Generator
+from diffusion.evaluation.metrics import fidelity, memorisation
+from diffusion.evaluation.metrics.fidelity import Side
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
 
@@ -26,7 +27,7 @@ Progress = Callable[[str, int, int], None]
 """(what is being done, the place of the batch that this rank has finished, batches that are to be done)."""
 
 PAIRS = 8
-"""Pairs in the picture of the closest ones."""
+"""Pairs in the image of the closest ones."""
 
 
 class Scoring:
@@ -40,7 +41,7 @@ class Scoring:
         self.needed = sorted({layer for metric, layer in plan.layers.items() if metric in plan.metrics})
         self.compared = sorted({plan.layers[metric] for metric in plan.metrics if metric not in ("is", "clip_score")})
         self.floor: dict[str, float] = {}
-        """Of held-out real pictures, on rank 0."""
+        """Of held-out real images, on rank 0."""
         self.timed: list[dict[str, float]] = []
         """What each batch that this rank drew has cost, with its samples and the bytes of its rows."""
         self._held_out: Side | None = None
@@ -49,7 +50,7 @@ class Scoring:
                 raise ValueError("there is no data set to compare with; set evaluation.reference to a statistics file")
             if "memorisation" in plan.metrics and (data is None or plan.reference != "train"):
                 raise ValueError(
-                    "memorisation holds the distance to training pictures against that of the test split's; give data "
+                    "memorisation holds the distance to training images against that of the test split's; give data "
                     "and evaluation.reference=train, or leave it out of evaluation.metrics"
                 )
             if ranks.is_root:
@@ -65,9 +66,9 @@ class Scoring:
             plan.clip.load(self.device)
 
     def prepare(self, shape: list[int] | None, total: int, floor: bool = True) -> None:
-        """The reference, and features of ``total`` held-out real pictures, or of all where there are fewer.
+        """The reference, and features of ``total`` held-out real images, or of all where there are fewer.
 
-        shape: of the pictures that will be scored, ``None`` for a generator's, which are looked at when they are drawn.
+        shape: of the images that will be scored, ``None`` for a generator's, which are looked at when they are drawn.
 
         Raises:
             ValueError: a shape that the reference does not have.
@@ -81,14 +82,14 @@ class Scoring:
         if self.data is None or not (floor or "memorisation" in self.plan.metrics):
             return
         other = "train" if self.plan.reference == "test" else "test"
-        pictures = self.data.split(other)
-        index = torch.arange(len(pictures.images))
+        source = self.data.split(other)
+        index = torch.arange(len(source.images))
         if len(index) > total:
             chosen = np.random.RandomState(self.plan.protocol.seed).permutation(len(index))[:total]
             index = torch.from_numpy(np.sort(chosen))
-        texts = None if pictures.texts is None else [pictures.texts[i] for i in index.tolist()]
-        rows = self._rows(lambda at: pictures.images[index[at]], len(index), "scoring real pictures", texts)
-        self._held_out = Side(rows, pictures.labels[index])
+        texts = None if source.texts is None else [source.texts[i] for i in index.tolist()]
+        rows = self._rows(lambda at: source.images[index[at]], len(index), "scoring real images", texts)
+        self._held_out = Side(rows, source.labels[index])
         self._held = len(index)
 
     def _score_held_out(self) -> None:
@@ -112,7 +113,7 @@ class Scoring:
             rows, cost = self.draw(given, origin, n, start, folder)
             side = Side(rows, given.labels(torch.arange(start, start + n), seed))
         else:
-            rows, cost = self._rows(lambda at: given[at], n, "scoring pictures", texts, self._score_held_out), {}
+            rows, cost = self._rows(lambda at: given[at], n, "scoring images", texts, self._score_held_out), {}
             side = Side(rows, labels)
         images = rows.pop("image", None)
         scores = self.ranks.on_root(lambda: self._compute(side, n))
@@ -157,7 +158,7 @@ class Scoring:
         texts: Sequence[str] | None,
         meanwhile: Callable[[], None] | None = None,
     ) -> Rows:
-        """The rows of stored pictures, on rank 0."""
+        """The rows of stored images, on rank 0."""
         return (
             FeatureGatherer(self.ranks)
             .gather(
@@ -176,7 +177,7 @@ class Scoring:
         return specify(data, plan.reference, plan.extractor.describe(), self.compared, plan.batch_size)
 
     def unread(self, n: int) -> int:
-        """Real pictures that scoring ``n`` samples goes through: the reference where it is in no cache, the floor."""
+        """Real images that scoring ``n`` samples goes through: the reference where it is in no cache, the floor."""
         if self.data is None:
             return 0
         split, other = ("train", "test") if self.plan.reference != "test" else ("test", "train")
@@ -193,18 +194,18 @@ class Scoring:
         if data is None or plan.reference not in ("train", "test"):
             with self.ranks.together():
                 return from_file(Path(plan.reference), described, plan.metrics, plan.layers)
-        pictures = data.split(plan.reference)
+        source = data.split(plan.reference)
         spec = self.reference_spec(data)
         if not self.compared:
             return Reference(Side({}), spec)
 
         def rows(at: Tensor) -> tuple[Rows, dict[str, float]]:
-            found = self._extract(pictures.images[at], None, only_features=True)
+            found = self._extract(source.images[at], None, only_features=True)
             return {layer: found[layer] for layer in self.compared}, {}
 
         return load_or_build(
             spec,
-            pictures.labels,
+            source.labels,
             FeatureGatherer(self.ranks),
             rows,
             plan.batch_size,
@@ -243,7 +244,7 @@ class Scoring:
                 rows["image"] = images.cpu()
             ended = time.perf_counter()
             cost = {"seconds": ended - began, "feature_seconds": ended - drawn, "calls": generator.calls - calls}
-            cost["in_parts"] = float(generator.at_once is not None and generator.at_once < len(index))
+            cost["in_parts"] = float(generator.max_batch is not None and generator.max_batch < len(index))
             self.timed.append({**cost, "samples": len(index), "bytes": sum(value.nbytes for value in rows.values())})
             return rows, cost
 
@@ -277,6 +278,6 @@ class Scoring:
 def _fits(shape: list[int] | None, real: list[int] | None) -> None:
     if None not in (shape, real) and shape != real:
         raise ValueError(
-            f"the pictures have shape {shape}, the reference's have {real} (channels, height, width); "
+            f"the images have shape {shape}, the reference's have {real} (channels, height, width); "
             "compare with data of their own resolution"
         )

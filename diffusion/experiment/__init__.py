@@ -2,7 +2,11 @@
 
 import sys
 
-from diffusion.experiment.light import NAME, DeferMetrics
+from diffusion.experiment.config.light import NAME, DeferMetrics
 
 if NAME not in sys.modules:
     sys.meta_path.insert(0, DeferMetrics())
+
+__all__ = ["build", "cli", "config", "launch", "process", "reproduce", "run", "sweep", "task"]
+
+__all__ = ["build", "cli", "config", "launch", "process", "reproduce", "run", "sweep", "task"]

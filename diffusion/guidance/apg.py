@@ -6,17 +6,17 @@ import torch
 from torch import Tensor
 
 from diffusion.guidance.base import with_x0
-from diffusion.guidance.classifier_free import ClassifierFree, Mode, needs_condition
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance, Mode, needs_condition
 from diffusion.guidance.strength import Scale
 from diffusion.types import Cond, Denoiser, Prediction, expand
 
 
-class APG(ClassifierFree):
+class APGGuidance(ClassifierFreeGuidance):
     """The difference cond - uncond of x_0, its length limited, its part along the conditional x_0 weakened
     (Sadat et al. 2024, algorithm 1).
 
     Args:
-        scale, interval, mode: see :class:`ClassifierFree`.
+        scale, interval, mode: see :class:`ClassifierFreeGuidance`.
         parallel: the paper's eta, what is kept of the part along the conditional x_0; 1 keeps all.
         norm: the paper's r, the greatest length of a sample's difference; ``None`` sets no limit.
         momentum: the paper's beta, negative there: each level's difference gets this times the level's before. It is

@@ -9,7 +9,7 @@ from diffusion.guidance.strength import Scale, Strength
 from diffusion.types import Cond, Denoiser, Prediction
 
 
-class Auto(Guidance):
+class AutoGuidance(Guidance):
     """weak + scale (main - weak) (Karras et al. 2024, Guiding a diffusion model with a bad version of itself, eq. 3).
 
     The weak model sees the same data in the same noise, whatever its own schedule and target; an unconditional one
@@ -17,7 +17,7 @@ class Auto(Guidance):
 
     Args:
         weak: a denoiser of the same data: smaller, trained for less time, or both.
-        scale, interval: see :class:`diffusion.guidance.classifier_free.ClassifierFree`.
+        scale, interval: see :class:`diffusion.guidance.classifier_free.ClassifierFreeGuidance`.
     """
 
     def __init__(

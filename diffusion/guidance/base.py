@@ -19,8 +19,8 @@ from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine, expa
 AfterStep = Callable[[Tensor, Level, Level], Tensor]
 
 
-class Again(Protocol):
-    """The sampler's last steps, taken again from another x (:class:`diffusion.sampler.base.Again`).
+class StepReplay(Protocol):
+    """The sampler's last steps, taken again from another x (:class:`diffusion.sampler.base.StepReplay`).
 
     taken: steps so far. left: steps still to come.
     """
@@ -55,7 +55,7 @@ class Guidance(ABC):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Prediction:
         """x (B, ...), t a float, () or (B,) -> the guided prediction."""
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         """What guidance makes of a sampler's step: x (B, ...) at ``nxt``, reached from ``cur`` -> x at ``nxt``.
 
         Most guidance changes the prediction and leaves this alone. It serves what acts on the state between two steps
@@ -105,7 +105,7 @@ def mix(a: Prediction, b: Prediction, weight: Tensor | float) -> Prediction:
 def to_other(schedule: Schedule, other: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
     """(x, t) of one schedule as the same data in the same noise on another one, for a second model's answer.
 
-    Differentiable in x. Pictures meet where sigma / alpha is the same; they differ by a factor only.
+    Differentiable in x. Images meet where sigma / alpha is the same; they differ by a factor only.
     """
     if other is schedule:
         return x, t

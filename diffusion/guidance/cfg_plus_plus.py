@@ -6,14 +6,14 @@ import math
 
 from torch import Tensor
 
-from diffusion.guidance.base import Again, mix
-from diffusion.guidance.classifier_free import ClassifierFree, Mode, needs_condition
+from diffusion.guidance.base import StepReplay, mix
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance, Mode, needs_condition
 from diffusion.guidance.strength import Strength
 from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike
 
 
-class CFGPlusPlus(ClassifierFree):
+class CFGPlusPlusGuidance(ClassifierFreeGuidance):
     """x_0 from uncond + scale (cond - uncond), noise put back with the unconditional eps (Chung et al. 2024, alg. 2).
 
     The prediction is the guided one; after the step, sigma (eps_uncond - eps_guided) is added at the level reached.
@@ -22,7 +22,7 @@ class CFGPlusPlus(ClassifierFree):
 
     Args:
         scale: the paper's lambda in [0, 1], between the unconditional and the conditional prediction.
-        interval, mode: see :class:`ClassifierFree`; outside, the conditional prediction and its own noise.
+        interval, mode: see :class:`ClassifierFreeGuidance`; outside, the conditional prediction and its own noise.
     """
 
     key = "guidance.cfg_plus_plus"
@@ -49,7 +49,7 @@ class CFGPlusPlus(ClassifierFree):
             self._renoise[t] = without.eps - guided.eps
         return guided
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         x = super().after(x, cur, nxt, again, randn_like)
         change = self._renoise.get(cur.t)
         self._renoise.clear()

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from diffusion.guidance.base import Again, Guidance, placed, to_other, with_eps
+from diffusion.guidance.base import Guidance, StepReplay, placed, to_other, with_eps
 from diffusion.guidance.strength import Scale, Strength
 from diffusion.schedule.base import Level, Schedule
 from diffusion.schedule.posterior import between
@@ -22,7 +22,7 @@ class NoisyClassifier(Protocol):
     def output(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Tensor: ...
 
 
-class Classifier(Guidance):
+class ClassifierGuidance(Guidance):
     """eps - scale sigma grad log p(label | x_t) (Dhariwal & Nichol 2021, algorithm 2), in any sampler.
 
     ``form: mean`` is their algorithm 1, for ``sampler=ancestral``: the prediction stays as it is, and after each step
@@ -83,15 +83,15 @@ class Classifier(Guidance):
 
     def gradient(self, x: Tensor, t: Tensor | float, cond: Cond) -> Tensor:
         """grad_x log p(label | x) at t, (B, ...)."""
-        assert cond.label is not None  # checked
+        assert cond.class_label is not None  # checked
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             logits = placed(self.classifier, x).output(*to_other(self.schedule, self.classifier.schedule, leaf, t))
-            chosen = logits.log_softmax(-1).gather(1, cond.label.unsqueeze(1)).sum()
+            chosen = logits.log_softmax(-1).gather(1, cond.class_label.unsqueeze(1)).sum()
             (gradient,) = torch.autograd.grad(chosen, leaf)
         return gradient
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         x = super().after(x, cur, nxt, again, randn_like)
         kept = self._kept.get(cur.t)
         self._kept.clear()
@@ -109,7 +109,7 @@ class Classifier(Guidance):
         return x if q.small == 0 else x + q.log_variance(var_mix).exp() * pull
 
     def _check(self, x: Tensor, cond: Cond) -> None:
-        if cond.label is None:
+        if cond.class_label is None:
             raise ValueError(
                 f"{self.key} needs class labels and this model's condition has none; train with conditioner=label, "
                 "and list classifier before classifier_free in guidance=[...]"
@@ -120,9 +120,9 @@ class Classifier(Guidance):
         network = getattr(self.classifier, "network", None)
         wanted = (getattr(network, "in_channels", x.shape[1]), getattr(network, "resolution", x.shape[-1]))
         classes = getattr(network, "num_classes", None)
-        if wanted != (x.shape[1], x.shape[-1]) or (classes is not None and int(cond.label.max()) >= classes):
+        if wanted != (x.shape[1], x.shape[-1]) or (classes is not None and int(cond.class_label.max()) >= classes):
             raise ValueError(
                 f"the classifier is of another data set: it takes {wanted[0]} channels at {wanted[1]} and knows "
                 f"{classes} classes, sampling has {x.shape[1]} channels at {x.shape[-1]} and asks for class "
-                f"{int(cond.label.max())}; set {self.key}.classifier.run to a classifier of this data"
+                f"{int(cond.class_label.max())}; set {self.key}.classifier.run to a classifier of this data"
             )

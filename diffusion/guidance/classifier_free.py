@@ -18,7 +18,7 @@ PIXELS = 4096
 still hold it. `python -m benchmarks --rows 10` measures both sides."""
 
 
-class ClassifierFree(Guidance):
+class ClassifierFreeGuidance(Guidance):
     """uncond + scale (cond - uncond) (Ho & Salimans 2022, eq. 6, with scale = 1 + w), only inside ``interval``.
 
     Scale 1 is off and 0 unconditional; neither pays a second pass, and no level outside the interval does.
@@ -82,7 +82,9 @@ class ClassifierFree(Guidance):
         if isinstance(t, Tensor) and t.ndim:
             t = torch.cat((t, t))
         # networks read the conditioner's slots; the raw label has no counterpart in the null condition
-        joint = self.denoiser(torch.cat((x, x)), t, Cond.cat(replace(cond, label=None), replace(null, label=None)))
+        joint = self.denoiser(
+            torch.cat((x, x)), t, Cond.cat(replace(cond, class_label=None), replace(null, class_label=None))
+        )
         mixes = (None, None) if joint.var_mix is None else joint.var_mix.chunk(2)
         first, second = zip(joint.x0.chunk(2), joint.eps.chunk(2), mixes, strict=True)
         return Prediction(*first), Prediction(*second)

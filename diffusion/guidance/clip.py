@@ -8,10 +8,10 @@ from diffusion.guidance.base import Guidance, with_x0
 from diffusion.types import Cond, Denoiser, Prediction
 
 
-class Clip(Guidance):
+class ClipGuidance(Guidance):
     """x_0 clipped to [low, high], eps to match (Ho et al. 2020, their code; Saharia et al. 2022, section 2.3).
 
-    For pictures, not for latents, which have no such range.
+    For images, not for latents, which have no such range.
     """
 
     def __init__(self, denoiser: Denoiser, low: float = -1.0, high: float = 1.0) -> None:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from diffusion.guidance.base import Again
-from diffusion.guidance.measurement import Measured
-from diffusion.guidance.operator.base import Operator
+from diffusion.guidance.base import StepReplay
+from diffusion.guidance.measurement import MeasurementGuidance
+from diffusion.operator.base import Operator
 from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike
 
 
-class DPS(Measured):
+class DPSGuidance(MeasurementGuidance):
     """After each step x moves by -scale grad ||y - A x_0(x_t)||, the gradient at the level it left (Chung et al. 2023,
     algorithm 1, with scale = 2 zeta' of section 3.3), in any sampler.
 
     Args:
-        operator, measurement, simulate: see :class:`Measured`.
+        operator, measurement, simulate: see :class:`MeasurementGuidance`.
         scale: 1 does for most of the paper's tasks, with 1000 steps; fewer steps want more.
     """
 
@@ -48,7 +48,7 @@ class DPS(Measured):
             (self._pull[t],) = torch.autograd.grad(error.sum(), leaf)
         return Prediction(said.x0.detach(), said.eps.detach(), None if said.var_mix is None else said.var_mix.detach())
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         x = super().after(x, cur, nxt, again, randn_like)
         pull = self._pull.get(cur.t)
         self._pull.clear()

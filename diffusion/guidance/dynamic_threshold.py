@@ -9,10 +9,10 @@ from diffusion.guidance.base import Guidance, with_x0
 from diffusion.types import Cond, Denoiser, Prediction
 
 
-class DynamicThreshold(Guidance):
+class DynamicThresholdGuidance(Guidance):
     """x_0 clipped to its own percentile s >= 1 of |x_0| and divided by s (Saharia et al. 2022, section 2.3).
 
-    For pictures in [-1, 1] under strong guidance, not for latents.
+    For images in [-1, 1] under strong guidance, not for latents.
 
     percentile: of a sample's values, 0.995 in the paper.
     highest: the largest s.

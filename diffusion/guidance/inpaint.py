@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from diffusion.guidance.base import Again
-from diffusion.guidance.measurement import Measured
-from diffusion.guidance.operator.mask import Mask
+from diffusion.guidance.base import StepReplay
+from diffusion.guidance.measurement import MeasurementGuidance
+from diffusion.operator.mask import MaskOperator
 from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine
 
 
-class Inpaint(Measured):
+class InpaintGuidance(MeasurementGuidance):
     """After each step the seen pixels become alpha y + sigma z, fresh noise each time (Song et al. 2021, score SDE,
     appendix I.2). Quick, and the hidden part follows only through the network; RePaint goes back and forth.
 
     Args:
         operator: what is hidden; a mask.
-        measurement, simulate: see :class:`Measured`.
+        measurement, simulate: see :class:`MeasurementGuidance`.
 
     Raises:
         ValueError: an operator that is no mask.
@@ -25,8 +25,10 @@ class Inpaint(Measured):
 
     key = "guidance.inpaint"
 
-    def __init__(self, denoiser: Denoiser, operator: Mask, measurement: Tensor | str, simulate: bool = True) -> None:
-        if not isinstance(operator, Mask):
+    def __init__(
+        self, denoiser: Denoiser, operator: MaskOperator, measurement: Tensor | str, simulate: bool = True
+    ) -> None:
+        if not isinstance(operator, MaskOperator):
             raise ValueError(
                 f"pixels are replaced where a mask shows them, got the operator {type(operator).__name__}; "
                 "use guidance=pigdm or dps for it"
@@ -37,7 +39,7 @@ class Inpaint(Measured):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         return self.denoiser(x, t, cond)
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         return self.replaced(super().after(x, cur, nxt, again, randn_like), nxt, randn_like)
 
     def replaced(self, x: Tensor, level: Level, randn_like: RandnLike) -> Tensor:

@@ -1,26 +1,23 @@
-"""Guidance by a measurement y = A x_0 + noise of the picture that is to be drawn."""
+"""Guidance by a measurement y = A x_0 + noise of the image that is to be drawn."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-import torch
 from torch import Tensor
 
 from diffusion.guidance.base import Guidance
-from diffusion.guidance.operator.base import Operator
+from diffusion.operator.base import Operator
+from diffusion.operator.measurement import read
 from diffusion.types import Denoiser
 
 
-class Measured(Guidance):
+class MeasurementGuidance(Guidance):
     """A denoiser that knows an operator and what it measured.
 
     Args:
         operator: A.
-        measurement: y, one for all samples (C, h, w) or one for each (B, C, h, w); or a file that holds it, a picture
-            or a tensor (see :func:`read`).
-        simulate: the measurement given is the whole picture, and y is what the operator makes of it.
+        measurement: y, one for all samples (C, h, w) or one for each (B, C, h, w); or a file that holds it, an image
+            or a tensor (see :func:`diffusion.operator.measurement.read`).
+        simulate: the measurement given is the whole image, and y is what the operator makes of it.
     """
 
     key: str
@@ -39,7 +36,7 @@ class Measured(Guidance):
         """The measurement beside x (B, C, H, W), as (B or 1, C, h, w).
 
         Raises:
-            ValueError: it is not one of pictures like x.
+            ValueError: it is not one of images like x.
         """
         y = self._y.to(x)
         y = y if y.ndim == x.ndim else y[None]
@@ -51,26 +48,3 @@ class Measured(Guidance):
                 f"samples of {list(x.shape[1:])}; set {self.key}.measurement to one of this data"
             )
         return y
-
-
-def read(path: str) -> Tensor:
-    """A picture file as (C, H, W) in [-1, 1], or the tensor that a .npy or .pt file holds.
-
-    Raises:
-        ValueError: no such file, or not one of these.
-    """
-    file = Path(path)
-    try:
-        if file.suffix == ".npy":
-            return torch.from_numpy(np.load(file, allow_pickle=False)).float()
-        if file.suffix == ".pt":
-            return torch.load(file, weights_only=True).float()
-        from PIL import Image
-
-        with Image.open(file) as picture:
-            pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L", "I;16") else "RGB"))
-    except FileNotFoundError:
-        raise ValueError(f"no file {file}; give a picture, .npy or .pt") from None
-    except Exception as error:
-        raise ValueError(f"{file} is no picture, .npy or .pt that can be read ({error})") from None
-    return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1).copy()).permute(2, 0, 1) / 127.5 - 1

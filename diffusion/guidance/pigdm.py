@@ -6,19 +6,19 @@ import torch
 from torch import Tensor
 
 from diffusion.guidance.base import coefficients, with_eps
-from diffusion.guidance.measurement import Measured
-from diffusion.guidance.operator.base import Operator
+from diffusion.guidance.measurement import MeasurementGuidance
+from diffusion.operator.base import Operator
 from diffusion.types import Cond, Denoiser, Prediction
 
 
-class PiGDM(Measured):
+class PiGDMGuidance(MeasurementGuidance):
     """p(y | x_t) = N(A x_0(x_t), r^2 A A^T + noise^2 I), r^2 = sigma^2 s^2 / (sigma^2 + alpha^2 s^2) (Song et al. 2023,
     Pseudoinverse-guided diffusion models, eqs. 6-8); its score is added to eps, in any sampler.
 
     Exact for Gaussian data of standard deviation s; r^2 is then Var(x_0 | x_t).
 
     Args:
-        operator, measurement, simulate: see :class:`Measured`.
+        operator, measurement, simulate: see :class:`MeasurementGuidance`.
         noise: standard deviation of the measurement's noise.
         sigma_data: s, 1 in the paper.
     """

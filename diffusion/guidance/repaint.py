@@ -6,15 +6,15 @@ import math
 
 from torch import Tensor
 
-from diffusion.guidance.base import Again
-from diffusion.guidance.inpaint import Inpaint
-from diffusion.guidance.operator.mask import Mask
+from diffusion.guidance.base import StepReplay
+from diffusion.guidance.inpaint import InpaintGuidance
+from diffusion.operator.mask import MaskOperator
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
 from diffusion.types import Denoiser, RandnLike, combine
 
 
-class RePaint(Inpaint):
+class RePaintGuidance(InpaintGuidance):
     """Inpainting by replacement in which stretches of ``jump`` steps are taken ``repeats`` times, noise being added
     back in between (Lugmayr et al. 2022, algorithm 1, and the schedule of their appendix B).
 
@@ -25,7 +25,7 @@ class RePaint(Inpaint):
     Args:
         repeats: the paper's r, 1 is plain replacement.
         jump: the paper's j; 1 repeats every single step.
-        operator, measurement, simulate: see :class:`Inpaint`.
+        operator, measurement, simulate: see :class:`InpaintGuidance`.
     """
 
     key = "guidance.repaint"
@@ -33,7 +33,7 @@ class RePaint(Inpaint):
     def __init__(
         self,
         denoiser: Denoiser,
-        operator: Mask,
+        operator: MaskOperator,
         measurement: Tensor | str,
         simulate: bool = True,
         repeats: int = 10,
@@ -48,9 +48,9 @@ class RePaint(Inpaint):
         self.repeats = repeats
         self.jump = jump
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: Again, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         def replaced(x: Tensor, cur: Level, nxt: Level) -> Tensor:
-            return super(RePaint, self).after(x, cur, nxt, again, randn_like)
+            return super(RePaintGuidance, self).after(x, cur, nxt, again, randn_like)
 
         x = replaced(x, cur, nxt)
         if again.left == 0 or (again.left - 1) % self.jump or again.taken < self.jump:

@@ -1,0 +1,40 @@
+"""Networks: (x, c_noise, cond) -> tensor. They know neither schedule nor target."""
+
+from diffusion.network.attention import CrossAttention, SelfAttention
+from diffusion.network.base import Network
+from diffusion.network.blocks import AttentionBlock, Context, CrossAttentionBlock, Downsample, ResBlock, Stage, Upsample
+from diffusion.network.classifier import AttentionPool, Classifier
+from diffusion.network.dit import DiT, DiTBlock
+from diffusion.network.embedding import Embedding
+from diffusion.network.fir import Fir
+from diffusion.network.mlp import MLP, MLPBlock
+from diffusion.network.song_blocks import ResidualInput, SongAttentionBlock, SongEmbedding, SongResBlock
+from diffusion.network.song_unet import SongUNet
+from diffusion.network.unet import UNet
+
+__all__ = [
+    "MLP",
+    "AttentionBlock",
+    "AttentionPool",
+    "Classifier",
+    "Context",
+    "CrossAttention",
+    "CrossAttentionBlock",
+    "DiT",
+    "DiTBlock",
+    "Downsample",
+    "Embedding",
+    "Fir",
+    "MLPBlock",
+    "Network",
+    "ResBlock",
+    "ResidualInput",
+    "SelfAttention",
+    "SongAttentionBlock",
+    "SongEmbedding",
+    "SongResBlock",
+    "SongUNet",
+    "Stage",
+    "UNet",
+    "Upsample",
+]

@@ -1,6 +1,6 @@
-"""Networks: f(x, label, cond) -> tensor. They know neither schedule nor target.
+"""Networks: f(x, c_noise, cond) -> tensor. They know neither schedule nor target.
 
-``x`` (B, C, H, W) arrives scaled by the parameterization; ``label`` (B,) float is what the schedule tells of the
+``x`` (B, C, H, W) arrives scaled by the parameterization; ``c_noise`` (B,) float is what the schedule tells of the
 noise level (a DDPM index, log(sigma)/4, or t); ``cond`` carries the condition, one slot a mechanism.
 """
 
@@ -20,15 +20,15 @@ class Network(nn.Module, ABC):
     """The trainable function of an experiment.
 
     blocks: the repeated layers, by type; ``compile`` compiles these one by one. Empty: the network as a whole.
-    augment_dim: width of ``Cond.augment`` that it reads, 0 for a network that cannot be told of augmentations.
+    augment_dim: width of ``Cond.augment_labels`` that it reads, 0 for a network that cannot be told of augmentations.
     """
 
     blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
     augment_dim: int = 0
 
     @abstractmethod
-    def forward(self, x: Tensor, label: Tensor, cond: Cond) -> Tensor:
-        """x (B, C, H, W), label (B,) float, cond -> (B, out_channels, H, W)."""
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
+        """x (B, C, H, W), c_noise (B,) float, cond -> (B, out_channels, H, W)."""
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """In place, as ``nn.Module.compile``, whose arguments it takes, but by region.

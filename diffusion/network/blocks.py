@@ -92,7 +92,7 @@ class AttentionBlock(nn.Module):
         self.attention = SelfAttention(channels, heads)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + _to_picture(self.attention(_to_tokens(self.norm(x))), x)
+        return x + _to_image(self.attention(_to_tokens(self.norm(x))), x)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -105,7 +105,7 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         assert context.tokens is not None  # the network checked
-        return x + _to_picture(self.attention(_to_tokens(self.norm(x)), context.tokens, context.mask), x)
+        return x + _to_image(self.attention(_to_tokens(self.norm(x)), context.tokens, context.mask), x)
 
 
 class Downsample(nn.Module):
@@ -185,5 +185,5 @@ def _to_tokens(x: Tensor) -> Tensor:
     return x.flatten(2).transpose(1, 2)
 
 
-def _to_picture(tokens: Tensor, like: Tensor) -> Tensor:
+def _to_image(tokens: Tensor, like: Tensor) -> Tensor:
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])

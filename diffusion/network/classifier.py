@@ -1,4 +1,4 @@
-"""A classifier of noisy pictures: the way down of ADM's U-Net, and a pool by attention."""
+"""A classifier of noisy images: the way down of ADM's U-Net, and a pool by attention."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ class Classifier(Network):
             elif isinstance(module, SelfAttention):
                 zero_(module.out)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
-        """x (B, C, H, W) at the level that label (B,) tells -> logits (B, num_classes); no condition is read."""
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        """x (B, C, H, W) at the level of c_noise (B,) -> logits (B, num_classes); no condition is read."""
         if x.shape[1:] != (self.in_channels, self.resolution, self.resolution):
             raise ValueError(
                 f"this classifier takes {self.in_channels} channels of {self.resolution} x {self.resolution}, got "
                 f"{list(x.shape[1:])}; it is of another data set"
             )
-        context = Context(self.embedding(label))
+        context = Context(self.embedding(c_noise))
         h = self.stem(x)
         for stage in self.down:
             h = stage(h, context)

@@ -111,9 +111,9 @@ class DiT(Network):
         self.head = nn.Linear(width, patch * patch * out)
         self._initialise()
 
-    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         self._check(x, cond)
-        emb = self.embedding(label, cond.vector)
+        emb = self.embedding(c_noise, cond.vector)
         tokens = self.stem(x).flatten(2).transpose(1, 2) + self.coordinates
         for block in self.stack:
             if self.checkpointing and self.training and torch.is_grad_enabled():

@@ -12,9 +12,9 @@ MAX_PERIOD = 10_000.0
 
 
 class Embedding(nn.Module):
-    """label (B,), vector (B, cond_dim) -> (B, width), after SiLU (once, not once a block).
+    """c_noise (B,), vector (B, cond_dim) -> (B, width), after SiLU (once, not once a block).
 
-    Sinusoids of the label (Vaswani et al. 2017, section 3.5), Linear, SiLU, Linear; the vector is added, as it is
+    Sinusoids of c_noise (Vaswani et al. 2017, section 3.5), Linear, SiLU, Linear; the vector is added, as it is
     where it has the same width, else through a linear map.
 
     Args:
@@ -37,11 +37,11 @@ class Embedding(nn.Module):
         self.linear2 = nn.Linear(width, width)
         self.condition = nn.Linear(cond_dim, width) if cond_dim not in (0, width) else None
 
-    def forward(self, label: Tensor, vector: Tensor | None = None) -> Tensor:
+    def forward(self, c_noise: Tensor, vector: Tensor | None = None) -> Tensor:
         self.check(vector)
-        with torch.autocast(label.device.type, enabled=False):
+        with torch.autocast(c_noise.device.type, enabled=False):
             dtype = self.linear1.weight.dtype
-            features = self.sinusoids(label if label.dtype == torch.float64 else label.float())
+            features = self.sinusoids(c_noise if c_noise.dtype == torch.float64 else c_noise.float())
             emb = self.linear2(F.silu(self.linear1(features.to(dtype))))
             if vector is not None:
                 emb = emb + (vector if self.condition is None else self.condition(vector.to(dtype)))
@@ -56,9 +56,9 @@ class Embedding(nn.Module):
                 f"of width {given}; network.cond_dim must equal conditioner.dim"
             )
 
-    def sinusoids(self, label: Tensor) -> Tensor:
-        """(B,) -> (B, features), in label's dtype: a bf16 label would not tell index 900 from 901."""
-        i = torch.arange(self.frequencies, dtype=label.dtype, device=label.device)
-        angle = label[:, None] * torch.exp(i * (-math.log(MAX_PERIOD) / (self.frequencies - self.shift)))
+    def sinusoids(self, c_noise: Tensor) -> Tensor:
+        """(B,) -> (B, features), in c_noise's dtype: c_noise in bf16 would not tell index 900 from 901."""
+        i = torch.arange(self.frequencies, dtype=c_noise.dtype, device=c_noise.device)
+        angle = c_noise[:, None] * torch.exp(i * (-math.log(MAX_PERIOD) / (self.frequencies - self.shift)))
         parts = (angle.sin(), angle.cos()) if self.sine_first else (angle.cos(), angle.sin())
         return torch.cat(parts, dim=1)

@@ -1,4 +1,4 @@
-"""A residual MLP, for low-dimensional data: points in the plane, a handful of features, tiny pictures."""
+"""A residual MLP, for low-dimensional data: points in the plane, a handful of features, tiny images."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class MLP(Network):
         self.head = nn.Linear(width, self.out_channels * resolution**2)
         zero_(self.head, *(module.linear2 for module in self.modules() if isinstance(module, MLPBlock)))
 
-    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         flat = x.flatten(1)
         if flat.shape[1] != self.features:
             raise ValueError(
                 f"this network was built for {self.features} numbers a sample, got {flat.shape[1]}; "
                 "set network.in_channels and network.resolution to the data's"
             )
-        emb = self.embedding(label, cond.vector)
+        emb = self.embedding(c_noise, cond.vector)
         h = self.stem(flat)
         for block in self.stack:
             h = block(h, emb)

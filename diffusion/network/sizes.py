@@ -46,13 +46,13 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")
 
 
-def check_picture(x: Tensor, cond: Cond, channels: int, image_channels: int, factor: int) -> None:
+def check_image(x: Tensor, cond: Cond, channels: int, image_channels: int, factor: int) -> None:
     """Refuses x (B, C, H, W) of other channels, sizes that cannot be halved to 1 / ``factor``, another Cond.image."""
     image = 0 if cond.image is None else cond.image.shape[1]
     if x.shape[1] != channels or image != image_channels:
         raise ValueError(
-            f"this network takes {channels} channels and {image_channels} of a condition picture, "
+            f"this network takes {channels} channels and {image_channels} of a condition image, "
             f"got {x.shape[1]} and {image}; set network.in_channels and network.image_channels"
         )
     if x.shape[2] % factor or x.shape[3] % factor:
-        raise ValueError(f"this network halves pictures {factor}-fold; {tuple(x.shape[2:])} is no multiple")
+        raise ValueError(f"this network halves images {factor}-fold; {tuple(x.shape[2:])} is no multiple")

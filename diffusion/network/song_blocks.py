@@ -70,16 +70,16 @@ class ResidualInput(nn.Module):
 
 
 class SongEmbedding(Embedding):
-    """label (B,), vector (B, cond_dim), augment (B, augment_dim) -> (B, width), after SiLU.
+    """c_noise (B,), vector (B, cond_dim), augment_labels (B, augment_dim) -> (B, width), after SiLU.
 
-    Features of the label, to which both conditions are added, each through a linear map; then Linear, SiLU, Linear.
+    Features of c_noise, to which both conditions are added, each through a linear map; then Linear, SiLU, Linear.
     That they come before the two layers is EDM's way (Karras et al. 2022, their code), not stated in the paper.
 
     Args:
         channels: number of sinusoids, as in DDPM; of Fourier features there are twice as many.
         cond_dim: width of ``Cond.vector``, 0 for none; no map where it is that of the features.
-        augment_dim: width of ``Cond.augment``, 0 for none; without a bias, so that zeros are no augmentation.
-        fourier_scale: standard deviation of the frequencies of sin and cos(2 pi frequency label), fixed at the start
+        augment_dim: width of ``Cond.augment_labels``, 0 for none; without a bias, so that zeros are no augmentation.
+        fourier_scale: standard deviation of the frequencies of sin and cos(2 pi frequency c_noise), fixed at the start
             (Tancik et al. 2020; Song et al. 2021, appendix C); ``None`` for DDPM's sinusoids.
     """
 
@@ -97,20 +97,20 @@ class SongEmbedding(Embedding):
             self.register_buffer("spectrum", torch.randn(channels) * fourier_scale)
         self.fourier = fourier_scale is not None
 
-    def forward(self, label: Tensor, vector: Tensor | None = None, augment: Tensor | None = None) -> Tensor:
+    def forward(self, c_noise: Tensor, vector: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
         self.check(vector)
-        with torch.autocast(label.device.type, enabled=False):
+        with torch.autocast(c_noise.device.type, enabled=False):
             dtype = self.linear1.weight.dtype
-            h = self.features(label if label.dtype == torch.float64 else label.float()).to(dtype)
+            h = self.features(c_noise if c_noise.dtype == torch.float64 else c_noise.float()).to(dtype)
             if vector is not None:
                 h = h + (vector if self.condition is None else self.condition(vector.to(dtype)))
-            if augment is not None and self.augment is not None:
-                h = h + self.augment(augment.to(dtype))
+            if augment_labels is not None and self.augment is not None:
+                h = h + self.augment(augment_labels.to(dtype))
             return F.silu(self.linear2(F.silu(self.linear1(h))))
 
-    def features(self, label: Tensor) -> Tensor:
-        """(B,) -> (B, features), in label's dtype."""
+    def features(self, c_noise: Tensor) -> Tensor:
+        """(B,) -> (B, features), in c_noise's dtype."""
         if not self.fourier:
-            return self.sinusoids(label)
-        angle = 2 * math.pi * label[:, None] * self.spectrum.to(label.dtype)
+            return self.sinusoids(c_noise)
+        angle = 2 * math.pi * c_noise[:, None] * self.spectrum.to(c_noise.dtype)
         return torch.cat((angle.sin(), angle.cos()), dim=1)

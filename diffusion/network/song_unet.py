@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffusion.network.attention import SelfAttention, check_tokens
 from diffusion.network.base import Network, zero_
 from diffusion.network.blocks import Context, ResBlock, Stage, group_norm, run
-from diffusion.network.sizes import check_attention, check_choice, check_picture, levels_of, width_of
+from diffusion.network.sizes import check_attention, check_choice, check_image, levels_of, width_of
 from diffusion.network.song_blocks import ResidualInput, SongAttentionBlock, SongEmbedding, SongResBlock
 from diffusion.types import Cond
 
@@ -28,11 +28,11 @@ class SongUNet(Network):
         in_channels, resolution, out_channels, channels, channel_mult, num_res_blocks, attention, dropout,
             learned_variance, checkpointing, memory_format, outputs: see :class:`diffusion.network.unet.UNet`.
         taps: of the resampling filter; ``None`` is the mean of four pixels, and repetition.
-        fourier_scale: standard deviation of the frequencies of Fourier features of the label, which a schedule gives
+        fourier_scale: standard deviation of the frequencies of Fourier features of c_noise, which a schedule gives
             as log(sigma) / 4; ``None`` for DDPM's sinusoids.
         residual_input: the input, filtered and halved, joins every level on the way down; needs ``taps``.
-        cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the width of the label's features.
-        augment_dim: width of ``Cond.augment``, 0 for none; nothing is added where that slot is empty.
+        cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the width of the features of c_noise.
+        augment_dim: width of ``Cond.augment_labels``, 0 for none; nothing is added where that slot is empty.
 
     Raises:
         ValueError: a size that the data or the levels cannot have, or a residual input without a filter.
@@ -114,10 +114,10 @@ class SongUNet(Network):
         self.memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
-        check_picture(x, cond, self.in_channels, 0, self.factor)
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        check_image(x, cond, self.in_channels, 0, self.factor)
         check_tokens(0, cond.tokens)
-        context = Context(self.embedding(label, cond.vector, cond.augment))
+        context = Context(self.embedding(c_noise, cond.vector, cond.augment_labels))
         x = x.contiguous(memory_format=self.memory_format)
         h = self.stem(x)
         skips = [h]

@@ -22,7 +22,7 @@ from diffusion.network.blocks import (
     run,
 )
 from diffusion.network.embedding import Embedding
-from diffusion.network.sizes import check_attention, check_choice, check_picture, levels_of, width_of
+from diffusion.network.sizes import check_attention, check_choice, check_image, levels_of, width_of
 from diffusion.types import Cond
 
 
@@ -134,10 +134,10 @@ class UNet(Network):
         self.memory_format = torch.channels_last if memory_format == "channels_last" else torch.contiguous_format
         self.to(memory_format=self.memory_format)
 
-    def forward(self, x: Tensor, label: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         check_tokens(self.token_dim, cond.tokens)
-        context = Context(self.embedding(label, cond.vector), cond.tokens, cond.mask)
-        check_picture(x, cond, self.in_channels, self.image_channels, self.factor)
+        context = Context(self.embedding(c_noise, cond.vector), cond.tokens, cond.mask)
+        check_image(x, cond, self.in_channels, self.image_channels, self.factor)
         x = x if cond.image is None else torch.cat((x, cond.image.to(x)), dim=1)
         h = self.stem(x.contiguous(memory_format=self.memory_format))
         skips = [h]

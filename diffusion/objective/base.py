@@ -53,7 +53,7 @@ class Objective(ABC):
         """Goes on from a :meth:`state_dict`."""
 
 
-class Times(ABC):
+class TimeDistribution(ABC):
     """A distribution of training times."""
 
     @abstractmethod

@@ -7,20 +7,20 @@ from dataclasses import replace
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, Times, Weighting
-from diffusion.objective.regression import Regression
+from diffusion.objective.base import Loss, TimeDistribution, Weighting
+from diffusion.objective.regression import RegressionObjective
 from diffusion.objective.variational import bound, table_of
 from diffusion.types import Cond, Randomness
 
 
-class Hybrid(Regression):
+class HybridObjective(RegressionObjective):
     """L_simple + vlb_weight L_vlb, the bound's gradient stopped at the mean (Nichol & Dhariwal 2021, eq. 16).
 
     L_vlb is the sum over the T steps, in bits per dimension, estimated by T times the term of one step.
 
     Args:
         vlb_weight: 0.001 in the paper.
-        weighting, times, offset_noise, input_perturbation: see :class:`Regression`.
+        weighting, time_distribution, offset_noise, input_perturbation: see :class:`RegressionObjective`.
 
     Raises:
         ValueError: a model without a learned variance, or a schedule without a table (see :meth:`check`).
@@ -29,12 +29,12 @@ class Hybrid(Regression):
     def __init__(
         self,
         weighting: Weighting,
-        times: Times,
+        time_distribution: TimeDistribution,
         vlb_weight: float = 0.001,
         offset_noise: float = 0.0,
         input_perturbation: float = 0.0,
     ) -> None:
-        super().__init__(weighting, times, offset_noise, input_perturbation)
+        super().__init__(weighting, time_distribution, offset_noise, input_perturbation)
         if not vlb_weight >= 0:
             raise ValueError(f"the bound's weight is 0 or above, got {vlb_weight}; set objective.vlb_weight")
         self.vlb_weight = vlb_weight

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, Objective, Times
-from diffusion.types import GlobalRandomness, Randomness, combine, sent
+from diffusion.objective.base import Loss, Objective, TimeDistribution
+from diffusion.types import GlobalRandomness, Randomness, combine, to_device_async
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,39 +32,41 @@ class Noised:
         return 2 * (self.alpha.log() - self.sigma.log())
 
 
-class Noising(Objective):
+class NoisingObjective(Objective):
     """An objective at one random level a sample.
 
     Args:
-        times: the distribution of levels.
+        time_distribution: the distribution of levels.
         offset_noise: adds this times a standard normal for each sample and channel to eps, so that the mean of a
-            picture is learned too (Guttenberg 2023); Lin et al. (2024) prefer zero terminal SNR.
+            image is learned too (Guttenberg 2023); Lin et al. (2024) prefer zero terminal SNR.
         input_perturbation: adds this times fresh noise to the eps of the input and not of the target
             (Ning et al. 2023, algorithm 1; 0.1 there).
     """
 
-    def __init__(self, times: Times, offset_noise: float = 0.0, input_perturbation: float = 0.0) -> None:
+    def __init__(
+        self, time_distribution: TimeDistribution, offset_noise: float = 0.0, input_perturbation: float = 0.0
+    ) -> None:
         if offset_noise < 0 or input_perturbation < 0:
             raise ValueError(
                 f"offset_noise and input_perturbation are 0 or above, got {offset_noise} and {input_perturbation}; "
                 "set objective.offset_noise and objective.input_perturbation"
             )
-        self.times = times
+        self.time_distribution = time_distribution
         self.offset_noise = offset_noise
         self.input_perturbation = input_perturbation
 
     def check(self, denoiser: NetworkDenoiser) -> None:
-        self.times.check(denoiser.schedule)
+        self.time_distribution.check(denoiser.schedule)
 
     def noised(self, denoiser: NetworkDenoiser, x0: Tensor, randomness: Randomness | None) -> Noised:
         """Times, then noise, from ``randomness``."""
         randomness = randomness or GlobalRandomness(x0)
-        t, importance = self.times(denoiser, randomness)
+        t, importance = self.time_distribution(denoiser, randomness)
         alpha, sigma = denoiser.schedule.coefficients(t)
         eps = randomness.randn_like(x0)  # on the host, as t: while a GPU is still at work
         if t.device != x0.device:  # a sample's numbers go there in one copy
             numbers = t, alpha, sigma, torch.ones_like(t) if importance is None else importance.to(t)
-            t, alpha, sigma, weight = sent(torch.stack(numbers), x0.device).unbind()
+            t, alpha, sigma, weight = to_device_async(torch.stack(numbers), x0.device).unbind()
             importance = None if importance is None else weight
         if self.offset_noise:
             each = x0[:, :, *[slice(0, 1)] * (x0.ndim - 2)]
@@ -78,16 +80,16 @@ class Noising(Objective):
     def finish(self, denoiser: NetworkDenoiser, loss: Tensor, logs: dict[str, Tensor], noised: Noised) -> Loss:
         """Times learn from the loss (B,) while training, and it gets its importance weight."""
         if denoiser.training:
-            self.times.update(noised.t, loss.detach())
+            self.time_distribution.update(noised.t, loss.detach())
         if noised.importance is not None:
             loss = noised.importance.to(loss) * loss
         return Loss(total=loss, logs=logs, t=noised.t)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return self.times.state_dict()
+        return self.time_distribution.state_dict()
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        self.times.load_state_dict(state)
+        self.time_distribution.load_state_dict(state)
 
 
 def squared_error(a: Tensor, b: Tensor) -> Tensor:

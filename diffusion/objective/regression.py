@@ -6,25 +6,29 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, Times, Weighting
-from diffusion.objective.noising import Noised, Noising, squared_error
+from diffusion.objective.base import Loss, TimeDistribution, Weighting
+from diffusion.objective.noising import Noised, NoisingObjective, squared_error
 from diffusion.types import Cond, Randomness
 
 
-class Regression(Noising):
+class RegressionObjective(NoisingObjective):
     """w(log-SNR) ||target - output||^2 at a random level, a mean over each sample's elements (Ho et al. 2020, eq. 14).
 
-    A learned variance is not trained by it; see :class:`diffusion.objective.hybrid.Hybrid`.
+    A learned variance is not trained by it; see :class:`diffusion.objective.hybrid.HybridObjective`.
 
     Args:
         weighting: stated on the x_0 error and carried over to the target that is trained.
-        times, offset_noise, input_perturbation: see :class:`Noising`.
+        time_distribution, offset_noise, input_perturbation: see :class:`NoisingObjective`.
     """
 
     def __init__(
-        self, weighting: Weighting, times: Times, offset_noise: float = 0.0, input_perturbation: float = 0.0
+        self,
+        weighting: Weighting,
+        time_distribution: TimeDistribution,
+        offset_noise: float = 0.0,
+        input_perturbation: float = 0.0,
     ) -> None:
-        super().__init__(times, offset_noise, input_perturbation)
+        super().__init__(time_distribution, offset_noise, input_perturbation)
         self.weighting = weighting
 
     def __call__(

@@ -2,7 +2,7 @@ r"""The variational bound on -log p(x_0) of a reverse chain, in bits per dimensi
 
     L = KL(q(x_T | x_0) || N(0, I)) + sum_{t > 1} KL(q(x_{t-1} | x_t, x_0) || p(x_{t-1} | x_t)) - log p(x_0 | x_1)
 
-Time runs over the knots of a beta table. Data are 8-bit pictures, x = v / 127.5 - 1, and p(x_0 | x_1) is the mass of
+Time runs over the knots of a beta table. Data are 8-bit images, x = v / 127.5 - 1, and p(x_0 | x_1) is the mass of
 the Gaussian in the bin of width 2 / 255 around each value, open at the ends of the range (Ho et al. 2020, eq. 13).
 """
 

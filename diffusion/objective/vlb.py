@@ -7,23 +7,24 @@ from typing import get_args
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, Times
-from diffusion.objective.noising import Noising, squared_error
+from diffusion.objective.base import Loss, TimeDistribution
+from diffusion.objective.noising import NoisingObjective, squared_error
 from diffusion.objective.variational import Variance, bound, table_of
 from diffusion.types import Cond, Randomness
 
 
-class VLB(Noising):
+class VLBObjective(NoisingObjective):
     """T times the bound's term at one random step: an estimate of L_vlb in bits per dimension, up to its constant prior
-    term (Ho et al. 2020, eq. 5; table 2's "L"; Nichol & Dhariwal 2021, L_vlb with ``objective/times=importance``).
+    term (Ho et al. 2020, eq. 5; table 2's "L"; Nichol & Dhariwal 2021, L_vlb with
+    ``objective/time_distribution=importance``).
 
     Args:
         variance: of the reverse step: learned (with ``parameterization.learned_variance``), small or large.
-        times: over the knots of a table; its draws weigh each step alike.
+        time_distribution: over the knots of a table; its draws weigh each step alike.
     """
 
-    def __init__(self, times: Times, variance: Variance = "learned") -> None:
-        super().__init__(times)
+    def __init__(self, time_distribution: TimeDistribution, variance: Variance = "learned") -> None:
+        super().__init__(time_distribution)
         if variance not in get_args(Variance):
             raise ValueError(f"the variance is small, large or learned, got {variance!r}; set objective.variance")
         self.variance = variance

@@ -8,7 +8,7 @@ from diffusion.parameterization.base import Coefficient, Parameterization
 from diffusion.types import Prediction, combine
 
 
-class Combined(Parameterization):
+class CombinedParameterization(Parameterization):
     """The network gives x~ and eps~, merged to x_0 = sigma^2 x~ + alpha (x - sigma eps~) and trained by the error of
     that x_0 (Salimans & Ho 2022, section 4).
 

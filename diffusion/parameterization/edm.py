@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion.parameterization.base import Coefficient, Parameterization
 
 
-class EDM(Parameterization):
+class EDMParameterization(Parameterization):
     """target = F of D = c_skip y + c_out F, whose input and output have unit variance (Karras et al. 2022, eqs. 7-8).
 
     Stated for y = x / alpha at noise sigma / alpha, for any schedule. With s^2 = sigma^2 + alpha^2 sigma_data^2,

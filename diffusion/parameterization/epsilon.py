@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion.parameterization.base import Coefficient, Parameterization
 
 
-class Epsilon(Parameterization):
+class EpsilonParameterization(Parameterization):
     """target = eps (Ho et al. 2020, eq. 14). Undefined where alpha = 0.
 
     learned_variance: twice the channels, the second half for the reverse variance (Nichol & Dhariwal 2021, eq. 15).

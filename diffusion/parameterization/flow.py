@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion.parameterization.base import Coefficient, Parameterization
 
 
-class Flow(Parameterization):
+class FlowParameterization(Parameterization):
     """target = eps - x_0 (Liu et al. 2023, eq. 1, from data to noise). Defined at every level of every schedule.
 
     learned_variance: twice the channels, the second half for the reverse variance (Nichol & Dhariwal 2021, eq. 15).

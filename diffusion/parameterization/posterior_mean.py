@@ -11,7 +11,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.schedule.posterior import Posterior, posterior
 
 
-class PosteriorMean(Parameterization):
+class PosteriorMeanParameterization(Parameterization):
     """target = mu~, the mean of q(x_{t - 1/T} | x_t, x_0) (Ho et al. 2020, eq. 7, and table 2's "mu~ prediction").
 
     The network is asked for the step to the next knot of its table, whatever steps a sampler takes: its answer is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion.parameterization.base import Coefficient, Parameterization
 
 
-class Score(Parameterization):
+class ScoreParameterization(Parameterization):
     """target = grad log p(x_t | x_0) = -eps / sigma (Song et al. 2021, eq. 7). Undefined at both ends.
 
     Its paper weights the error by sigma^2, which is ``objective/weighting=snr``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion.parameterization.base import Coefficient, Parameterization
 
 
-class Velocity(Parameterization):
+class VelocityParameterization(Parameterization):
     """target = v = alpha eps - sigma x_0 (Salimans & Ho 2022, section 4). Defined at every level, alpha = 0 included.
 
     learned_variance: twice the channels, the second half for the reverse variance (Nichol & Dhariwal 2021, eq. 15).

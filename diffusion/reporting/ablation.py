@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.reporting.error import ReportError
+from diffusion.errors import ReportError
 from diffusion.reporting.table import short
 
 KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
@@ -96,7 +96,7 @@ class Ablation:
 @dataclass(frozen=True)
 class Measured:
     """A cell's numbers: one for each seed that was run, by metric, what drawing a sample cost, and what as many real
-    held-out pictures score."""
+    held-out images score."""
 
     cell: Cell
     values: dict[str, list[float]]
@@ -162,7 +162,7 @@ def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, rem
     floors = {metric: m.floor[metric] for m in measured for metric in table.metrics if metric in m.floor}
     if floors:
         said = ", ".join(f"{metric} {short(value)}" for metric, value in floors.items())
-        lines += [f"As many real held-out pictures score {said}.", ""]
+        lines += [f"As many real held-out images score {said}.", ""]
     if table.plot:
         lines += [f"![{table.title}]({table.name}.png)", ""]
     if remarks:

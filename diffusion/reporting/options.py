@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from diffusion.reporting.error import ReportError
+from diffusion.errors import ReportError
 
 
 def run(main: Callable[[list[Path], dict[str, Any]], None], doc: str, config: Path) -> None:

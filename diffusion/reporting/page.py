@@ -84,11 +84,11 @@ def _grids(runs: list[Run], labels: list[str]) -> tuple[list[dict[str, str]], st
         training = [path for path in run.grids if path.name != "grid.png"]
         for path in [*training[-1:], *(path for path in run.grids if path.name == "grid.png")]:
             try:
-                picture = path.read_bytes()
+                image = path.read_bytes()
             except OSError:
                 continue
             label = name if path in training else f"{name}: {path.parent.name}"
-            coded = base64.b64encode(picture).decode()
+            coded = base64.b64encode(image).decode()
             out.append({"noise": _noise(path, run), "label": label, "src": f"data:image/png;base64,{coded}"})
     total = sum(len(grid["src"]) for grid in out)
     return out, f" Grids: {total / 1e6:.1f} MB." if total > 5e7 else ""

@@ -1,4 +1,4 @@
-"""Finds runs below folders: run folders, scored pictures, and W&B's offline folders that were copied from elsewhere."""
+"""Finds runs below folders: run folders, scored images, and W&B's offline folders that were copied from elsewhere."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion.errors import ReportError
 from diffusion.reporting import wandb_files
-from diffusion.reporting.error import ReportError
 from diffusion.reporting.settings import Reader, settings
 
 Curves = dict[str, list[tuple[int, float]]]
@@ -67,7 +67,7 @@ def find(folders: Sequence[Path], read_status: ReadStatus | None = None) -> tupl
             if "config.yaml" in names:
                 run = _run(folder, root, reader, read_status or _status, notes)
             elif "metrics.json" in names:
-                run = _pictures(folder, root, notes)
+                run = _images(folder, root, notes)
             else:
                 loose += [folder / name for name in names if name.endswith(".wandb")]
                 continue
@@ -126,7 +126,7 @@ def natural(what: object) -> list[tuple[int, float, str]]:
     return [(i % 2, float(part) if i % 2 else 0.0, "" if i % 2 else part) for i, part in enumerate(parts)]
 
 
-def _pictures(folder: Path, root: Path, notes: list[str]) -> Run | None:
+def _images(folder: Path, root: Path, notes: list[str]) -> Run | None:
     found = _evaluation(folder / "metrics.json", notes)
     if found is None:
         return None

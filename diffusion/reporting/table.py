@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """settings, metrics: the columns, in order. floors: real pictures' figures, a column. notes: what a reader must
+    """settings, metrics: the columns, in order. floors: real images' figures, a column. notes: what a reader must
     know, one sentence each."""
 
     rows: list[Row]

@@ -36,7 +36,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_markdown(table: Table) -> str:
-    """A table, the real pictures' figures below it, and the notes."""
+    """A table, the real images' figures below it, and the notes."""
     head, rows = _cells(table)
     lines = [
         "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
@@ -74,7 +74,7 @@ def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> 
     for number, line in enumerate(lines):
         style = "dim" if number >= min(most, len(table.rows)) else ""
         if style and min(chosen) < first:
-            line[min(chosen)] = line[0]  # real pictures, wherever the first column that fits is
+            line[min(chosen)] = line[0]  # real images, wherever the first column that fits is
         shown.add_row(*(Text(line[i], style) for i in sorted(chosen)))
     return shown
 
@@ -101,7 +101,7 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
         left += [str(row.n)] if number else []
         rows.append(left + [_value(row.values.get(name)) for name in table.metrics])
     if any(name in table.floors for name in table.metrics):
-        left = ["real pictures" if i == 0 else "" for i in range(len(head))]
+        left = ["real images" if i == 0 else "" for i in range(len(head))]
         rows.append(left + [short(table.floors[n]) if n in table.floors else "" for n in table.metrics])
     return [*head, *table.metrics], rows
 

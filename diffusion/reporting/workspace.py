@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from diffusion.reporting.error import ReportError
+from diffusion.errors import ReportError
 from diffusion.reporting.table import NFE, SECONDS, Table
 
 STEP = "trainer/global_step"

@@ -15,7 +15,7 @@ from diffusion.types import RandnLike, Spacing, combine
 Variance = Literal["small", "large", "learned"]
 
 
-class Ancestral(Sampler):
+class AncestralSampler(Sampler):
     """Each step draws from q(x_s | x_t, x_0 = E[x_0 | x_t]) (Ho et al. 2020, Algorithm 2 and eq. 7).
 
     The step to clean data adds no noise. Weak order 1.

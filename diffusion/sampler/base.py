@@ -40,7 +40,7 @@ class Denoise:
         return self.schedule.level(self.schedule.time(noise))
 
 
-class Again:
+class StepReplay:
     """Steps that were taken, from another x: what guidance that goes back and forth asks for (RePaint).
 
     taken: steps so far. left: steps still to come. state: what the next step will remember.
@@ -132,7 +132,7 @@ class Sampler(ABC):
         for i, (cur, nxt) in enumerate(pairwise(levels)):
             reached, then = self.step(denoise, x, cur, nxt, state, randn_like)
             if after is not None:
-                again = Again(self, denoise, levels, i + 1, randn_like)
+                again = StepReplay(self, denoise, levels, i + 1, randn_like)
                 again.state = then
                 reached, then = after(reached, cur, nxt, again, randn_like), again.state
             x, state = reached, then

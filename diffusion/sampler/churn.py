@@ -48,7 +48,7 @@ class ChurnedSampler(Sampler):
         self.churn_max = churn_max
         self.churn_noise = churn_noise
 
-    def stir(self, denoise: Denoise, x: Tensor, cur: Level, randn_like: RandnLike) -> tuple[Tensor, Level]:
+    def add_churn(self, denoise: Denoise, x: Tensor, cur: Level, randn_like: RandnLike) -> tuple[Tensor, Level]:
         """x at ``cur`` -> x at a noisier level, and that level; both as they came where churn does not act."""
         gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
         if gamma == 0 or cur.alpha == 0 or not self.churn_min <= cur.noise <= self.churn_max:

@@ -15,7 +15,7 @@ from diffusion.schedule.posterior import between
 from diffusion.types import Cond, Denoiser, RandnLike, Spacing, combine
 
 
-class DDIM(Sampler):
+class DDIMSampler(Sampler):
     """x_s = alpha_s x_0 + sqrt(sigma_s^2 - std^2) eps + std z, std = eta sqrt(beta~) (Song et al. 2021, eqs. 12, 16).
 
     At eta 0 it is the Euler step of the probability-flow ODE in sigma / alpha; in between a family with the same

@@ -12,7 +12,7 @@ from diffusion.schedule.base import Level
 from diffusion.types import RandnLike
 
 
-class Euler(ChurnedSampler):
+class EulerSampler(ChurnedSampler):
     """dy/dn = E[eps | x] by Euler, y = x / alpha, n = sigma / alpha (Karras et al. 2022, Algorithm 2, lines 4-8).
 
     Without churn it is DDIM at eta 0.
@@ -23,6 +23,6 @@ class Euler(ChurnedSampler):
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, None]:
-        x, cur = self.stir(denoise, x, cur, randn_like)
+        x, cur = self.add_churn(denoise, x, cur, randn_like)
         prediction = denoise(x, cur.t)
         return prediction.mix(nxt.alpha, nxt.sigma), None

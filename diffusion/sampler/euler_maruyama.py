@@ -8,13 +8,13 @@ from typing import Any
 from torch import Tensor
 
 from diffusion.sampler.base import Denoise
-from diffusion.sampler.reverse_diffusion import ReverseDiffusion
+from diffusion.sampler.reverse_diffusion import ReverseDiffusionSampler
 from diffusion.schedule.base import Level
 from diffusion.schedule.sde import drift_and_diffusion
 from diffusion.types import RandnLike, combine
 
 
-class EulerMaruyama(ReverseDiffusion):
+class EulerMaruyamaSampler(ReverseDiffusionSampler):
     """x_s = x_t - (f x_t - g^2 score) dt + g sqrt(dt) z, dt = t - s (Song et al. 2021, score SDE, eq. 6).
 
     Where reverse diffusion takes what the forward process does between two levels, this takes f and g at the first of

@@ -12,7 +12,7 @@ from diffusion.schedule.base import Level
 from diffusion.types import RandnLike
 
 
-class Heun(ChurnedSampler):
+class HeunSampler(ChurnedSampler):
     """The trapezoidal rule on dy/dn = E[eps | x], y = x / alpha, n = sigma / alpha (Karras et al. 2022, Algorithm 2).
 
     Two calls a step. A step from alpha = 0 or to sigma = 0, where n or E[eps | x] has no value, is an Euler step; one
@@ -24,7 +24,7 @@ class Heun(ChurnedSampler):
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, None]:
-        x, cur = self.stir(denoise, x, cur, randn_like)
+        x, cur = self.add_churn(denoise, x, cur, randn_like)
         return trapezoid(denoise, x, cur, nxt), None
 
 

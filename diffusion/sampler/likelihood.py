@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.sampler.angular import angle, integrate, radius, velocity
+from diffusion.sampler.angle_ode import angle, integrate, radius, velocity
 from diffusion.sampler.base import Denoise
 from diffusion.types import Cond, Denoiser, RandnLike
 
 
-class FlowLikelihood:
+class FlowLogLikelihood:
     """log p(x_0) by the change of variables along the probability-flow ODE (Song et al. 2021, score SDE, eq. 39), the
     divergence estimated by Skilling-Hutchinson with random signs (eq. 40): unbiased, exact for a diagonal Jacobian.
 

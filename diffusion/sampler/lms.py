@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from diffusion.sampler.exponential import lagrange
+from diffusion.sampler.exponential.base import lagrange
 from diffusion.sampler.multistep import MultistepSampler
 from diffusion.schedule.base import Level
 from diffusion.types import Spacing
 
 
-class LMS(MultistepSampler):
+class LMSSampler(MultistepSampler):
     """dy/dn = E[eps | x] by Adams-Bashforth on uneven steps, y = x / alpha, n = sigma / alpha.
 
     Known from Katherine Crowson's k-diffusion; the same as DEIS with its polynomial in sigma / alpha ("rho AB", Zhang &

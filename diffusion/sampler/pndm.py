@@ -23,7 +23,7 @@ _LEAP = 4.0
 noise than the newest would be blown up by that ratio, so it is a DDIM step and the past begins after it."""
 
 
-class PNDM(Sampler):
+class PNDMSampler(Sampler):
     """DDIM steps whose noise is a multistep mean of the last four answers (Liu et al. 2022, PNDM, eqs. 11-13).
 
     The mean's coefficients are those of evenly spaced times; the order is 2 whatever their number, as the DDIM step

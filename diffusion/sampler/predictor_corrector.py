@@ -7,12 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from diffusion.sampler.base import Denoise
-from diffusion.sampler.reverse_diffusion import ReverseDiffusion
+from diffusion.sampler.reverse_diffusion import ReverseDiffusionSampler
 from diffusion.schedule.base import Level
 from diffusion.types import RandnLike, Spacing, expand
 
 
-class PredictorCorrector(ReverseDiffusion):
+class PredictorCorrectorSampler(ReverseDiffusionSampler):
     """Langevin correction, then reverse diffusion (Song et al. 2021, score SDE, Algorithms 2-5).
 
         x <- x + e score + sqrt(2 e) z,   e = 2 a^2 (snr |z| / |score|)^2,   a = alpha_t / alpha_s

@@ -16,7 +16,7 @@ from diffusion.schedule.posterior import between
 from diffusion.types import RandnLike, Spacing, combine
 
 
-class Restart(Sampler):
+class RestartSampler(Sampler):
     """Where the way down passes ``low``, noise is added up to ``high`` and the ODE is solved down again, several times
     (Xu et al. 2023, Restart Sampling).
 

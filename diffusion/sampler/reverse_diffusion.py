@@ -13,7 +13,7 @@ from diffusion.schedule.posterior import between
 from diffusion.types import RandnLike, combine
 
 
-class ReverseDiffusion(Sampler):
+class ReverseDiffusionSampler(Sampler):
     """x_s = (2 - a) x_t - g^2 / sigma_t eps + g z, a = alpha_t / alpha_s, g^2 the variance that the forward step adds
     (Song et al. 2021, score SDE, eq. 46). The step to clean data adds no noise. Weak order 1.
 

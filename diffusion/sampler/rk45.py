@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.sampler.angular import angle, integrate, radius, velocity
+from diffusion.sampler.angle_ode import angle, integrate, radius, velocity
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
 from diffusion.types import RandnLike, Spacing
 
 
-class RK45(Sampler):
+class RK45Sampler(Sampler):
     """The probability-flow ODE by adaptive Dormand-Prince (Song et al. 2021, score SDE, appendix D.4), torchdiffeq's.
 
     The number of calls is the solver's choice; a step of the sampler is only a place to stop. The solver chooses its

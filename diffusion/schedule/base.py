@@ -8,7 +8,7 @@ Derived quantities, with the names used everywhere:
 
 A DDPM table of T betas is a schedule whose knots are exact: knot i at t = i / T has
 log alpha = 1/2 sum_{j <= i} log(1 - beta_j), knot 0 is clean data, and log alpha is linear between knots. Then
-label(t) = t T - 1 is DDPM's 0-based index, and any respacing equals the original discrete code.
+c_noise(t) = t T - 1 is DDPM's 0-based index, and any respacing equals the original discrete code.
 
 Coefficients are computed in float64: tensors in, float64 tensors out; scalars are Python floats.
 """
@@ -70,7 +70,7 @@ class Schedule(ABC):
         """log(alpha^2 / sigma^2) at t."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         """What the network is told of t: t itself, unless a schedule says otherwise."""
         return t
 
@@ -115,7 +115,7 @@ class Schedule(ABC):
         return start.sigma
 
 
-class VariancePreserving(Schedule):
+class VariancePreservingSchedule(Schedule):
     """alpha^2 + sigma^2 = 1, given log alpha(t). Sampling starts from N(0, 1), as in DDPM."""
 
     @abstractmethod
@@ -140,7 +140,7 @@ class VariancePreserving(Schedule):
         return 1.0
 
 
-class DiscreteSchedule(VariancePreserving):
+class DiscreteSchedule(VariancePreservingSchedule):
     """A table of T betas (Ho et al. 2020, section 2), exact at its knots t = i / T.
 
     betas: (T,) in (0, 1]; a last beta of exactly 1 is zero terminal SNR, and alpha itself is linear before it.
@@ -222,7 +222,7 @@ class DiscreteSchedule(VariancePreserving):
         weight = torch.where(right.isinf(), -torch.expm1(log_alpha - left), (log_alpha - left) / (right - left))
         return ((i - 1 + weight.clamp_(0, 1)) / self.steps).clamp_(min=2.0**-60)
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         return t * self.steps - 1
 
 

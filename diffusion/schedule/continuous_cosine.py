@@ -7,17 +7,17 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion.schedule.base import VariancePreserving
+from diffusion.schedule.base import VariancePreservingSchedule
 
 
-class ContinuousCosine(VariancePreserving):
+class ContinuousCosineSchedule(VariancePreservingSchedule):
     """log-SNR = -2 log tan(pi u / 2) + 2 log(base / resolution), VP (Hoogeboom et al. 2023, section 3.1, eqs. 3-4).
 
-    Larger pictures hide noise by redundancy; the shift gives each resolution the noise that ``base`` has. u grows
+    Larger images hide noise by redundancy; the shift gives each resolution the noise that ``base`` has. u grows
     linearly with t from 0 to where the log-SNR is ``log_snr_min``; the network is told 1000 t.
 
     Args:
-        resolution: of the pictures, ``None`` for no shift.
+        resolution: of the images, ``None`` for no shift.
         base: the resolution whose schedule is kept.
         log_snr_min: at t = 1; -inf is zero terminal SNR.
     """
@@ -39,7 +39,7 @@ class ContinuousCosine(VariancePreserving):
         noise = torch.where(u >= 1, math.inf, self._scale * (0.5 * math.pi * u).tan())
         return -0.5 * torch.log1p(noise**2)
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         return 1000 * t
 
     def time(self, noise: float) -> float:

@@ -9,7 +9,7 @@ import torch
 from diffusion.schedule.base import DiscreteSchedule, check_range
 
 
-class Cosine(DiscreteSchedule):
+class CosineSchedule(DiscreteSchedule):
     """alpha-bar(t) = f(t) / f(0), f(t) = cos^2((t + s) / (1 + s) pi / 2) (Nichol & Dhariwal 2021, eq. 17).
 
     s: offset that keeps the first betas away from 0.

@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.schedule.base import FIRST, Schedule, check_noise
 
 
-class EDM(Schedule):
+class EDMSchedule(Schedule):
     """alpha = 1, sigma^(1/rho) linear in t from sigma_min to sigma_max, and 0 at t = 0 (Karras et al. 2022, eq. 5).
 
     The network is told c_noise = log(sigma) / 4 (table 1). ``spacing=karras`` gives the paper's steps exactly.
@@ -34,7 +34,7 @@ class EDM(Schedule):
         t = t.double()
         return torch.where(t > 0, (self._low + t * (self._high - self._low)) ** self.rho, 0.0)
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         return self.sigma(t.clamp(min=FIRST)).log() / 4
 
     def time(self, noise: float) -> float:

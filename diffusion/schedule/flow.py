@@ -9,12 +9,12 @@ from torch import Tensor
 from diffusion.schedule.base import Schedule
 
 
-class Flow(Schedule):
+class FlowSchedule(Schedule):
     """alpha = 1 - u, sigma = u (Liu et al. 2023), u = shift t / (1 + (shift - 1) t) (Esser et al. 2024, eq. 23).
 
     alpha(1) = 0: an epsilon target is refused, flow, velocity and x0 are not. The network is told 1000 u.
 
-    shift: above 1 moves times towards noise, for larger pictures; sqrt of the ratio of their numbers of pixels.
+    shift: above 1 moves times towards noise, for larger images; sqrt of the ratio of their numbers of pixels.
     """
 
     def __init__(self, shift: float = 1.0) -> None:
@@ -30,7 +30,7 @@ class Flow(Schedule):
         t = t.double()
         return self.shift * t / (1 + (self.shift - 1) * t)
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         return 1000 * self.sigma(t)
 
     def time(self, noise: float) -> float:

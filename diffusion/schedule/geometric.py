@@ -10,7 +10,7 @@ from torch import Tensor
 from diffusion.schedule.base import FIRST, Schedule, check_noise
 
 
-class Geometric(Schedule):
+class GeometricSchedule(Schedule):
     """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t for t > 0, and 0 at t = 0 (Song et al. 2021, eq. 31).
 
     The last step of a sampler thus goes from about ``sigma_min`` to clean data. The network is told log(sigma) / 4.
@@ -28,7 +28,7 @@ class Geometric(Schedule):
         t = t.double()
         return torch.where(t > 0, self.sigma_min * (self.sigma_max / self.sigma_min) ** t, 0.0)
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         return self.sigma(t.clamp(min=FIRST)).log() / 4
 
     def time(self, noise: float) -> float:

@@ -7,7 +7,7 @@ import torch
 from diffusion.schedule.base import DiscreteSchedule, check_range
 
 
-class Linear(DiscreteSchedule):
+class LinearSchedule(DiscreteSchedule):
     """beta_i from ``beta_start`` to ``beta_end`` in T even steps (Ho et al. 2020, section 4).
 
     For another T, Nichol & Dhariwal (2021) scale both ends by 1000 / T, which keeps the same path through noise.

@@ -7,7 +7,7 @@ import torch
 from diffusion.schedule.base import DiscreteSchedule, check_range
 
 
-class ScaledLinear(DiscreteSchedule):
+class ScaledLinearSchedule(DiscreteSchedule):
     """sqrt(beta_i) from sqrt(``beta_start``) to sqrt(``beta_end``) in T even steps (Rombach et al. 2022)."""
 
     def __init__(self, T: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012) -> None:

@@ -7,7 +7,7 @@ import torch
 from diffusion.schedule.base import DiscreteSchedule, check_range
 
 
-class Sigmoid(DiscreteSchedule):
+class SigmoidSchedule(DiscreteSchedule):
     """beta_i = beta_start + (beta_end - beta_start) logistic(u_i), u_i from -6 to 6 (Xu et al. 2022, their code)."""
 
     def __init__(self, T: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02) -> None:

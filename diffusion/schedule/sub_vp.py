@@ -7,10 +7,10 @@ import math
 import torch
 from torch import Tensor
 
-from diffusion.schedule.vp import VP
+from diffusion.schedule.vp import VPSchedule
 
 
-class SubVP(VP):
+class SubVPSchedule(VPSchedule):
     """VP's alpha with sigma = 1 - alpha^2, less noise than VP at every t (Song et al. 2021, eqs. 29 and 34)."""
 
     def sigma(self, t: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from diffusion.schedule.base import DiscreteSchedule, from_alphas_bar
 
 
-class Table(DiscreteSchedule):
+class TableSchedule(DiscreteSchedule):
     """The T betas, or the T values of alpha-bar, that a file holds in order.
 
     Args:

@@ -6,10 +6,10 @@ import math
 
 from torch import Tensor
 
-from diffusion.schedule.base import VariancePreserving, check_rate
+from diffusion.schedule.base import VariancePreservingSchedule, check_rate
 
 
-class VP(VariancePreserving):
+class VPSchedule(VariancePreservingSchedule):
     """beta(t) = beta_min + t (beta_max - beta_min), log alpha = -1/2 integral of beta (Song et al. 2021, eqs. 32-33).
 
     DDPM's linear table is its discretisation with beta_i = beta(i / T) / T. The network is told 999 t (their code), the
@@ -25,7 +25,7 @@ class VP(VariancePreserving):
         t = t.double()
         return -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
-    def label(self, t: Tensor) -> Tensor:
+    def c_noise(self, t: Tensor) -> Tensor:
         return 999 * t
 
     def time(self, noise: float) -> float:

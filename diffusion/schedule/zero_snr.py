@@ -5,7 +5,7 @@ from __future__ import annotations
 from diffusion.schedule.base import DiscreteSchedule, from_alphas_bar
 
 
-class ZeroSNR(DiscreteSchedule):
+class ZeroSNRSchedule(DiscreteSchedule):
     """sqrt(alpha-bar) shifted to end at 0 and scaled to keep its first value (Lin et al. 2024, algorithm 1).
 
     An epsilon target is undefined at its end; use velocity or x0. Sampling must start at t = 1 (``spacing=trailing``).

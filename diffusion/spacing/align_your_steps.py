@@ -17,7 +17,7 @@ _SIGMAS = {
 }
 
 
-class AlignYourSteps(Spacing):
+class AlignYourStepsSpacing(Spacing):
     """Ten steps found by minimising a bound on the solver's error (Sabour et al. 2024); sigma / alpha from the authors'
     page (research.nvidia.com/labs/toronto-ai/AlignYourSteps/howto.html), other numbers of steps by their rule, linear
     in the logarithm between entries.

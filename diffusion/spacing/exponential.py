@@ -6,7 +6,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_noises, noise_range
 
 
-class Exponential(Spacing):
+class ExponentialSpacing(Spacing):
     """sigma / alpha = low (high / low)^(u^rho), u evenly from 1 to 0, then 0 (k-diffusion's polyexponential).
 
     Args:

@@ -9,7 +9,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_indices
 
 
-class Indices(Spacing):
+class IndicesSpacing(Spacing):
     """DDPM's 0-based indices as listed, noisiest first.
 
     Args:

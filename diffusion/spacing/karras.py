@@ -6,7 +6,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_noises, noise_range
 
 
-class Karras(Spacing):
+class KarrasSpacing(Spacing):
     """(sigma / alpha)^(1 / rho) evenly spaced between two ends, then 0 (Karras et al. 2022, eq. 5).
 
     Args:

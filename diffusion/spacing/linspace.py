@@ -6,7 +6,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing
 
 
-class Linspace(Spacing):
+class LinspaceSpacing(Spacing):
     """``steps`` even times from 1 to the cleanest, then 0: index T - 1 to 0 of a table, rounded to its knots.
 
     Song et al. 2021 (score SDE, appendix C) discretise a continuous schedule so.

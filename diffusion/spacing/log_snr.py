@@ -6,7 +6,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_noises, noise_range
 
 
-class LogSNR(Spacing):
+class LogSNRSpacing(Spacing):
     """lam = log(alpha / sigma) evenly spaced between two ends, then 0 (Lu et al. 2022, DPM-Solver, section 3.3).
 
     Args:

@@ -8,7 +8,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_indices
 
 
-class Quadratic(Spacing):
+class QuadraticSpacing(Spacing):
     """Indices floor(linspace(0, sqrt(share T), steps)^2) (Song et al. 2021, appendix D.3, and the authors' code).
 
     Denser near the data. Where neighbours fall on one index the repeat is dropped, as it moves nothing.

@@ -8,7 +8,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_indices
 
 
-class Sections(Spacing):
+class SectionsSpacing(Spacing):
     """The table in as many parts of equal length as there are counts, each with its count of even strides (Nichol &
     Dhariwal 2021 and Dhariwal & Nichol 2021, whose LSUN samples took "90,60,60,20,20").
 

@@ -6,7 +6,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing
 
 
-class Trailing(Spacing):
+class TrailingSpacing(Spacing):
     """t = 1, 1 - 1/steps, ..., rounded to the table's knots where there is one (Lin et al. 2024, Table 2).
 
     The first time is always 1, which zero terminal SNR needs.

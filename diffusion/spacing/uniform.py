@@ -6,7 +6,7 @@ from diffusion.schedule.base import Schedule
 from diffusion.spacing.base import Spacing, from_indices
 
 
-class Uniform(Spacing):
+class UniformSpacing(Spacing):
     """Indices offset + i (T // steps), i = 0 .. steps - 1 (Song et al. 2021, appendix D.3, "linear").
 
     The noisiest index is below T - 1: sampling starts where a little of the data is left.

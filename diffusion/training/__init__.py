@@ -1,0 +1,17 @@
+"""Training: the module, the average of its weights, checkpoints, and what watches a run."""
+
+__all__ = [
+    "callbacks",
+    "checkpoint",
+    "clip",
+    "ema",
+    "flat",
+    "flops",
+    "host",
+    "latent_cache",
+    "loggers",
+    "loop",
+    "lr",
+    "module",
+    "sharded",
+]

@@ -38,12 +38,12 @@ class ConstantEMA(EMA):
 
 
 class HalfLifeEMA(EMA):
-    """beta = 0.5^(batch_size / half-life), in pictures, so that another batch size keeps the same memory.
+    """beta = 0.5^(batch_size / half-life), in images, so that another batch size keeps the same memory.
 
-    The half-life grows with training up to its value: at most ``ramp`` times the pictures seen so far (Karras et al.
+    The half-life grows with training up to its value: at most ``ramp`` times the images seen so far (Karras et al.
     2022, their code). ``images``: EDM's is 500,000 on CIFAR-10.
 
-    batch_size: pictures of one optimizer step, over all devices and accumulated batches.
+    batch_size: images of one optimizer step, over all devices and accumulated batches.
     ramp: ``None`` for a constant half-life.
     """
 
@@ -69,7 +69,7 @@ class PowerEMA(EMA):
     Its length is a fixed share of the training so far, and it forgets the initial weights entirely.
 
     std: the length, as the standard deviation of the profile over the length of training, in (0, 0.28); 0.05 and 0.1
-        are the paper's. See :mod:`diffusion.training.posthoc` for any length after training.
+        are the paper's. See :mod:`diffusion.training.callbacks.posthoc` for any length after training.
     """
 
     def __init__(self, std: float = 0.05) -> None:

@@ -25,7 +25,7 @@ class Factor(LambdaLR):
             group["lr"] = rate
 
 
-class Constant(Factor):
+class ConstantSchedule(Factor):
     """Linear warm-up from 0 over ``warmup`` steps, then constant (Ho et al. 2020, appendix B: 5,000 steps)."""
 
     def __init__(self, optimizer: Optimizer, warmup: int = 0) -> None:
@@ -33,7 +33,7 @@ class Constant(Factor):
         super().__init__(optimizer, lambda step: _ramp(step, warmup))
 
 
-class Cosine(Factor):
+class CosineSchedule(Factor):
     """Linear warm-up, then half a cosine from 1 to ``floor`` at ``total`` steps (Loshchilov & Hutter 2017, eq. 5).
 
     A run no longer than its warm-up only warms up.

@@ -1,5 +1,11 @@
-r"""How likely a model finds pictures that it was not trained on, in bits per dimension: lower is better.
+r"""How likely a model finds images that it was not trained on, in bits per dimension: lower is better.
 
 Variational: the bound over a beta table's chain. Flow: the density of the probability-flow ODE. Both are of the model
 as it samples, its guidance included where a likelihood can be computed of it.
 """
+
+from diffusion.evaluation.likelihood.base import Likelihood, Measured
+from diffusion.evaluation.likelihood.flow import FlowLikelihood
+from diffusion.evaluation.likelihood.variational import VariationalLikelihood
+
+__all__ = ["FlowLikelihood", "Likelihood", "Measured", "VariationalLikelihood"]

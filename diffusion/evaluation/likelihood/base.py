@@ -1,4 +1,4 @@
-"""What measures a likelihood: pictures of the test split, each with draws of its own, shared out over the ranks."""
+"""What measures a likelihood: images of the test split, each with draws of its own, shared out over the ranks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from diffusion.autoencoder.identity import Identity
+from diffusion.autoencoder.identity import IdentityAutoencoder
 from diffusion.evaluation import fingerprint, naming
 from diffusion.evaluation.describe import describe
-from diffusion.evaluation.features import FeatureGatherer, Rows
+from diffusion.evaluation.features.gather import FeatureGatherer, Rows
 from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
-from diffusion.seeds import LIKELIHOOD, KeyedRandomness
+from diffusion.randomness import LIKELIHOOD, KeyedRandomness
 from diffusion.types import Cond, Denoiser
 
 
 @dataclass(frozen=True)
 class Measured:
-    """metrics: {name with N: value}. record: what decided them. cost: seconds of all ranks, network calls a picture."""
+    """metrics: {name with N: value}. record: what decided them. cost: seconds of all ranks, network calls an image."""
 
     metrics: dict[str, float]
     record: dict[str, Any]
@@ -33,14 +33,14 @@ class Measured:
 
 
 class Likelihood(ABC):
-    """Bits per dimension of test pictures: their mean and standard deviation.
+    """Bits per dimension of test images: their mean and standard deviation.
 
     Args:
-        num_samples: pictures, spread evenly over the test split; all of it where ``None`` or larger.
+        num_samples: images, spread evenly over the test split; all of it where ``None`` or larger.
         batch_size: of the fixed global batches.
 
     Raises:
-        ValueError: fewer than 2 pictures, or batches of none.
+        ValueError: fewer than 2 images, or batches of none.
     """
 
     name: ClassVar[str]
@@ -49,7 +49,7 @@ class Likelihood(ABC):
     def __init__(self, num_samples: int | None = None, batch_size: int = 128) -> None:
         if batch_size < 1 or (num_samples is not None and num_samples < 2):
             raise ValueError(
-                f"bits per dimension are measured on 2 pictures or more in batches of 1 or more, got {num_samples} and "
+                f"bits per dimension are measured on 2 images or more in batches of 1 or more, got {num_samples} and "
                 f"{batch_size}; set evaluation.likelihood.num_samples and evaluation.likelihood.batch_size"
             )
         self.num_samples = num_samples
@@ -62,7 +62,7 @@ class Likelihood(ABC):
 
     @abstractmethod
     def bits(self, denoiser: Denoiser, x0: Tensor, cond: Cond, random: KeyedRandomness) -> Tensor:
-        """Pictures (B, C, H, W), 8-bit values scaled to [-1, 1] -> bits per dimension (B,)."""
+        """Images (B, C, H, W), 8-bit values scaled to [-1, 1] -> bits per dimension (B,)."""
 
     def measure(
         self,
@@ -73,7 +73,7 @@ class Likelihood(ABC):
         shards: Path | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> Measured:
-        """Of the generator's model, under each picture's own class or caption; all ranks take part, and all are told.
+        """Of the generator's model, under each image's own class or caption; all ranks take part, and all are told.
 
         Raises:
             ValueError: latents of an autoencoder, or a value that is not finite.
@@ -101,9 +101,9 @@ class Likelihood(ABC):
         return Measured({naming.counted(metric, n): value for metric, value in values.items()}, record, cost)
 
     def _bits(self, generator: Generator, batch: dict[str, Any], seed: int) -> Tensor:
-        if not isinstance(generator.autoencoder, Identity | None):
+        if not isinstance(generator.autoencoder, IdentityAutoencoder | None):
             raise ValueError(
-                "bits per dimension are of pictures, and this model runs on the latents of an autoencoder; "
+                "bits per dimension are of images, and this model runs on the latents of an autoencoder; "
                 "leave evaluation/likelihood out"
             )
         random = KeyedRandomness(batch["index"], seed=seed, stream=LIKELIHOOD)
@@ -115,7 +115,7 @@ class Likelihood(ABC):
     def _summary(self, bits: Tensor) -> dict[str, float]:
         if not torch.isfinite(bits).all():
             raise ValueError(
-                f"{int((~torch.isfinite(bits)).sum())} of {len(bits)} pictures have no finite likelihood; the model "
+                f"{int((~torch.isfinite(bits)).sum())} of {len(bits)} images have no finite likelihood; the model "
                 "has diverged, or its target is undefined at a level that was asked for"
             )
         name = f"bits_per_dim_{self.name}"

@@ -6,21 +6,21 @@ import torch
 from torch import Tensor
 
 from diffusion.evaluation.likelihood.base import Likelihood
-from diffusion.sampler.likelihood import FlowLikelihood, bits_per_dim
-from diffusion.seeds import KeyedRandomness
+from diffusion.randomness import KeyedRandomness
+from diffusion.sampler.likelihood import FlowLogLikelihood, bits_per_dim
 from diffusion.types import Cond, Denoiser
 
 BIN = 1 / 127.5
 """Between two grey levels."""
 
 
-class Flow(Likelihood):
-    """The density of the probability-flow ODE at pictures that are dequantised uniformly, one draw each (Song et al.
-    2021, score SDE, section 4.3): on average a bound from above, too, of the mass of each picture's bin.
+class FlowLikelihood(Likelihood):
+    """The density of the probability-flow ODE at images that are dequantised uniformly, one draw each (Song et al.
+    2021, score SDE, section 4.3): on average a bound from above, too, of the mass of each image's bin.
 
     Args:
         num_samples, batch_size: see :class:`Likelihood`; a batch shares the solver's steps.
-        rtol, atol, end, probes: see :class:`FlowLikelihood`.
+        rtol, atol, end, probes: see :class:`FlowLogLikelihood`.
     """
 
     name = "flow"
@@ -36,7 +36,7 @@ class Flow(Likelihood):
     ) -> None:
         super().__init__(num_samples, batch_size)
         self.rtol, self.atol, self.end, self.probes = rtol, atol, end, probes
-        self.flow = FlowLikelihood(rtol, atol, end, probes)
+        self.flow = FlowLogLikelihood(rtol, atol, end, probes)
 
     def check(self, denoiser: Denoiser) -> None:
         self.flow.check(denoiser)

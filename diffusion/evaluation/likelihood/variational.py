@@ -8,12 +8,12 @@ from torch import Tensor
 
 from diffusion.evaluation.likelihood.base import Likelihood
 from diffusion.objective.variational import Variance, bits_per_dim, check_pointwise, table_of
-from diffusion.seeds import KeyedRandomness
+from diffusion.randomness import KeyedRandomness
 from diffusion.types import Cond, Denoiser
 
 
-class Variational(Likelihood):
-    """The bound over the full chain of the schedule's table, T calls a picture (Ho et al. 2020, eq. 5; see
+class VariationalLikelihood(Likelihood):
+    """The bound over the full chain of the schedule's table, T calls an image (Ho et al. 2020, eq. 5; see
     :mod:`diffusion.objective.variational`).
 
     Args:

@@ -8,7 +8,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class Constant(Weighting):
+class ConstantWeighting(Weighting):
     """1 on the target's own squared error, whatever the target: L_simple (Ho et al. 2020, eq. 14) for the noise.
 
     The one weighting that depends on the target; 1 on the x_0 error is this one with ``parameterization=x0``.

@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class EDM(Weighting):
+class EDMWeighting(Weighting):
     """(sigma^2 + sigma_data^2) / (sigma sigma_data)^2 on the x_0 error, sigma the noise (Karras et al. 2022, table 1).
 
     In SNR = 1 / sigma^2 it is SNR + 1 / sigma_data^2.

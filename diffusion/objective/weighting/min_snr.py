@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class MinSNR(Weighting):
+class MinSNRWeighting(Weighting):
     """min(SNR, gamma) on the x_0 error (Hang et al. 2023, section 3.4)."""
 
     def __init__(self, gamma: float = 5.0) -> None:

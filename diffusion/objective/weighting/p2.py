@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class P2(Weighting):
+class P2Weighting(Weighting):
     """1 / (k + SNR)^gamma on the noise's error, so SNR / (k + SNR)^gamma on the x_0 error (Choi et al. 2022, eq. 8)."""
 
     def __init__(self, gamma: float = 1.0, k: float = 1.0) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class Sigmoid(Weighting):
+class SigmoidWeighting(Weighting):
     """sigmoid(bias - log SNR) on the noise's error, so exp(bias) sigmoid(log SNR - bias) on the x_0 error.
 
     Kingma & Gao 2023; Hoogeboom et al. 2024 (SiD2). Both multiply by -d log SNR / dt, which makes the loss independent

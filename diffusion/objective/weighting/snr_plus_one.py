@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class SNRPlusOne(Weighting):
+class SNRPlusOneWeighting(Weighting):
     """SNR + 1 on the x_0 error, so 1 on v's (Salimans & Ho 2022, section 4)."""
 
     def on_x0(self, log_snr: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class SoftMinSNR(Weighting):
+class SoftMinSNRWeighting(Weighting):
     """SNR gamma / (SNR + gamma) on the x_0 error (Crowson et al. 2024, section 3.4).
 
     gamma: 4 in the paper, 1 / sigma_data^2 for EDM's sigma_data of 0.5.

@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.objective.base import Weighting
 
 
-class TruncatedSNR(Weighting):
+class TruncatedSNRWeighting(Weighting):
     """max(SNR, 1) on the x_0 error: the larger of the errors of x_0 and eps (Salimans & Ho 2022, section 4)."""
 
     def on_x0(self, log_snr: Tensor) -> Tensor:

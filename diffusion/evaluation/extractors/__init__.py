@@ -1,1 +1,0 @@
-"""Feature extractors, all of them torch-fidelity's or registered with it; each has a name that its metrics carry."""

@@ -1,0 +1,55 @@
+"""Does a model repeat its training images? Distances to the nearest one, held against those of unseen real images.
+
+A model that generalises is as far from its training set as real images are that were not in it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid
+
+CLOSE = 0.01
+"""Share of unseen real images that lie nearer to the training set than what counts as a copy."""
+
+
+def nearest(rows: Tensor, real: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
+    """Distance (N,) of each row (N, D) to its nearest real row (M, D), and which one that is (N,)."""
+    best = torch.full((len(rows),), torch.inf)
+    where = torch.zeros(len(rows), dtype=torch.long)
+    for start in range(0, len(rows), chunk):
+        part = slice(start, start + chunk)
+        for offset in range(0, len(real), chunk):
+            distance, at = torch.cdist(rows[part], real[offset : offset + chunk]).min(dim=1)
+            closer = distance < best[part]
+            best[part] = torch.where(closer, distance, best[part])
+            where[part] = torch.where(closer, at + offset, where[part])
+    return best, where
+
+
+def memorisation(ours: Tensor, theirs: Tensor) -> dict[str, float]:
+    """From the distances to the nearest training image, of samples (N,) and of held-out images (M,):
+
+    ``nearest_ratio``: the median of ours over the median of theirs. ``copies``: share of samples that are nearer to a
+    training image than all but 1 % of held-out images are.
+
+    Real images give about 1 and 0.01; a model that copies gives 0 and 1.
+    """
+    threshold = torch.quantile(theirs, CLOSE)
+    return {
+        "nearest_ratio": float(ours.median() / theirs.median()),
+        "copies": float((ours < threshold).float().mean()),
+    }
+
+
+def save_pairs(samples: Tensor, real: Tensor, path: Path) -> None:
+    """An image of pairs, uint8 (K, C, H, W) each: samples above, the training images nearest to them below."""
+    both = torch.cat((samples, real)).float() / 255
+    side = max(1, 64 // both.shape[-1])
+    both = both.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
+    grid = make_grid(both, nrow=len(samples), padding=2, pad_value=1.0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(path)

@@ -1,0 +1,3 @@
+"""A resolved config -> objects."""
+
+__all__ = ["build", "load"]

@@ -1,0 +1,3 @@
+"""The command line: what every script in scripts/ shares."""
+
+__all__ = ["app"]

@@ -1,0 +1,177 @@
+"""Mistakes on the command line and in config files, each said in one sentence: expected, got, what to do.
+
+Nothing here imports torch: a mistake is answered before anything heavy is loaded.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from diffusion.errors import ConfigError
+
+
+def as_mistake(error: BaseException) -> str | None:
+    """The sentence where an exception is the user's to mend, ``None`` where it is a failure of the code.
+
+    Parts refuse what does not fit them with a ``ValueError`` when they are built; data with a ``DataError``.
+    """
+    if isinstance(error, ConfigError):
+        return str(error)
+    data = sys.modules.get("diffusion.data.base")
+    if isinstance(error, InstantiationException):
+        error = error.__cause__ or error
+        if isinstance(error, ValueError):
+            return " ".join(str(error).split())
+    if data is not None and isinstance(error, data.DataError):
+        return " ".join(str(error).split())
+    return None
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that ``word`` was probably meant to be, ``None`` where none is near."""
+    known = list(known)
+    lowered = {name.lower(): name for name in reversed(known)}
+    close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    if close:
+        return lowered[close[0]]
+    starts = [name for name in known if len(word) > 2 and name.lower().startswith(word.lower())]
+    return starts[0] if starts else None
+
+
+def ranked(word: str, known: Iterable[str]) -> list[str]:
+    """All of ``known``, those nearest to ``word`` first."""
+    known = sorted(known)
+    near = get_close_matches(word, known, n=max(1, len(known)), cutoff=0.5)
+    return near + [name for name in known if name not in near]
+
+
+def paths(cfg: Any, prefix: str = "") -> Iterator[str]:
+    """Every key of a config, dotted, parents before children; interpolations are not followed."""
+    if isinstance(cfg, DictConfig) and not cfg._is_none() and not cfg._is_missing() and not cfg._is_interpolation():
+        for name in map(str, cfg):
+            yield prefix + name
+            yield from paths(cfg._get_node(name), f"{prefix}{name}.")
+
+
+def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = ()) -> ConfigError:
+    """The sentence for a key that does not exist, with the real one that was probably meant."""
+    head, _, leaf = key.rpartition(".")
+    siblings = [name for name in known if name.rpartition(".")[0] == head]
+    meant = None
+    near = nearest(leaf, [name.rpartition(".")[2] for name in siblings])
+    if near is not None:
+        meant = f"{head}.{near}" if head else near
+    if meant is None:
+        meant = nearest(key, groups) or nearest(key, known)
+    if meant is None:  # the right leaf in the wrong place: steps for sampler.steps
+        same = [name for name in known if name.rpartition(".")[2] == leaf]
+        meant = min(same, key=len) if same else None
+    what = "config group" if "/" in key else "config key"
+    if meant is not None:
+        return ConfigError(f"there is no {what} '{key}'; did you mean '{meant}'?")
+    here = siblings or [name for name in known if "." not in name]
+    where = f"keys of '{head}'" if siblings and head else "top-level keys"
+    return ConfigError(f"there is no {what} '{key}', and none that is near; {where}: {', '.join(sorted(here))}")
+
+
+def unknown_option(group: str, option: str, options: Sequence[str]) -> ConfigError:
+    """The sentence for a group that has no such option: all of them, nearest first."""
+    return ConfigError(
+        f"{group} has no option '{option}'; options, nearest first: {', '.join(ranked(option, options))}"
+    )
+
+
+def check_groups(overrides: Sequence[Override], groups: dict[str, list[str]], *, sweep: bool) -> None:
+    """Group choices must exist, and a list of values needs a sweep.
+
+    Raises:
+        ConfigError: an option that a group does not have, a group that does not exist, a sweep without ``-m``.
+    """
+    for override in overrides:
+        key = override.key_or_group
+        if override.is_sweep_override() and not sweep:
+            value = override.get_value_string()
+            raise ConfigError(
+                f"{key}={value} names several values; add -m to run one job for each, "
+                f"or write {key}=[{value}] for a list"
+            )
+        if override.is_delete():
+            continue
+        if "/" in key and key not in groups:
+            raise unknown_key(key, sorted(groups), sorted(groups))
+        if key not in groups or override.is_hydra_override():
+            continue
+        if override.value() is None:
+            raise ConfigError(f"{key}=null chooses nothing; write ~{key} to leave this part out")
+        for option in _options(override):
+            if option not in groups[key]:
+                raise unknown_option(key, option, groups[key])
+
+
+def _options(override: Override) -> list[str]:
+    if override.is_sweep_override():
+        if override.value_type is not None and "GLOB" in override.value_type.name:
+            return []
+        values: list[Any] = list(override.sweep_iterator())
+    else:
+        values = [override.value()]
+    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return [str(item) for item in flat if item is not None and not isinstance(item, dict)]
+
+
+def explain(
+    error: Exception, overrides: Sequence[Override], base: DictConfig | None, groups: Sequence[str]
+) -> ConfigError:
+    """One sentence for whatever Hydra or OmegaConf said while composing.
+
+    Args:
+        error: what was raised.
+        overrides: those of the command line.
+        base: the config composed without the overrides of values, where it could be composed.
+        groups: every config group.
+    """
+    if base is not None:
+        known = [path for path in paths(base) if not path.startswith("hydra.")]
+        for override in overrides:
+            key = override.key_or_group.split("@")[0]
+            if override.is_hydra_override() or key in groups or override.is_add() or override.is_force_add():
+                continue
+            if key not in known and not _behind_reference(base, key):
+                return unknown_key(key, known, groups)
+    text = " ".join(str(error).split())
+    cause = error.__cause__
+    if match := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
+        return ConfigError(
+            f"{match[1]} is a config group, but this script has no such part; "
+            f"run it with --help for the groups that it takes"
+        )
+    if isinstance(error, HydraException) and cause is not None and str(cause) not in text:
+        text = f"{text} ({' '.join(str(cause).split())})" if text else " ".join(str(cause).split())
+    text = re.sub(r" ?(full_key: .*|object_type=\w+|To append to your config use \+\S+|Search path:.*)", "", text)
+    return ConfigError(text.strip().rstrip(".") or type(error).__name__)
+
+
+def unresolved(error: OmegaConfBaseException) -> ConfigError:
+    """The sentence for a value that was not given, or a reference to nothing."""
+    if isinstance(error, MissingMandatoryValue):
+        key = error.full_key or "a value"
+        return ConfigError(f"{key} must be given and was not; set {key}=<value>")
+    text = " ".join(str(error.msg or error).split()).partition(" full_key:")[0]
+    return ConfigError(f"{error.full_key}: {text}")
+
+
+def _behind_reference(cfg: DictConfig, key: str) -> bool:
+    """Does ``key`` exist through an interpolation of a whole node (``sampler.spacing.rho``)?"""
+    try:
+        return OmegaConf.select(cfg, key, throw_on_missing=False) is not None
+    except OmegaConfBaseException:
+        return False

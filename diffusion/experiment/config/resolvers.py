@@ -1,0 +1,78 @@
+"""The OmegaConf resolvers that configs may use. Registered once, before anything is composed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from diffusion.experiment.process.ranks import shared_id
+
+DRIVER, PROCESSOR = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
+"""Where Linux tells of GPUs and processors; elsewhere neither exists and the answer is float32."""
+
+
+def register() -> None:
+    """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen;
+    ``${run_name:<folder>}`` what a person calls the run; ``${precision:}`` this machine's;
+    ``${divided:a,b}`` how often b fits into a."""
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("choice", choice, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True)
+    OmegaConf.register_new_resolver("precision", precision, replace=True)
+    OmegaConf.register_new_resolver("divided", divided, replace=True)
+
+
+def choice(group: str) -> str | None:
+    """``${choice:guidance}``: the option chosen for a group, ``several`` for a list of them, ``null`` for none."""
+    chosen = HydraConfig.get().runtime.choices
+    option = chosen.get(group, "several")  # Hydra leaves lists out
+    return None if option is None else str(option)
+
+
+def run_id() -> str:
+    """Sorts by time and never meets another: 20260131-235959-4f1c; one for all ranks that were started together."""
+    if (shared := shared_id()) is not None:
+        return shared
+    return f"{datetime.now():%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def precision() -> str:
+    """bf16-mixed where there is a GPU, or a processor with bf16 products; else 32-true. Asked without torch.
+
+    On such processors bf16 is what makes a step faster: rows 3 and 9 of ``python -m benchmarks``.
+    """
+    gpu = DRIVER.exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1")
+    return "bf16-mixed" if gpu or multiplies_bf16() else "32-true"
+
+
+def multiplies_bf16() -> bool:
+    """Whether the processor has bf16 products; without them torch emulates, many times slower than float32."""
+    try:
+        flags = re.findall(r"^(?:flags|Features)\s*:(.*)$", PROCESSOR.read_text(encoding="utf-8"), re.M)[:1]
+    except OSError:
+        return False
+    return bool(flags) and not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags[0].split())
+
+
+def divided(a: int, b: int) -> int:
+    """How often b fits into a, a remainder left out (a check refuses it where it matters); a itself where b is 0."""
+    return a // b if b else a
+
+
+def run_name(folder: str | None) -> str:
+    """What is special about a run: a sweep's cell by its swept values, another by its overrides, else its folder."""
+    run = Path(folder or "run")  # --cfg job has no folder yet
+    try:
+        words = json.loads((run.parent / "sweep.json").read_text(encoding="utf-8"))["cells"][run.name]
+    except (OSError, ValueError, KeyError):
+        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        words = [word for word in given if not word.startswith(("name=", "paths.", "logger", "resume="))]
+    text = " ".join(words) or run.name
+    return text if len(text) <= 120 else f"{text[:119]}…"

@@ -1,0 +1,3 @@
+"""What a process knows of its own place among the ranks."""
+
+__all__ = ["ranks"]

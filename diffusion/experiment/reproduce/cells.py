@@ -1,0 +1,244 @@
+"""Runs what is missing of a table and reads what is there: trainings shared by cells and tables, then the statistics
+that a sampler needs of a trained model, then evaluations.
+
+A training lies in ``<outputs>/reproduce/<identity>``, named by its content like any cell of a sweep, so that tables
+share it and nothing runs twice; a cell's score lies in the ``evaluation`` folder of its run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import hydra
+from hydra._internal.callbacks import Callbacks
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import HydraContext, RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.errors import ConfigError
+from diffusion.experiment.config import resolvers, validate
+from diffusion.experiment.run.saved_config import COMPOSED, MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
+from diffusion.experiment.run.status import read_status
+from diffusion.experiment.sweep import run as sweep
+from diffusion.experiment.sweep.config_cache import Loader
+from diffusion.experiment.task.evaluate_config import score_overrides, whole
+from diffusion.files import write_atomic
+from diffusion.reporting.ablation import Cell, Measured
+
+log = logging.getLogger(__name__)
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+FOLDER = "reproduce"
+Launch = Callable[[list[sweep.Cell]], int]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """seeds: of training and samples. train, evaluate: more overrides of all trainings and evaluations. hydra: the
+    launcher's. outputs: folder of the runs."""
+
+    seeds: Sequence[int]
+    train: Sequence[str] = ()
+    evaluate: Sequence[str] = ()
+    hydra: Sequence[str] = ()
+    outputs: str = "outputs"
+
+
+def run(cells: Sequence[Cell], settings: Settings) -> int:
+    """Trains and scores what is not there yet, through the launcher of ``settings.hydra``.
+
+    Returns: 0, 1 if any failed, more where it was asked to stop. What did not finish training is not scored.
+    """
+    failed = 0
+    with _entry("train", train_task, settings) as (layout, launch):
+        trainings = list(_trainings(cells, settings, layout).values())
+        if any(training.status.get("status") != "finished" for training in trainings):
+            failed = launch(list({training.identity: training for training in trainings}.values()))
+    if failed > 1:
+        return failed
+    asked = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
+    with _entry("model_statistics", statistics_task, settings) as (layout, launch):
+        missing = [
+            layout.cell(overridable_overrides([f"run={os.path.abspath(folder)}", *lines]), ["statistics", folder.name])
+            for folder, lines in asked.items()
+            if _trained(folder) and not (folder / MODEL_STATISTICS).is_file()
+        ]
+        failed = max(failed, launch(missing)) if missing else failed
+    if failed > 1:
+        return failed
+    with _entry("evaluate", evaluate_task, settings) as (layout, launch):
+        missing = []
+        for cell, folder, seed in _runs(cells, settings):
+            if _trained(folder) and _score(cell, folder, seed, settings, layout) is None:
+                missing.append(layout.cell(_scoring(cell, folder, seed, settings), [cell.name, f"seed={seed}"]))
+        return max(failed, launch(missing)) if missing else failed
+
+
+def measured(cells: Sequence[Cell], settings: Settings) -> list[Measured]:
+    """What is there of each cell, whoever made it."""
+    found: dict[str, dict[int, dict[str, Any]]] = {cell.name: {} for cell in cells}
+    runs = list(_runs(cells, settings))
+    with _entry("evaluate", evaluate_task, settings) as (layout, _):
+        for cell, folder, seed in runs:
+            if _trained(folder) and (record := _score(cell, folder, seed, settings, layout)):
+                found[cell.name][seed] = record
+    return [_measured(cell, found[cell.name]) for cell in cells]
+
+
+def configs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, DictConfig, str]]:
+    """Each cell with the config that would score it, checked, and the identity of its training; nothing is run."""
+    with TemporaryDirectory() as place:
+        with _entry("train", train_task, settings) as (layout, _):
+            trainings = _trainings(cells, replace(settings, seeds=settings.seeds[:1]), layout)
+            for training in {t.identity: t for t in trainings.values()}.values():
+                cfg = layout.compose(training.overrides)
+                folder = Path(place) / training.identity
+                write_atomic(folder / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
+                write_atomic(folder / COMPOSED, OmegaConf.to_yaml(cfg))
+        with _entry("evaluate", evaluate_task, settings) as (layout, _):
+            for cell in cells:
+                name = trainings[_key(cell, settings.seeds[0])].identity
+                overrides = _scoring(cell, Path(place) / name, settings.seeds[0], settings)
+                cfg = layout.compose(overrides)
+                validate.check(cfg)
+                cfg.trainer = OmegaConf.load(Path(place) / name / RESOLVED).trainer
+                yield cell, cfg, name
+
+
+def train_task(cfg: DictConfig) -> Any:
+    """A training, as a launcher runs it."""
+    resolvers.register()
+    return sweep.job(_train, cfg)
+
+
+def evaluate_task(cfg: DictConfig) -> Any:
+    """An evaluation, as a launcher runs it."""
+    resolvers.register()
+    return sweep.job(_evaluate, cfg)
+
+
+evaluate_task.finish = whole  # type: ignore[attr-defined]
+
+
+def statistics_task(cfg: DictConfig) -> Any:
+    """A measurement of a run's model, as a launcher runs it."""
+    resolvers.register()
+    return sweep.job(_measure, cfg)
+
+
+statistics_task.finish = with_run  # type: ignore[attr-defined]
+
+
+def _train(cfg: DictConfig) -> None:
+    from diffusion.experiment.task.train import train
+
+    train(cfg)
+
+
+def _evaluate(cfg: DictConfig) -> None:
+    from diffusion.experiment.task.evaluate import evaluate
+
+    evaluate(whole(cfg))
+
+
+def _measure(cfg: DictConfig) -> None:
+    from diffusion.experiment.task.model_statistics import write
+
+    write(with_run(cfg))
+
+
+@contextmanager
+def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[sweep.Layout, Launch]]:
+    """Hydra as ``scripts/<name>.py -m`` has it, and how cells are run; what the caller's Hydra knew comes back."""
+    resolvers.register()
+    before, outer = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    folder = CONF if CONF.is_dir() else Path.cwd() / "conf"
+    root = f"{settings.outputs}/{FOLDER}"
+    own = [f"hydra.sweep.dir={root}", *settings.hydra]
+    own += [f"name={FOLDER}", f"paths.outputs={settings.outputs}"] if name == "train" else []
+    own += [f"paths.outputs={settings.outputs}", f"run={root}"] if name != "train" else []
+    try:
+        with hydra.initialize_config_dir(str(folder), version_base="1.3", job_name=name):
+            inner = GlobalHydra.instance().hydra
+            if inner is None:
+                raise RuntimeError("Hydra did not start")
+            config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
+            HydraConfig.instance().set_config(config)
+            context = HydraContext(
+                config_loader=Loader(inner.config_loader),  # type: ignore[arg-type]
+                callbacks=Callbacks(),
+            )
+            yield sweep.Layout(context, task, config), lambda cells: sweep.Sweep(context, task, config, cells).run()
+    finally:
+        GlobalHydra.instance().clear()
+        if outer is not None:
+            GlobalHydra.instance().initialize(outer)
+        HydraConfig.instance().cfg = before
+
+
+def _key(cell: Cell, seed: int) -> tuple[str, ...]:
+    return (*cell.train, f"seed={seed}")
+
+
+def _trainings(cells: Sequence[Cell], settings: Settings, layout: sweep.Layout) -> dict[tuple[str, ...], sweep.Cell]:
+    """Each training once, by what makes it."""
+    out: dict[tuple[str, ...], sweep.Cell] = {}
+    same: dict[str, sweep.Cell] = {}
+    for cell in cells:
+        for seed in settings.seeds:
+            key = _key(cell, seed)
+            if key not in out:
+                mine = [*key, "evaluation=none", *settings.train]
+                whole_line = [*mine, f"name={FOLDER}", f"paths.outputs={settings.outputs}"]
+                training = layout.cell(whole_line, list(key))
+                out[key] = same.setdefault(training.identity, training)
+    return out
+
+
+def _runs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Path, int]]:
+    with _entry("train", train_task, settings) as (layout, _):
+        trainings = _trainings(cells, settings, layout)
+    for cell in cells:
+        for seed in settings.seeds:
+            yield cell, trainings[_key(cell, seed)].folder, seed
+
+
+def _scoring(cell: Cell, folder: Path, seed: int, settings: Settings) -> list[str]:
+    lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={settings.outputs}"]
+    return score_overrides([f"run={os.path.abspath(folder)}", *lines, f"seed={seed}", f"evaluation.seed={seed}"])
+
+
+def _score(cell: Cell, folder: Path, seed: int, settings: Settings, layout: sweep.Layout) -> dict[str, Any] | None:
+    """The record of a finished evaluation, ``None`` where it is not there."""
+    from diffusion.experiment.task.evaluate import target
+
+    cfg = layout.compose(_scoring(cell, folder, seed, settings))
+    path = target(cfg) / "metrics.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        return None
+    except ValueError:
+        raise ConfigError(f"{path} is damaged; remove it, and the cell is scored again") from None
+
+
+def _trained(folder: Path) -> bool:
+    return (read_status(folder) or {}).get("status") == "finished"
+
+
+def _measured(cell: Cell, records: dict[int, dict[str, Any]]) -> Measured:
+    names = dict.fromkeys(name for record in records.values() for name in record["metrics"])
+    values = {name: [r["metrics"][name] for r in records.values() if name in r["metrics"]] for name in names}
+    nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records.values()]
+    floor = next(iter(records.values()), {}).get("floor") or {}
+    return Measured(cell, values, nfe[0] if nfe else None, list(records), floor)

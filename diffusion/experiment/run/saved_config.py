@@ -1,0 +1,202 @@
+"""A finished or interrupted run, from its folder: what it was told, and its weights.
+
+``sample`` and ``evaluate`` take data, schedule, parameterization, network, conditioner and autoencoder from the run
+and cannot disagree with the training; sampler, spacing, guidance and evaluation start as the run had them and are
+theirs to change.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from diffusion.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusion.training.module.diffusion import DiffusionModule
+
+OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
+"""Rooms that sampling and evaluation may change."""
+RELOCATABLE = ("pretrained", "sha256", "max_batch")
+"""Of an autoencoder: where its weights lie, and how it computes; a checkpoint knows whose latents it is of."""
+RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
+MODEL_STATISTICS = "ems.safetensors"
+"""The statistics of the run's model that DPM-Solver-v3 samples with."""
+
+
+def overridable_overrides(overrides: list[str]) -> list[str]:
+    """``sampler.steps=10`` changes the run's own sampler, a node that this config does not hold: it is added."""
+    return [f"++{line}" if line.split(".", 1)[0] in OVERRIDABLE and "=" in line else line for line in overrides]
+
+
+def resume_overrides(overrides: list[str]) -> list[str]:
+    """With ``resume=<run folder>``, the overrides that the run was started with come first; new ones win.
+
+    Precision is what the run recorded, whatever this machine would take, unless a new override chooses it.
+    """
+    folder = _value(overrides, "resume")
+    if folder in (None, "", "null"):
+        return overrides
+    run = Path(str(folder))
+    _expect_run(run, "resume")
+    if not (run / "checkpoints" / "last.ckpt").is_file():
+        raise ConfigError(
+            f"resume={run}: the run has no checkpoints/last.ckpt to continue from; it stopped before its first save, "
+            "so start it again without resume"
+        )
+    stored = [str(line) for line in _read(run, OVERRIDES)]
+    new = {_key(line) for line in overrides}
+    kept = [line for line in stored if _key(line) not in new and _key(line) != "resume"]
+    recorded = OmegaConf.select(_read(run, RESOLVED), "trainer.precision")
+    chosen = new | set(map(_key, stored))
+    keep = (
+        []
+        if recorded is None or "trainer" in new or "trainer.precision" in chosen
+        else [f"trainer.precision={recorded}"]
+    )
+    return [*kept, *overrides, *keep, f"hydra.run.dir='{run}'"]
+
+
+def with_run(cfg: DictConfig) -> DictConfig:
+    """The run's resolved config with the free rooms as this invocation wants them.
+
+    ``cfg.choices`` names the options that the command line chose for them, ``null`` where the run's own is kept.
+
+    Raises:
+        ConfigError: ``run`` is not a run folder.
+    """
+    run = Path(cfg.run)
+    _expect_run(run, "run")
+    merged, composed = _read(run, RESOLVED), _read(run, COMPOSED)
+    for node, name in ((merged, RESOLVED), (composed, COMPOSED)):
+        lacks = [key for key in ("paths", "data", "schedule", "network", *OVERRIDABLE) if key not in node]
+        if lacks:
+            raise ConfigError(
+                f"{run / name} has no '{lacks[0]}': it is half-written, or of another version of this project; sample "
+                "and score that run with the version in its environment.json"
+            )
+    for room in OVERRIDABLE:
+        mine = cfg.get(room) or OmegaConf.create({})
+        if cfg.choices.get(room) is None:
+            merged[room] = OmegaConf.merge(composed[room], mine)
+        else:
+            merged[room] = mine
+    for key in cfg:
+        if key not in (*OVERRIDABLE, "paths"):
+            merged[key] = cfg._get_node(key)
+    if "compile" in cfg and "module" in merged:
+        merged.module.compile = cfg.compile
+    merged.paths.run = str(run)
+    with open_dict(merged):
+        OmegaConf.set_struct(merged, True)
+    return merged
+
+
+def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> DiffusionModule:
+    """The module of a run with its trained weights, raw and averaged.
+
+    checkpoint: ``last``, the name of a file in ``checkpoints/``, or a path.
+
+    Raises:
+        ConfigError: no such checkpoint, or one of another network.
+    """
+    import torch
+
+    from diffusion.experiment.build.build import build_module
+
+    path = checkpoint_path(run, checkpoint)
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        state = saved["state_dict"]
+    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} is no checkpoint of this project, or half-written ({str(error).splitlines()[0][:80]}); give "
+            "another with checkpoint="
+        ) from error
+    module = build_module(cfg)
+    if (sentence := module.other_latents(saved)) is not None:
+        raise ConfigError(sentence)
+    mine = module.state_dict()
+    wrong = [k for k in {**mine, **state} if k not in mine or k not in state or mine[k].shape != state[k].shape]
+    if wrong:
+        raise ConfigError(
+            f"{path} is a checkpoint of another network: {len(wrong)} of its tensors do not fit this run's config, "
+            f"the first is {wrong[0]}; give the run folder that it belongs to"
+        )
+    module.load_state_dict(state)
+    module.compile_networks()
+    return module.eval()
+
+
+def checkpoint_path(run: Path, checkpoint: str) -> Path:
+    """``last``, another name in the run's ``checkpoints/``, or a path -> the file.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    named = run / "checkpoints" / f"{checkpoint.removesuffix('.ckpt')}.ckpt"
+    for path in (Path(checkpoint), named):
+        if path.is_file():
+            return path
+    there = sorted(p.stem for p in named.parent.glob("*.ckpt"))
+    raise ConfigError(f"no checkpoint '{checkpoint}' in {run}; there are: {', '.join(there) or 'none'}")
+
+
+def refuse_to_continue(cfg: DictConfig, run: Path) -> None:
+    """Asked before a run is continued, so that its record still tells what its weights are of.
+
+    Raises:
+        ConfigError: ``cfg`` has another network, conditioner or autoencoder; the run's checkpoint is half-written.
+    """
+    last = run / "checkpoints" / "last.ckpt"
+    if last.is_file() and not zipfile.is_zipfile(last):
+        raise ConfigError(f"{last} is half-written; put a whole one in its place, or start again without resume")
+    stored = _read(run, RESOLVED) if (run / RESOLVED).is_file() else {}
+    for room in ("network", "conditioner", "autoencoder"):
+        mine: Any = OmegaConf.to_container(cfg[room], resolve=True) if room in cfg else None
+        theirs = stored.get(room)
+        if mine is None or theirs is None:
+            continue
+        keys = [key for key in {**mine, **theirs} if room != "autoencoder" or key not in RELOCATABLE]
+        for key in keys:
+            if mine.get(key) != theirs.get(key):
+                raise ConfigError(
+                    f"{run} was trained with {room}.{key}={theirs.get(key)}, and this would continue it with "
+                    f"{mine.get(key)}; leave that setting as it was, or start another run without resume"
+                )
+
+
+def _read(run: Path, name: str) -> Any:
+    """The YAML file ``name`` of a run folder."""
+    try:
+        node = OmegaConf.load(run / name)
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{run} has no {name}: it was copied in part, or made by another version of this project"
+        ) from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+        raise ConfigError(f"{run / name} is damaged or half-written ({' '.join(str(error).split())[:80]})") from None
+    if not isinstance(node, ListConfig if name == OVERRIDES else DictConfig):
+        raise ConfigError(f"{run / name} is damaged or half-written: it holds nothing that could be read")
+    return node
+
+
+def _expect_run(run: Path, key: str) -> None:
+    if not (run / RESOLVED).is_file():
+        what = "is not a run folder (it has no config.yaml)" if run.is_dir() else "does not exist"
+        raise ConfigError(f"{key}={run} {what}; name a folder that scripts/train.py made, outputs/<name>/<run id>")
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
+
+
+def _value(overrides: list[str], key: str) -> str | None:
+    values = [line.split("=", 1)[1] for line in overrides if line.startswith(f"{key}=")]
+    return values[-1] if values else None

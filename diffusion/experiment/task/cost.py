@@ -1,0 +1,83 @@
+"""What a cell will cost, before anything runs: network calls a sample, and arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from diffusion.denoiser import GaussianDenoiser
+from diffusion.experiment.build.build import build
+from diffusion.guidance.base import guide
+from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
+from diffusion.training.flops import STEP, network_flops
+from diffusion.types import Cond, Prediction
+
+
+@dataclass(frozen=True)
+class Cost:
+    """nfe: network calls a sample, ``None`` where they depend on another run. In floating-point operations: ``train``
+    of the whole training, ``sample`` of all samples of one evaluation."""
+
+    nfe: float | None
+    train: float
+    sample: float
+
+
+def cost(cfg: DictConfig) -> Cost:
+    """Of a training config with the sampler, guidance and evaluation of the cell in place.
+
+    A call's arithmetic is counted on the network itself, without memory or time: two for each multiplication with
+    its addition; a training step is taken as three calls. Element-wise work is not counted.
+    """
+    calls = network_calls(cfg)
+    once = flops(cfg)
+    samples = int(cfg.evaluation.num_samples) * int(cfg.evaluation.get("repeats", 1)) if cfg.evaluation else 0
+    batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
+    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), (calls or 0.0) * once * samples)
+
+
+def network_calls(cfg: DictConfig) -> float | None:
+    """Counted by drawing one sample with the cell's own sampler and guidance from a model in closed form."""
+    denoiser = _Counted(build(cfg.schedule))
+    try:
+        wrappers = build(cfg.guidance)
+        guided = guide(denoiser, wrappers)
+    except Exception:  # a part that lies in another run's folder, which may not be there yet
+        return None
+    cond = Cond(
+        vector=torch.ones(1, 4), class_label=torch.zeros(1, dtype=torch.long), null=Cond(vector=torch.zeros(1, 4))
+    )
+    sampler = build(cfg.sampler)
+    if isinstance(sampler, DPMSolverV3Sampler):  # the calls are the same for any statistics, which may not be there yet
+        sampler = DPMSolverV3Sampler(sampler.steps, sampler.spacing)
+    sampler(guided, torch.randn(1, 1, 8, 8), cond)
+    return float(denoiser.calls)
+
+
+def flops(cfg: DictConfig) -> float:
+    """Floating-point operations of one network call on one sample."""
+    key = repr(OmegaConf.to_container(cfg.network, resolve=True))
+    if key not in _KNOWN:
+        coder, width = cfg.autoencoder, cfg.network.get("cond_dim") or 0
+        with torch.device("meta"):
+            network, cond = build(cfg.network), Cond(vector=torch.empty(1, width)) if width else Cond()
+        _KNOWN[key] = network_flops(network, (coder.channels, coder.resolution, coder.resolution), cond)
+    return _KNOWN[key]
+
+
+_KNOWN: dict[str, float] = {}
+
+
+class _Counted(GaussianDenoiser):
+    """The closed form of N(0, 1), which counts how many samples pass through it."""
+
+    calls = 0
+
+    def __call__(self, x: Tensor, t: Any, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
+        self.calls += len(x)
+        answer = super().__call__(x, t, cond)
+        return Prediction(x0=answer.x0, eps=answer.eps, var_mix=torch.zeros_like(x))

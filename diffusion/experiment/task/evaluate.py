@@ -1,0 +1,219 @@
+"""Scores a trained model, or anybody's images, against the data, beside the real test split's figures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from diffusion.errors import ConfigError, EvaluationError, RankFailedError
+from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
+from diffusion.evaluation.forecast import duration
+from diffusion.evaluation.sample_folder import load_images
+from diffusion.experiment.build.build import build, build_data, set_matmul_precision
+from diffusion.experiment.launch.elastic import launch
+from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
+from diffusion.experiment.run.environment import environment
+from diffusion.experiment.run.saved_config import checkpoint_path, load_module
+from diffusion.experiment.task.sample import build_generator, settings_name
+from diffusion.files import sha256_of
+from diffusion.training.module.diffusion import DiffusionModule
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Scores what ``cfg`` (:func:`scored.whole`) names, on as many ranks as its trainer asks for.
+
+    Raises:
+        ConfigError: what cannot be scored as asked, in one sentence.
+    """
+    if joined() or wanted_ranks(cfg) == 1:
+        run(cfg)
+        return
+    start(target(cfg), cfg, "diffusion.experiment.task.evaluate:run")
+
+
+def start(folder: Path, cfg: DictConfig, task: str) -> None:
+    """``task(cfg)`` on several ranks.
+
+    Raises:
+        ConfigError: a rank failed; its own sentence.
+    """
+    try:
+        launch(folder, cfg, task)
+    except RankFailedError as error:
+        sentence = str(error).split("\n\n")[0]
+        raise ConfigError(re.sub(r"^rank \d+: ConfigError: ", "", sentence)) from error
+
+
+def run(cfg: DictConfig) -> Result | Forecast:
+    """The evaluation in this process, one of the ranks; with ``cfg.plan`` what it will take."""
+    set_matmul_precision(cfg)  # of images' features too
+    evaluator = build(cfg.evaluation)  # settings that make no sense are refused before anything is loaded
+    with process_group(cfg) as where:
+        if cfg.get("images") is not None:
+            return _score_images(cfg, evaluator, where)
+        folder = Path(cfg.run)
+        module = load_module(cfg, folder, cfg.checkpoint).to(where)
+        score = _plan if cfg.get("plan") else _score_model
+        return score(cfg, evaluator, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
+
+
+def score(
+    cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, folder: Path, trainer: Any
+) -> Result:
+    """The score at the end of a training, told to every logger too. Every rank comes here."""
+    module = module.eval().to(trainer.strategy.root_device)  # a strategy takes the model off its GPU after fitting
+    result = _score_model(cfg, evaluator, module, data, checkpoint_path(folder, "last"))
+    for logger in trainer.loggers:
+        logger.log_metrics({f"evaluation/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
+        if hasattr(logger, "log_evaluation"):
+            logger.log_evaluation(result.metrics, result.floor, result.fingerprint, step=trainer.global_step)
+    return result
+
+
+def target(cfg: DictConfig) -> Path:
+    """The folder of this evaluation: in the run below ``evaluation``, named after what was evaluated and how."""
+    settings = json.dumps(OmegaConf.to_container(cfg.evaluation, resolve=True), sort_keys=True)
+    how = f"{cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+    if cfg.get("images") is not None:
+        return Path(cfg.output) / how
+    what = settings_name(cfg, num_samples=cfg.evaluation.num_samples, seed=cfg.evaluation.seed)
+    return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
+
+
+@contextmanager
+def process_group(cfg: DictConfig) -> Iterator[torch.device]:
+    """This rank's device; where ranks were started together, inside a process group of theirs.
+
+    Raises:
+        ConfigError: a GPU that is not there.
+    """
+    trainer = cfg.get("trainer") or {}
+    wants, chosen = trainer.get("accelerator", "auto"), listed(trainer.get("devices"))
+    number, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if chosen is not None:
+        number = chosen[number] if number < len(chosen) else gpus
+    if wants in ("gpu", "cuda") or (wants != "cpu" and gpus):
+        if number >= gpus:
+            raise ConfigError(
+                f"rank {rank()} has no GPU of its own: this machine has {gpus}; set trainer.devices to at most that, "
+                "or trainer.accelerator=cpu"
+            )
+        where = torch.device("cuda", number)
+    else:
+        where = torch.device("cpu")
+    if where.type == "cuda":
+        torch.cuda.set_device(where)
+    alone = not joined() or dist.is_initialized()
+    if not alone:
+        dist.init_process_group("gloo")
+    try:
+        yield where
+    finally:
+        if not alone:
+            dist.destroy_process_group()
+
+
+def _plan(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Forecast:
+    generator = build_generator(cfg, module, evaluator.labels, data.split("test").texts)
+    with progress() as show, in_one_sentence():
+        forecast = evaluator.forecast(generator, data, target(cfg), progress=show)
+    if rank() == 0:
+        log.info("%s", forecast)
+    return forecast
+
+
+def _score_model(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Result:
+    averaged, captions = cfg.get("weights", "ema") == "ema", data.split("test").texts
+    about = {
+        "checkpoint": checkpoint.name,
+        "checkpoint_sha256": sha256_of(checkpoint),
+        "weights": "ema" if averaged else "raw",
+        "code": environment()["git"],
+    }
+    generator = build_generator(cfg, module, evaluator.labels, captions)
+    return _evaluate(cfg, evaluator, generator, data, {"about": about})
+
+
+def _score_images(cfg: DictConfig, evaluator: Evaluator, where: torch.device) -> Result:
+    try:
+        images, labels = load_images(Path(cfg.images))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    data = build_data(cfg) if cfg.get("data") else None
+    more = {"labels": labels, "device": where, "about": {"images": Path(cfg.images).name, "code": environment()["git"]}}
+    return _evaluate(cfg, evaluator, images, data, more)
+
+
+def _evaluate(cfg: DictConfig, evaluator: Evaluator, samples: Any, data: Any, more: dict[str, Any]) -> Result:
+    folder = target(cfg)
+    with progress() as show, in_one_sentence():
+        result: Result = evaluator.evaluate(samples, data, folder, progress=show, **more)
+    if rank() == 0:
+        _show(result, folder)
+    return result
+
+
+@contextmanager
+def in_one_sentence() -> Iterator[None]:
+    """What the evaluation refuses, and what another rank failed with, as the command line says it."""
+    try:
+        yield
+    except (ValueError, EvaluationError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar in a terminal, and log lines: what is begun, and as soon as two batches are done how long it will take."""
+    console = Console(stderr=True)
+    bar = Progress(console=console, transient=True, disable=not console.is_terminal or rank() > 0)
+    tasks: dict[str, Any] = {}
+    first: dict[str, tuple[int, float] | None] = {}
+
+    def show(what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if what not in tasks or done <= bar.tasks[tasks[what]].completed:  # the first time, or another block of samples
+            tasks[what], first[what] = bar.add_task(what, total=total), (done, now)
+            log.info("%s: %d batches", what, total)
+        elif (began := first[what]) is not None:
+            first[what] = None
+            left = (now - began[1]) / (done - began[0]) * (total - done)
+            if left > 5:
+                log.info("%s: %d of %d batches, about %s to go", what, done, total, duration(left))
+        bar.update(tasks[what], completed=done)
+
+    with bar:
+        yield show
+
+
+def _show(result: Result, folder: Path) -> None:
+    """The table that a run ends with, on the terminal and in the run's log."""
+    table = Table(title=f"{folder / 'metrics.json'}", title_justify="left")
+    table.add_column("metric")
+    table.add_column("generated", justify="right")
+    table.add_column("real test images", justify="right")
+    for name, value in result.metrics.items():
+        floor = result.floor.get(name)
+        table.add_row(name, f"{value:.4f}", "" if floor is None else f"{floor:.4f}")
+        log.info("%s %.4f, real test images %s", name, value, "-" if floor is None else f"{floor:.4f}")
+    for name, value in result.floor.items():
+        if name not in result.metrics:  # another number of images, so another name
+            table.add_row(name, "", f"{value:.4f}")
+    Console().print(table)

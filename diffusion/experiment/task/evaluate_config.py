@@ -1,0 +1,64 @@
+"""What ``scripts/evaluate.py`` is asked to score: a run, a checkpoint in one, or images. No torch here."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.errors import ConfigError
+from diffusion.experiment.run.saved_config import overridable_overrides, with_run
+
+
+def score_overrides(overrides: list[str]) -> list[str]:
+    """The command line as Hydra shall read it: the run of a checkpoint, a folder for the scores of images."""
+    given = {line.split("=", 1)[0]: line.split("=", 1)[1] for line in overrides if "=" in line}
+    out = overridable_overrides(overrides)
+    if "images" in given:
+        if "run" in given or "checkpoint" in given:
+            raise ConfigError("images= scores images and run= a model; give one of them")
+        stem, place = Path(given["images"]).stem, str(Path(given["images"]).resolve())
+        mark = hashlib.sha256(place.encode()).hexdigest()[:6]
+        folder = given.get("output", f"{given.get('paths.outputs', 'outputs')}/images/{stem}-{mark}")
+        out += [] if "output" in given else [f"output={folder}"]
+        return [*out, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+    if "run" not in given and "checkpoint" in given:
+        run = Path(given["checkpoint"]).resolve().parent.parent
+        if not (run / "config.yaml").is_file():
+            raise ConfigError(
+                f"checkpoint={given['checkpoint']} lies in no run folder (checkpoints/<name>.ckpt beside config.yaml), "
+                "so its network is not known; give run=<run folder> too"
+            )
+        return [*out, f"run={run}"]
+    return out
+
+
+def whole(cfg: DictConfig) -> DictConfig:
+    """The config that the evaluation works with: the run's own and this invocation's, or only the latter for images.
+
+    Raises:
+        ConfigError: nothing to score, no evaluation chosen for images, or data chosen for a run.
+    """
+    if cfg.images is not None:
+        if not cfg.get("evaluation"):
+            raise ConfigError("images are scored by an evaluation that you choose; add evaluation=<name>")
+        if not cfg.get("data") and cfg.evaluation.get("reference", "train") in ("train", "test"):
+            raise ConfigError("images are compared with data; add data=<name>, or evaluation.reference=<file>")
+        if cfg.get("plan"):
+            raise ConfigError("plan=true foretells the time of drawing, and images are drawn already; leave it out")
+        return cfg
+    if cfg.run is None:
+        raise ConfigError(
+            "nothing to score; give run=<run folder>, checkpoint=<file in one> or images=<folder or .npz>"
+        )
+    if cfg.get("data"):
+        raise ConfigError("a run is scored against the data that it was trained on; leave data out")
+    own = ("images", "data", "trainer", "output")
+    merged = with_run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in own]))
+    if not merged.get("evaluation"):
+        raise ConfigError("the run has no evaluation of its own; add evaluation=<name>")
+    OmegaConf.set_struct(merged, False)
+    merged.trainer, merged.images, merged.output = cfg.get("trainer"), None, cfg.output
+    OmegaConf.set_struct(merged, True)
+    return merged

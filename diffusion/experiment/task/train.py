@@ -1,0 +1,96 @@
+"""One training run: build, fit, score, and a record of all of it in the run folder."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from diffusion.autoencoder import weights
+from diffusion.experiment.build.build import build, build_data, build_module, build_trainer, user_errors
+from diffusion.experiment.launch.elastic import launch
+from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
+from diffusion.experiment.run.environment import environment
+from diffusion.experiment.run.preemption import StopWhenAsked
+from diffusion.experiment.run.record import Record
+from diffusion.experiment.run.saved_config import load_module, refuse_to_continue
+from diffusion.experiment.task.evaluate import score
+from diffusion.training.callbacks.micro_batch import MicroBatch
+from diffusion.training.checkpoint import LAST
+
+log = logging.getLogger(__name__)
+
+
+def train(cfg: DictConfig) -> None:
+    """Runs ``cfg`` in its run folder, on as many ranks as its trainer asks for; continues where ``cfg.resume`` is set.
+
+    Under torchrun or srun every rank comes here, and the first keeps the record.
+
+    Raises:
+        RankFailedError: a rank failed; its message is the reason.
+    """
+    if joined() and rank() > 0:
+        run(cfg)
+        return
+    folder = Path(cfg.paths.run)
+    if cfg.get("resume") is not None:
+        refuse_to_continue(cfg, folder)
+    job = HydraConfig.get() if HydraConfig.initialized() else None
+    cell = folder.name if job is not None and job.mode is RunMode.MULTIRUN else None
+    with Record(folder, cfg, [] if job is None else list(job.overrides.task), cell):
+        if wanted_ranks(cfg) > 1 and not joined():
+            launch(folder, cfg)
+        else:
+            run(cfg)
+
+
+def run(cfg: DictConfig) -> None:
+    """Fit and score in this process, one of the ranks of the run."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on what this project does on purpose
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    folder = Path(cfg.paths.run)
+    if (pretrained := cfg.autoencoder.get("pretrained")) is not None:
+        with user_errors():
+            weights.fetched(pretrained)  # what cannot be had is said before images are decoded
+    data = build_data(cfg)
+    data.setup()  # unreadable data are refused before anything else is built
+    evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
+    module = build_module(cfg)
+    if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
+        with user_errors():
+            likelihood.check(module.sampling_denoiser())
+    trained = sum(p.numel() for p in module.denoiser.network.parameters())
+    log.info("run folder %s, network of %.2fM parameters", folder, trained / 1e6)
+    code = 1
+    try:
+        micro_batch = MicroBatch(cfg.get("micro_batch"), resumed=cfg.resume is not None)
+        about = {"parameters": trained, "git": environment()["git"]}
+        if (sha256 := module.autoencoder.sha256) is not None:
+            about["autoencoder_sha256"] = sha256
+        trainer = build_trainer(cfg, extra=[micro_batch, StopWhenAsked()], about=about)
+        checkpoint = folder / LAST if cfg.resume is not None else None
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if cfg.evaluation:
+            if module.sharded:  # ranks draw different numbers of batches, which shares of a network cannot
+                module = load_module(cfg, folder)
+            score(cfg, evaluator, module, data, folder, trainer)
+        for logger in trainer.loggers:
+            logger.finalize("success")
+        code = 0
+    finally:
+        _finish_wandb(code)
+
+
+def _finish_wandb(code: int) -> None:
+    """Whatever happened, the next job in this process must not write into this job's W&B run."""
+    import sys
+
+    if "wandb" in sys.modules:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.finish(code)

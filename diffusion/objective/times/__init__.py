@@ -1,1 +1,0 @@
-"""Times: the distribution of noise levels that training visits."""

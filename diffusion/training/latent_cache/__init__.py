@@ -1,0 +1,3 @@
+"""Latents that are encoded once and read from a file afterwards."""
+
+__all__ = ["callback", "encoding"]

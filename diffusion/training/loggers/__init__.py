@@ -1,0 +1,3 @@
+"""Loggers: metrics.csv and Weights & Biases."""
+
+__all__ = ["csv", "wandb"]

@@ -1,0 +1,3 @@
+"""Lightning modules: what is trained."""
+
+__all__ = ["diffusion"]

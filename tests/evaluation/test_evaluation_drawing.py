@@ -1,0 +1,150 @@
+"""Samples keyed by index: the same in any batch, with labels and counted network calls, in whatever memory there is."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from generators import model
+from torch import Tensor, nn
+
+from diffusion.data.digits import Digits
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.evaluation.evaluator import Evaluator
+from diffusion.evaluation.forecast import duration, memory
+from diffusion.evaluation.generate import Generator, quantise
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.sampler.ancestral import AncestralSampler
+from diffusion.sampler.ddim import DDIMSampler
+from diffusion.schedule.cosine import CosineSchedule
+from diffusion.types import Cond
+
+
+def test_stored_images_survive_scaling_and_quantisation() -> None:
+    stored = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16)
+    assert torch.equal(quantise(stored.float() / 127.5 - 1), stored)
+
+
+def test_quantisation_rounds_halves_up_and_clamps() -> None:
+    between = torch.tensor([[10.5, 10.49, -3.0, 300.0]]) / 127.5 - 1
+    assert quantise(between.double()).tolist() == [[11, 10, 0, 255]]
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_images_that_are_not_finite_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="1 of 2 images"):
+        quantise(torch.tensor([[0.0, bad], [0.0, 1.0]]))
+
+
+def test_a_sample_is_the_same_in_any_batch() -> None:
+    generator = model()
+    together = generator(torch.arange(7), seed=3)
+    apart = torch.cat([generator(index, seed=3) for index in torch.arange(7).flip(0).split(2)])
+    assert torch.equal(together, apart.flip(0))
+    assert not torch.equal(together, generator(torch.arange(7), seed=4))
+
+
+def test_label_policies() -> None:
+    index = torch.arange(1000)
+    assert torch.equal(model().labels(index, 0), index % 10)
+    assert set(model(labels=3).labels(index, 0).tolist()) == {3}
+    drawn = model(labels="drawn").labels(index, 0)
+    assert torch.equal(drawn[500:], model(labels="drawn").labels(index[500:], 0))
+    # Counts of a fair ten-sided die over 1000 throws: standard deviation sqrt(1000 * 0.1 * 0.9) = 9.5.
+    assert (drawn.bincount(minlength=10) - 100).abs().max() < 5 * 9.5
+    with pytest.raises(ValueError, match=r"evaluation\.labels"):
+        model(labels=10)
+
+
+class Zero(nn.Module):
+    def forward(self, x: Tensor, label: Tensor, cond: Cond) -> Tensor:
+        return torch.zeros_like(x)
+
+
+class Hungry(Zero):
+    """Has memory for so many samples at once."""
+
+    limit = 3
+
+    def forward(self, x: Tensor, label: Tensor, cond: Cond) -> Tensor:
+        if len(x) > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().forward(x, label, cond)
+
+
+def drawn_with(network: nn.Module) -> Generator:
+    return Generator(
+        NetworkDenoiser(network, CosineSchedule(), EpsilonParameterization()), AncestralSampler(5), (1, 8, 8)
+    )
+
+
+def test_what_memory_cannot_hold_is_drawn_in_parts(caplog: pytest.LogCaptureFixture) -> None:
+    roomy, tight = drawn_with(Zero()), drawn_with(Hungry())
+    for index in (torch.arange(10), torch.arange(10, 12)):
+        assert torch.equal(roomy(index, seed=1), tight(index, seed=1))
+    assert "no memory for 10 samples at once; going on with 5" in caplog.text
+    assert (roomy.max_batch, tight.max_batch) == (None, 3)
+    assert (tight.drawn, tight.calls) == (roomy.drawn, roomy.calls) == (12, 60)
+
+
+def test_memory_for_not_even_one_sample_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Hungry, "limit", 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        drawn_with(Hungry())(torch.arange(4), seed=0)
+
+
+def test_the_record_says_which_batches_were_drawn_in_parts() -> None:
+    plan = Evaluator(num_samples=14, batch_size=6, metrics=["fd"])
+    for network, said in ((Hungry(), 2), (Zero(), None)):  # 6 + 6 + 2: the last one fits
+        record = plan.evaluate(drawn_with(network), Digits()).fingerprint
+        assert record["samples"].get("batches_in_parts") == said
+
+
+class Slow(Generator):
+    def __call__(self, index: Tensor, seed: int) -> Tensor:
+        time.sleep(0.05)
+        return super().__call__(index, seed)
+
+
+def test_a_forecast_keeps_what_it_drew_and_is_right(tmp_path: Path) -> None:
+    plan = Evaluator(num_samples=100, batch_size=16, repeats=2, metrics=["fd"], cache=str(tmp_path / "cache"))
+    denoiser = NetworkDenoiser(Zero(), CosineSchedule(), EpsilonParameterization())
+    generator = Slow(denoiser, AncestralSampler(5), (1, 8, 8))
+    told = plan.forecast(generator, Digits(), tmp_path, batches=3)
+    assert (told.samples, told.repeats, told.batches, told.left, told.ranks) == (100, 2, 14, 11, 1)
+    assert told.nfe_per_sample == 5
+    assert told.rows_bytes == 100 * 64 * 4
+    began = time.monotonic()
+    result = plan.evaluate(generator, Digits(), tmp_path)
+    assert generator.drawn == 200
+    assert 0.2 < told.sampling_seconds / (time.monotonic() - began) < 3
+    assert result.metrics == plan.evaluate(drawn_with(Zero()), Digits()).metrics
+    later = plan.forecast(generator, Digits(), tmp_path / "elsewhere", batches=1)
+    assert later.reference_seconds < told.reference_seconds  # the 900 training images are in the cache now
+    assert "14 batches, 3 of them on disk. About 1 s for the rest on 1 rank (" in str(told)
+
+
+def test_durations_and_memory_as_people_say_them() -> None:
+    assert [memory(size) for size in (25_600, 999_000_000, 3_140_000_000)] == ["0 MB", "999 MB", "3.1 GB"]
+    assert [duration(s) for s in (3.4, 89, 91, 5000, 12_000)] == ["3 s", "89 s", "2 min", "83 min", "3 h 20 min"]
+
+
+class Labels(nn.Module):
+    dim, drop = 1, 0.0
+
+    def forward(self, batch: dict[str, Tensor]) -> Cond:
+        return Cond(class_label=batch["label"], null=Cond(class_label=torch.full_like(batch["label"], 10)))
+
+
+@pytest.mark.parametrize(("scale", "calls"), [(None, 5), (1.0, 5), (2.0, 10)])
+def test_network_evaluations_are_counted_with_guidance(scale: float | None, calls: int) -> None:
+    denoiser = NetworkDenoiser(Zero(), CosineSchedule(), EpsilonParameterization())
+    guided = denoiser if scale is None else ClassifierFreeGuidance(denoiser, scale=scale)
+    generator = Generator(guided, DDIMSampler(5), (1, 8, 8), conditioner=Labels(), num_classes=10)
+    generator(torch.arange(3), seed=0)
+    generator(torch.arange(3, 5), seed=0)
+    assert generator.calls == 5 * calls

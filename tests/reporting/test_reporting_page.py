@@ -1,0 +1,117 @@
+"""The page in a real browser: it fills itself, sorts, filters, compares, and asks nothing of any network."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+from html import unescape
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from run_folders import fingerprint, run_folder
+
+from diffusion.reporting.page import page
+from diffusion.reporting.runs import find
+from diffusion.reporting.table import compare, over_seeds
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH: apt-get install chromium")
+FD = "fd_digits-cnn-v1_897"
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture
+def html(tmp_path) -> Path:
+    values = [("a", 0, 50, 1.0), ("b", 1, 50, 3.0), ("c", 0, 5, 10.0), ("d<script>", 1, 5, 12.0)]
+    for name, seed, steps, fd in values:
+        run = run_folder(
+            tmp_path / "runs" / name, seed=seed, lr=1e-3, scores={"e": ({FD: fd}, fingerprint(steps=steps, seed=seed))}
+        )
+        (run / "samples").mkdir()
+        (run / "samples" / "step_0000150.png").write_bytes(PIXEL)
+    table = compare(*find([tmp_path / "runs"]))
+    path = tmp_path / "index.html"
+    path.write_text(page(table, over_seeds(table), "a & b"))
+    return path
+
+
+def dump(path: Path, **state: str) -> str:
+    """The page after its script ran, as the browser sees it."""
+    done = subprocess.run(
+        [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--virtual-time-budget=2000", "--dump-dom",
+         f"--user-data-dir={path.parent / 'profile'}", f"file://{path}#{urlencode(state)}"],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+def rows(dom: str, table: str = "runs") -> list[list[str]]:
+    body = re.search(rf'<table id="{table}">(.*?)</table>', dom, re.S)[1]
+    found = re.findall(r"<tr[^>]*>(.*?)</tr>", body, re.S)
+    return [
+        [unescape(re.sub("<[^>]+>", "", cell)) for cell in re.findall(r"<t[dh].*?</t[dh]>", row, re.S)] for row in found
+    ]
+
+
+@needs_browser
+def test_the_table_fills_itself(html):
+    dom = dump(html)
+    head, *body = rows(dom)
+    assert head == ["run", "status", "sampler.steps", "seed", FD, "NFE", "s / 1000 samples", "val/loss"]
+    assert [row[0] for row in body] == ["a", "b", "c", "d<script>", "real images"]
+    assert "4 of 4 rows" in dom
+    assert dom.count("<circle") == 8, "a point for each row, against NFE and against time"
+    pareto = re.search(r'id="pareto">(.*?)</svg>', dom, re.S)[1]
+    marks = [float(text) for text in re.findall(r"<text[^>]*>([\d.]+)</text>", pareto)]
+    assert marks == [5, 10, 20, 50, 1, 2, 5, 10], "NFE and FD on logarithmic axes, marked in ones, twos and fives"
+    assert len(re.findall(r'<polyline class="curve"', dom)) == 4
+    assert re.search(r'<td class="number best"[^>]*>1</td>', dom), "the best FD is marked"
+
+
+@needs_browser
+def test_sorting_and_filtering(html):
+    down = rows(dump(html, sort=FD, way="down"))[1:-1]
+    assert [row[0] for row in down] == ["d<script>", "c", "b", "a"]
+    assert [row[0] for row in rows(dump(html, filter="sampler.steps<50 seed=1"))[1:-1]] == ["d<script>"]
+    assert [row[0] for row in rows(dump(html, filter="nothing-has-this"))[1:-1]] == []
+
+
+@needs_browser
+def test_means_over_seeds_and_the_front(html):
+    dom = dump(html, seeds="1", metric=FD)
+    head, *body = rows(dom)
+    assert head[:4] == ["status", "sampler.steps", "n", FD]
+    assert sorted(row[3] for row in body[:-1]) == ["11 ± 1.4", "2 ± 1.4"]
+    front = re.search(r'class="front"[^>]*points="([^"]*)"', dom)[1]
+    assert len(front.split()) == 2, "few calls and bad, many and good: neither beats the other"
+
+
+@needs_browser
+def test_the_same_noise_side_by_side_and_the_difference_of_two_runs(html):
+    dom = dump(html, noise="end of training, seed 1", one="0", other="1")
+    shown = re.search(r'<div class="grids" id="grids">(.*?)</div>', dom, re.S)[1]
+    assert [unescape(label) for label in re.findall(r"<figcaption>(.*?)</figcaption>", shown)] == [
+        "b: seed 1",
+        "d<script>: seed 1",
+    ]
+    assert rows(dom, "diff") == [["setting", "a", "b"], ["seed", "0", "1"]]
+
+
+def test_the_page_needs_nothing_from_outside(html):
+    text = html.read_text()
+    assert not re.findall(r"(?:src|href|url|import)\s*[=(]\s*[\"']?(?:https?:|//)", text)
+    assert "a &amp; b" in text
+    assert json.loads(re.search(r'id="data">(.*?)</script>', text, re.S)[1])["runs"][3]["name"] == "d<script>"
+
+
+def test_numbers_that_json_does_not_have_become_gaps(tmp_path):
+    run_folder(tmp_path / "r", scores={"e": ({FD: float("nan")}, fingerprint())})
+    table = compare(*find([tmp_path]))
+    data = re.search(r'id="data">(.*?)</script>', page(table, None, "t"), re.S)[1]
+    assert json.loads(data)["table"]["rows"][0]["values"][0][0] is None

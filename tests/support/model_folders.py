@@ -1,0 +1,26 @@
+"""Run folders of small untrained models, as training leaves them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from exact import config
+from omegaconf import OmegaConf
+
+from diffusion.experiment.build.build import build_module
+
+
+def run_folder(tmp_path: Path, name: str, *overrides: str) -> Path:
+    """What training leaves behind, of an untrained model with something in its last layers."""
+    folder = tmp_path / name
+    cfg = config(folder, "evaluation=none", "logger=csv", "network.channels=8", *overrides)
+    module = build_module(cfg)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if float(parameter.abs().max()) == 0:
+                parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
+    (folder / "checkpoints").mkdir(parents=True)
+    OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
+    torch.save({"state_dict": module.state_dict()}, folder / "checkpoints" / "last.ckpt")
+    return folder
