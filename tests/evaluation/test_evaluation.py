@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch_fidelity
+from diffusion.evaluation.generate import Generator
 from generators import model
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.features.extractor import Extractor
 from diffusion.evaluation.fingerprint import differences
-from diffusion.evaluation.generate import Generator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.schedule.cosine import CosineSchedule
 

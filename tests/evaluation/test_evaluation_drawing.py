@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusion.evaluation.generate import Generator, quantise
 from generators import model
 from torch import Tensor, nn
 
@@ -15,7 +16,6 @@ from diffusion.data.digits import Digits
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.forecast import duration, memory
-from diffusion.evaluation.generate import Generator, quantise
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.parameterization.epsilon import EpsilonParameterization
 from diffusion.sampler.ancestral import AncestralSampler

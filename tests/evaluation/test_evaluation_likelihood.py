@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from diffusion.evaluation.generate import Generator, quantise
 from test_evaluation_scripts import TWO, script, taken
 from torch import Tensor
 
@@ -18,7 +19,6 @@ from diffusion.conditioner.label import LabelConditioner
 from diffusion.data.split import Split
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.generate import Generator, quantise
 from diffusion.evaluation.likelihood.base import Likelihood
 from diffusion.evaluation.likelihood.flow import FlowLikelihood
 from diffusion.evaluation.likelihood.variational import VariationalLikelihood

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from diffusion.evaluation.generate import Generator
 from safetensors.torch import load_file
 
 from diffusion.data.digits import Digits
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.generate import Generator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.schedule.cosine import CosineSchedule
 

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from diffusion.evaluation.generate import Generator
 from model_folders import run_folder
 from omegaconf import OmegaConf
-
-from diffusion.evaluation.generate import Generator
 
 ROOT = Path(__file__).parents[2]
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
+from diffusion.evaluation.generate import Generator
 
 from diffusion.denoiser import GaussianDenoiser
-from diffusion.evaluation.generate import Generator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.schedule.cosine import CosineSchedule
 

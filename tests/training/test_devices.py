@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import config
+from diffusion.training.loop import LeanEpochLoop, _TrainingEpochLoop
 from omegaconf import OmegaConf
 from torch.distributed.utils import _recursive_to
 
@@ -24,7 +25,6 @@ from diffusion.randomness import TRAINING, KeyedRandomness
 from diffusion.sampler.likelihood import FlowLogLikelihood
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.training.checkpoint import LAST
-from diffusion.training.loop import LeanEpochLoop, _TrainingEpochLoop
 
 
 def test_ddp_leaves_sample_numbers_on_the_host(train_config) -> None:
