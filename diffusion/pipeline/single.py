@@ -106,10 +106,10 @@ class SinglePipeline(Pipeline):
         """index (B,) int64 -> uint8 (B, C, H, W) on the model's device."""
         out: Tensor | None = None
         for at, batch, rows in _batches(index, self.batch_size):
-            asked = torch.full_like(batch, int(at[0]))
-            asked[rows] = at
+            of = torch.full_like(batch, int(at[0]))  # whose request each row of the batch has
+            of[rows] = at
             before = self.calls
-            images = self._fitting(batch, seed, request.select(asked))[rows.to(self.device)]
+            images = quantise(self._fitting(batch, seed, request.select(of))[rows.to(self.device)])
             self.drawn += len(at)
             self.calls = before + (self.calls - before) * len(at) // len(batch)  # those that fill up do not count
             out = images.new_empty(len(index), *images.shape[1:]) if out is None else out
@@ -147,7 +147,7 @@ class SinglePipeline(Pipeline):
                 randn_like=random.randn_like,
                 on_step=lambda step, level, x: self.heartbeat(),
             )
-        return quantise(self.model.decode(x))
+        return self.model.decode(x)
 
     def cond(self, index: Tensor, seed: int, request: Request = Request()) -> Cond:  # noqa: B008 - frozen and empty
         """The condition of these samples: of what is requested, and of labels and columns where nothing is."""

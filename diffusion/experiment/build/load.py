@@ -131,15 +131,16 @@ def identity(run: str | Path, checkpoint: str = "last", weights: str = "ema", ro
     return Identity(str(run), checkpoint, weights, _sha256(path, path.stat().st_mtime_ns, weights), parts)
 
 
-def identities(cfg: DictConfig | Mapping[str, Any]) -> dict[str, Identity]:
+def identities(cfg: DictConfig) -> dict[str, Identity]:
     """Every part of a config that is another run, by role: the path of its node.
 
     Raises:
         ConfigError: a part whose folder or checkpoint is not there.
     """
-    plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
-    assert isinstance(plain, Mapping)
-    rooms = {name: node for name, node in plain.items() if name != "module"}  # which refers to the rest
+    apart = ("module", "choices", "hydra")  # which refer to the rest, or to a running job
+    rooms: Any = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in apart]), resolve=True
+    )
     found = {role: identity(*three, role=role) for role, three in _loaders(rooms)}
     if (start := rooms.get("initial") or {}).get("run"):
         found["initial"] = identity(start["run"], start["checkpoint"], start["weights"], "initial")

@@ -101,7 +101,7 @@ def read_resolved(run: Path) -> DictConfig:
         ConfigError: there is none, or it is damaged.
     """
     node: DictConfig = _read(run, RESOLVED)
-    if "model" not in (node.get("module") or {}):
+    if "module" in node and "model" not in node.module:
         raise ConfigError(f"{run} was made by a version of this project before 0.2; use it with that version")
     return node
 
