@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from network_files import settings_of
 from torch import nn
 
 from diffusion.network.attention import attend
@@ -17,13 +16,9 @@ from diffusion.network.dit import DiT
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
-CONF = Path(__file__).parents[2] / "conf" / "network"
-
-
 def from_config(name: str, **settings: object) -> UNet:
     """A network from its file, the interpolated keys given by hand."""
-    keys = {k: v for k, v in yaml.safe_load((CONF / f"{name}.yaml").read_text()).items() if k != "_target_"}
-    return UNet(**{k: v for k, v in keys.items() if not str(v).startswith("${")} | settings)
+    return UNet(**settings_of(name) | settings)
 
 
 def parameters(network: nn.Module) -> int:
@@ -60,7 +55,7 @@ SIZES = [  # file, resolution, classes, learned variance, parameters / 10^6 as p
 def test_published_number_of_parameters(
     name: str, resolution: int, classes: int, learned: bool, millions: float
 ) -> None:
-    width = 4 * yaml.safe_load((CONF / f"{name}.yaml").read_text())["channels"]
+    width = 4 * settings_of(name)["channels"]
     with torch.device("meta"):
         network = from_config(
             name, in_channels=3, resolution=resolution, learned_variance=learned, cond_dim=width if classes else 0

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-import yaml
-from test_network import CONF, awake, parameters
+from network_files import settings_of
+from test_network import awake, parameters
 from torch import nn
 
 from diffusion.network.blocks import Context, ResBlock
@@ -45,10 +45,9 @@ SIZES = [  # file, resolution, levels, augmented, parameters / 10^6 as published
 def test_published_number_of_parameters(
     name: str, resolution: int, levels: list[int], augmented: bool, millions: int
 ) -> None:
-    keys = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    keys = {k: v for k, v in keys.items() if not str(v).startswith("${") and k not in ("_target_", "channel_mult")}
+    keys = settings_of(name) | {"channel_mult": levels}
     with torch.device("meta"):
-        network = SongUNet(3, resolution, channel_mult=levels, augment_dim=9 if augmented else 0, **keys)
+        network = SongUNet(3, resolution, augment_dim=9 if augmented else 0, **keys)
     assert round(parameters(network) / 1e6) == millions
 
 

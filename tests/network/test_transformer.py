@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from network_files import settings_of
 from torch import nn
 
 from diffusion.network.base import Network
@@ -16,9 +15,6 @@ from diffusion.network.mlp import MLP
 from diffusion.network.song_unet import SongUNet
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
-
-CONF = Path(__file__).parents[2] / "conf" / "network"
-
 
 def awake(network: nn.Module) -> nn.Module:
     """The zero-initialised ends of the branches made random, so that everything counts in the output."""
@@ -51,8 +47,7 @@ def test_published_number_of_parameters(name: str, millions: int) -> None:
 
     The table counts the fixed coordinates of the 256 tokens too, and rounds in either direction: within 0.5M.
     """
-    keys = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    keys = {k: v for k, v in keys.items() if k != "_target_" and not str(v).startswith("${")}
+    keys = settings_of(name)
     with torch.device("meta"):
         network = DiT(in_channels=4, resolution=32, learned_variance=True, cond_dim=keys["width"], **keys)
     count = sum(p.numel() for p in network.parameters()) + (1001 + 256) * keys["width"]
