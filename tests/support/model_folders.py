@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from exact import config
+from conftest import config
 from omegaconf import OmegaConf
 
 from diffusion.experiment.build.build import build_module
