@@ -67,8 +67,8 @@ class Cond:
         numbers = {name: _where(where, nulls[name], v) if name in nulls else v for name, v in self.numbers.items()}
         return replace(self, **slots, numbers=numbers, source=source)
 
-    def without(self, part: str) -> Cond:
-        """The condition with one of its parts at its null.
+    def without(self, part: str, where: Tensor | None = None) -> Cond:
+        """The condition with one of its parts at its null, in every sample or in those where ``where`` (B,) is True.
 
         Raises:
             ValueError: there is no such part, or it has no null.
@@ -80,8 +80,8 @@ class Cond:
             )
         if self.parts[part].null is None:
             raise ValueError(f"the part {part!r} of this condition has no null, so it cannot be removed alone")
-        parts = {**self.parts, part: self.parts[part].drop()}
-        return self._joined(parts, self._marked(f"{DROPPED}.{part}", None))
+        parts = {**self.parts, part: self.parts[part].drop(where)}
+        return self._joined(parts, self._marked(f"{DROPPED}.{part}", where))
 
     @staticmethod
     def join(parts: Mapping[str, Cond], concat: bool = False) -> Cond:

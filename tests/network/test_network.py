@@ -16,6 +16,7 @@ from diffusion.network.dit import DiT
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
+
 def from_config(name: str, **settings: object) -> UNet:
     """A network from its file, the interpolated keys given by hand."""
     return UNet(**settings_of(name) | settings)

@@ -30,7 +30,11 @@ X, C_NOISE = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def numbers() -> dict[str, torch.Tensor]:
-    return {"to": torch.tensor([1.0, 2.0]), "guidance": torch.tensor([1.5, 7.5]), "size": torch.tensor([[64, 32], [8, 8]])}
+    return {
+        "to": torch.tensor([1.0, 2.0]),
+        "guidance": torch.tensor([1.5, 7.5]),
+        "size": torch.tensor([[64, 32], [8, 8]]),
+    }
 
 
 def awake(network: Network) -> Network:
@@ -82,7 +86,7 @@ def test_each_number_counts_once_it_is_learned(build: Callable[..., Network]) ->
 def test_a_number_that_is_not_embedded_is_refused(build: Callable[..., Network]) -> None:
     with pytest.raises(ValueError, match=r"set network\.numbers=\[to,guidance\]"):
         build(numbers=["to"])(X, C_NOISE, Cond(numbers={"guidance": torch.ones(2)}))
-    with pytest.raises(ValueError, match="network.numbers is a list"):
+    with pytest.raises(ValueError, match=r"network\.numbers is a list"):
         build(numbers="to")
     with pytest.raises(ValueError, match="'size' of a condition has 2 components"):
         build(numbers=["size"])(X, C_NOISE, Cond(numbers={"size": torch.ones(2)}))

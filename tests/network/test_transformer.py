@@ -16,6 +16,7 @@ from diffusion.network.song_unet import SongUNet
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
+
 def awake(network: nn.Module) -> nn.Module:
     """The zero-initialised ends of the branches made random, so that everything counts in the output."""
     generator = torch.Generator().manual_seed(0)

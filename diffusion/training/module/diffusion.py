@@ -31,7 +31,7 @@ from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.flops import network_flops
 from diffusion.training.host import LeanModule
 from diffusion.training.sharded import Sharded, release, shard
-from diffusion.types import Cond, Denoiser, RandnLike, to_device_async
+from diffusion.types import Denoiser, RandnLike
 
 AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
@@ -171,9 +171,7 @@ class DiffusionModule(LeanModule):
             batch = {**batch, "image": image}
         x0 = self.latents(batch, randomness.randn_like)
         denoiser, conditioner = (self.ema_denoiser, self.ema_conditioner) if ema else (self.denoiser, self.conditioner)
-        cond: Cond = conditioner(batch)
-        if conditioner.drop > 0:
-            cond = cond.drop(to_device_async(randomness.rand() < conditioner.drop, x0.device))
+        cond = conditioner.drop_parts(conditioner(batch), randomness)
         if told is not None:
             cond = replace(cond, augment_labels=told)
         return self.objective(denoiser, x0, cond, randomness=randomness)
