@@ -19,7 +19,7 @@ class TextConditioner(Conditioner):
 
     Args:
         encoder: texts -> tokens, mask and a vector.
-        dim: width of ``Cond.vector``, the encoder's ``pooled_dim``; 0 leaves it empty.
+        dim: width of ``Cond.vector``, the encoder's ``pooled_dim``.
         token_dim: width of ``Cond.tokens``, the encoder's ``dim``; 0 leaves them empty, for networks without
             cross-attention.
         null: the condition without a text: "empty", the encoding of the empty text (Rombach et al. 2022), or "learned",
@@ -41,13 +41,16 @@ class TextConditioner(Conditioner):
         column: str = "text",
     ) -> None:
         super().__init__()
-        for key, width, own in (("dim", dim, encoder.pooled_dim), ("token_dim", token_dim, encoder.dim)):
-            if width not in (0, own):
-                raise ValueError(f"conditioner.{key} is the text encoder's {own}, or 0 to leave it out; got {width}")
+        if dim != encoder.pooled_dim:
+            raise ValueError(f"conditioner.dim is text_encoder.pooled_dim, {encoder.pooled_dim}, got {dim}")
+        if token_dim not in (0, encoder.dim):
+            raise ValueError(f"conditioner.token_dim is text_encoder.dim, {encoder.dim}, or 0, got {token_dim}")
         if not dim and not token_dim:
-            raise ValueError("conditioner.dim and conditioner.token_dim are 0: nothing of a text is read; set one")
+            raise ValueError("nothing of a text is read: set conditioner.token_dim or text_encoder.pooled_dim above 0")
         if null not in ("empty", "learned"):
             raise ValueError(f"conditioner.null is empty or learned, got {null!r}")
+        if null == "learned" and drop == 0:
+            raise ValueError("conditioner.null=learned is trained by dropped texts; set conditioner.drop above 0")
         check_drop(drop)
         self.encoder = encoder
         self.dim, self.token_dim = dim, token_dim
