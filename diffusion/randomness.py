@@ -119,7 +119,7 @@ class KeyedRandomness(Randomness):
         """The same numbers in every dtype, up to its rounding."""
         samples = self._keys.shape[1]
         if len(x) != samples:
-            raise ValueError(f"keyed for {samples} samples, got a request for noise of {len(x)}")
+            raise ValueError(f"keyed for {samples} samples, got a tensor of {len(x)}")
         size, dtype = math.prod(x.shape[1:]), np.float64 if x.dtype == torch.float64 else np.float32
         pairs = (size + 1) // 2
         first, rows = self._advance(pairs), max(1, _MAX_BATCH // max(pairs, 1))

@@ -23,6 +23,7 @@ class Conditioner(nn.Module, ABC):
     columns: names of the batch's columns that it reads.
     dim: the width of ``Cond.vector``, 0 where there is none; the network is built to it. ``token_dim`` is that of
         ``Cond.tokens``, ``image_channels`` the channels of ``Cond.image``.
+    num_classes: of the class labels that it reads, 0 where it reads none.
     drop: probability of training without the condition, so that classifier-free guidance has a null model.
     """
 
@@ -30,6 +31,7 @@ class Conditioner(nn.Module, ABC):
     dim: int = 0
     token_dim: int = 0
     image_channels: int = 0
+    num_classes: int = 0
     drop: float = 0.0
 
     @abstractmethod

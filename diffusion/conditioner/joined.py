@@ -56,6 +56,7 @@ class JoinedConditioner(Conditioner):
         channels = {name: part.image_channels for name, part in parts.items() if part.image_channels}
         self._check("image_channels", image_channels, channels, total=True)
         self.columns = tuple(dict.fromkeys(column for part in parts.values() for column in part.columns))
+        self.num_classes = next((part.num_classes for part in parts.values() if part.num_classes), 0)
         if taken := [name for name in parts if hasattr(nn.ModuleDict, name)]:
             raise ValueError(f"conditioner.parts cannot have the name '{taken[0]}'; choose another")
         self.members = nn.ModuleDict(dict(parts))

@@ -70,7 +70,7 @@ def test_published_number_of_parameters(
 
 DDPM = {"channels": 32, "channel_mult": [1, 2, 2], "num_res_blocks": 2, "attention": [8]}
 """The paper's structure, narrower and 16x16, so that a test of float64 outputs is quick. 128 channels is 32 groups in
-both implementations; at 32 and 64 ours takes fewer groups than diffusers is told, so it is told ours."""
+both implementations; at 32 and 64 ours takes fewer groups than diffusers by default, so it is built with ours."""
 
 
 def diffusers_unet(size: int, widths: list[int], attention: list[bool], groups: int) -> nn.Module:
@@ -195,7 +195,7 @@ def test_samples_do_not_see_each_other() -> None:
         torch.testing.assert_close(network(x, label, Cond()), alone, rtol=1e-9, atol=1e-9)
 
 
-def test_neighbouring_indices_are_told_apart_under_bf16() -> None:
+def test_neighbouring_indices_differ_under_bf16() -> None:
     network = tiny().eval()
     label = torch.arange(990.0, 1000.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -79,7 +79,7 @@ def test_each_number_counts_once_it_is_learned(build: Callable[..., Network]) ->
             assert not torch.allclose(base, lacking), name
         turned = network(X, C_NOISE, Cond(numbers={**given, "size": given["size"].flip(1)}))
         assert torch.allclose(base[1], turned[1])
-        assert not torch.allclose(base[0], turned[0]), "height and width are told apart"
+        assert not torch.allclose(base[0], turned[0]), "height and width are different inputs"
 
 
 @EACH

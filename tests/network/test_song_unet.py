@@ -203,14 +203,14 @@ def test_samples_do_not_see_each_other(kind: dict[str, object]) -> None:
 
 @KINDS
 def test_nothing_told_is_zeros_told(kind: dict[str, object]) -> None:
-    """What sampling leaves out means "not augmented"; every other number is heard."""
+    """What sampling leaves out means "not augmented"; every other number counts."""
     network = awake(tiny(**kind, augment_dim=9)).eval()
     x, label = torch.randn(9, 1, 8, 8), torch.linspace(-1, 1, 9)
     with torch.no_grad():
         plain = network(x, label, Cond())
         torch.testing.assert_close(network(x, label, Cond(augment_labels=torch.zeros(9, 9))), plain)
-        told = network(x, label, Cond(augment_labels=torch.eye(9)))
-    assert ((told - plain).abs().amax((1, 2, 3)) > 1e-4).all()
+        augmented = network(x, label, Cond(augment_labels=torch.eye(9)))
+    assert ((augmented - plain).abs().amax((1, 2, 3)) > 1e-4).all()
 
 
 @KINDS
