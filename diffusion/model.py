@@ -136,12 +136,10 @@ class DiffusionModel(nn.Module):
         return self.denoiser.output(x, t)
 
     def own(self, x: Tensor, cond: Cond) -> Cond:
-        """This model's condition for another's, and its null condition where there is none."""
-        if self.conditioner.dim == 0:
+        """This model's condition of the columns that another's was made of; its null condition where there are none."""
+        if not self.conditioner.columns:
             return Cond()
-        if cond.class_label is not None:
-            return self.conditioner({"label": cond.class_label})
-        return self.conditioner({"label": x.new_zeros(len(x)).long()}).drop()
+        return self.conditioner.empty(len(x)) if cond.source is None else self.conditioner(cond.source)
 
     @torch.no_grad()
     def encode(self, image: Tensor) -> Tensor:

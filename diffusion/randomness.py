@@ -11,13 +11,14 @@ and copied: the device does not change them.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.types import Randomness, to_device_async
+from diffusion.types import to_device_async
 
 TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS = range(8)
 """Streams: draws of one never meet those of another."""
@@ -38,6 +39,46 @@ def keys_of(index: Tensor | Sequence[int] | np.ndarray, *, seed: int, stream: in
     """One 63-bit key a sample, (B,) uint64: the draws of whoever needs a single number or an order, not a sequence."""
     once = _finalize((_whole(index) ^ np.uint64(mix(seed, stream, step))) + _GOLDEN)
     return _finalize(once + _GOLDEN) >> _ONE
+
+
+class Randomness(ABC):
+    """A source of draws for B samples; successive calls give successive draws.
+
+    place: (B,) int64, where each sample stands in the batch of an optimizer step, over all ranks and accumulated parts.
+    size: of that batch.
+    """
+
+    place: Tensor
+    size: int
+
+    @abstractmethod
+    def rand(self) -> Tensor:
+        """(B,) uniform in [0, 1), float64."""
+
+    @abstractmethod
+    def shared(self, group: Tensor) -> Tensor:
+        """(B,) uniform in [0, 1), float64, the same for all samples of one group (B,) int64, on whatever rank."""
+
+    @abstractmethod
+    def randn_like(self, x: Tensor) -> Tensor:
+        """Standard normal, of the shape (B, ...), dtype and device of ``x``."""
+
+
+class GlobalRandomness(Randomness):
+    """Draws from torch's global generator: what an objective uses without a keyed source."""
+
+    def __init__(self, like: Tensor) -> None:
+        self._like = like
+        self.place, self.size = torch.arange(len(like)), len(like)
+
+    def rand(self) -> Tensor:
+        return torch.rand(len(self._like), dtype=torch.float64, device=self._like.device)
+
+    def shared(self, group: Tensor) -> Tensor:
+        return torch.rand(int(group.max()) + 1, dtype=torch.float64)[group]
+
+    def randn_like(self, x: Tensor) -> Tensor:
+        return torch.randn_like(x)
 
 
 class KeyedRandomness(Randomness):
@@ -78,7 +119,7 @@ class KeyedRandomness(Randomness):
         """The same numbers in every dtype, up to its rounding."""
         samples = self._keys.shape[1]
         if len(x) != samples:
-            raise ValueError(f"keyed for {samples} samples, asked for noise of {len(x)}")
+            raise ValueError(f"keyed for {samples} samples, got a tensor of {len(x)}")
         size, dtype = math.prod(x.shape[1:]), np.float64 if x.dtype == torch.float64 else np.float32
         pairs = (size + 1) // 2
         first, rows = self._advance(pairs), max(1, _MAX_BATCH // max(pairs, 1))

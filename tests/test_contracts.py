@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import CONF, config
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tiny_kl import save_tiny
@@ -18,6 +19,7 @@ from diffusion.experiment.build.build import build_module, build_trainer
 from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
 from diffusion.guidance.base import guide
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.network.base import Network
 from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.randomness import SAMPLING, KeyedRandomness
@@ -25,7 +27,7 @@ from diffusion.reporting.ablation import Ablation
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.types import Cond
 
-OPTIONS = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.glob("*/**/*.yaml"))
+OPTIONS = sorted(p.relative_to(CONF).with_suffix("") for p in CONF.glob("*/**/[!_]*.yaml"))
 SMALL = ["evaluation=none", "logger=csv"]
 
 
@@ -56,6 +58,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         return ["network=unet_small", *(folder[1:] if name == "image_folder" else [])]
     if str(option) == "schedule/table":
         np.save(tmp_path / "betas.npy", np.linspace(1e-4, 0.02, 200))
+    if group == "text_encoder":
+        return ["conditioner=text"]
     if group == "guidance":
         np.save(tmp_path / "y.npy", np.zeros((1, 8, 8)))
     return {
@@ -147,10 +151,26 @@ def network(cfg, tmp_path, name):
 
 
 def conditioner(cfg, tmp_path, name):
-    built = instantiate(cfg.conditioner)
-    cond = built({"label": torch.tensor([0, 3]), "index": torch.tensor([0, 1])})
-    dropped = cond.drop(torch.tensor([True, False]))
-    assert cond.is_empty == dropped.is_empty == (built.dim == 0)
+    """A step of training, and a sample drawn with guidance away from the null."""
+    module = build_module(cfg)
+    image = torch.rand(4, 1, 8, 8) * 2 - 1
+    train_a_step(module, image)
+    cond = module.conditioner(batch_of(image))
+    assert cond.is_empty == (name == "none")
+    assert module.conditioner.dim == (0 if cond.vector is None else cond.vector.shape[1])
+    assert module.conditioner.token_dim == (0 if cond.tokens is None else cond.tokens.shape[2])
+    scale = 1.0 if name == "none" else 2.0
+    guided = ClassifierFreeGuidance(module.ema_denoiser, scale)(image, 0.5, cond)
+    assert torch.isfinite(guided.x0).all()
+
+
+def text_encoder(cfg, tmp_path, name):
+    """Pretrained ones are held to transformers in tests/text_encoder; here, their keys are arguments."""
+    if name == "words":
+        train_a_step(build_module(cfg), image=torch.rand(4, 1, 8, 8) * 2 - 1)
+        return
+    with pytest.raises(InstantiationException, match=r"text_encoder\.pretrained"):
+        instantiate(cfg.text_encoder, pretrained=str(tmp_path / "nothing"))
 
 
 def autoencoder(cfg, tmp_path, name):
@@ -315,13 +335,16 @@ def ablation(cfg, tmp_path, name):
 def train_a_step(module, image):
     optimizer = module.configure_optimizers()
     optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
-    index = list(range(len(image)))
-    batch = {"image": image, "label": torch.tensor(index) % 2, "index": torch.tensor(index)}
-    loss = module.loss(batch, KeyedRandomness(index, seed=0, stream=SAMPLING)).total
+    loss = module.loss(batch_of(image), KeyedRandomness(range(len(image)), seed=0, stream=SAMPLING)).total
     assert loss.shape == (len(image),)
     assert torch.isfinite(loss).all()
     loss.mean().backward()
     optimizer.step()
+
+
+def batch_of(image):
+    index = torch.arange(len(image))
+    return {"image": image, "label": index % 2, "text": [f"the number {i % 2}" for i in index], "index": index}
 
 
 EXERCISES = {

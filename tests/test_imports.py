@@ -7,11 +7,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "diffusion"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"sampler", "spacing", "operator", "network", "conditioner", "autoencoder", "augmentation", "data"}
-BASE = {"schedule", "types", "randomness", "errors", "files"}
+LEAVES = {"sampler", "spacing", "operator", "network", "autoencoder", "augmentation", "data", "text_encoder"}
+BASE = {"schedule", "condition", "types", "randomness", "errors", "files"}
 ALLOWED = {
     "schedule": {"schedule"},
-    "types": {"schedule"},
+    "condition": set(),
+    "types": {"schedule", "condition"},
     "randomness": {"types"},
     "errors": set(),
     "files": set(),
@@ -24,6 +25,7 @@ ALLOWED = {
     "denoiser": BASE | {"parameterization", "network"},
     "objective": BASE | {"parameterization", "denoiser"},
     **{room: set(BASE) for room in LEAVES},
+    "conditioner": BASE | {"text_encoder"},
 }
 LAYERS = ["training", "evaluation", "reporting", "experiment"]
 """Above everything else; each sees the layers before it."""

@@ -117,7 +117,7 @@ def test_every_word_gives_a_finite_number(dtype):
 
 
 def test_noise_of_another_batch_is_refused():
-    with pytest.raises(ValueError, match="keyed for 3 samples, asked for noise of 2"):
+    with pytest.raises(ValueError, match="keyed for 3 samples, got a tensor of 2"):
         keyed(range(3)).randn_like(torch.empty(2, 4))
 
 

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from diffusion.types import Randomness
+from diffusion.randomness import Randomness
 
 
 class Augmentation(ABC):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffusion.augmentation.base import Augmentation
 from diffusion.augmentation.warp import warp
-from diffusion.types import Randomness
+from diffusion.randomness import Randomness
 
 COINS = 6
 """Draws of a sample that say what is done: the mirror image, upside down, size, rotation, anisotropy, translation."""

@@ -4,22 +4,85 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from diffusion.types import Cond
+from diffusion.condition import DROPPED
+from diffusion.randomness import Randomness
+from diffusion.types import Cond, to_device_async
 
 
 class Conditioner(nn.Module, ABC):
-    """Turns what a batch says of its images into a :class:`Cond`.
+    """Columns of a batch -> the :class:`Cond` of its samples.
 
-    dim: the width of ``Cond.vector`` (or of ``Cond.tokens``), 0 where there is none; the network is built to it.
+    A call keeps the columns in ``Cond.source``, and drops again what a column "dropped" marks there, so that
+    ``conditioner(cond.source)`` is the condition of the same samples in another model.
+
+    columns: names of the batch's columns that it reads.
+    dim: the width of ``Cond.vector``, 0 where there is none; the network is built to it. ``token_dim`` is that of
+        ``Cond.tokens``, ``image_channels`` the channels of ``Cond.image``.
+    num_classes: of the class labels that it reads, 0 where it reads none.
     drop: probability of training without the condition, so that classifier-free guidance has a null model.
     """
 
+    columns: tuple[str, ...] = ()
     dim: int = 0
+    token_dim: int = 0
+    image_channels: int = 0
+    num_classes: int = 0
     drop: float = 0.0
 
     @abstractmethod
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
-        """A batch with at least the keys that this conditioner reads -> the condition of its samples."""
+    def forward(self, batch: Mapping[str, Any]) -> Cond:
+        """A batch with at least ``columns``, each a tensor (B, ...) or a list of B -> the condition, with its null.
+
+        Raises:
+            ValueError: a column holds what this conditioner cannot read.
+        """
+
+    def __call__(self, batch: Mapping[str, Any]) -> Cond:
+        """Raises:
+        ValueError: the batch lacks a column.
+        """
+        for column in self.columns:
+            if column not in batch:
+                raise ValueError(
+                    f'{type(self).__name__} reads batch["{column}"], which this batch lacks (it has '
+                    f"{', '.join(batch) or 'nothing'}); use data with that column, or set the conditioner's column"
+                )
+        cond: Cond = super().__call__(batch)
+        if not self.columns:
+            return cond
+        kept = {name: v for name, v in batch.items() if name in self.columns or name.startswith(f"{DROPPED}.")}
+        cond = replace(cond, source=kept)
+        return cond.drop(batch[DROPPED].to(cond.device)) if DROPPED in batch else cond
+
+    def drop_parts(self, cond: Cond, randomness: Randomness) -> Cond:
+        """The condition as training sees it: dropped from each sample with probability ``drop``."""
+        if self.drop == 0:
+            return cond
+        return cond.drop(to_device_async(randomness.rand() < self.drop, cond.device))
+
+    def negative(self, cond: Cond, batch: Mapping[str, Any]) -> Cond:
+        """``cond`` with the condition of another batch of B samples as its null: what guidance leads away from."""
+        return replace(cond, null=replace(self(batch), null=None, class_label=None))
+
+    def empty(self, count: int) -> Cond:
+        """The null condition of ``count`` samples.
+
+        Raises:
+            ValueError: this conditioner has no null.
+        """
+        if self.columns:
+            raise ValueError(f"{type(self).__name__} has no null condition; give it {', '.join(self.columns)}")
+        return Cond()
+
+
+def check_drop(drop: float) -> None:
+    """Raises:
+    ValueError: not a probability.
+    """
+    if not 0.0 <= drop <= 1.0:
+        raise ValueError(f"conditioner.drop is a probability, got {drop}")

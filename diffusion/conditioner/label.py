@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffusion.conditioner.base import Conditioner
+from diffusion.conditioner.base import Conditioner, check_drop
 from diffusion.types import Cond
 
 
@@ -18,9 +19,10 @@ class LabelConditioner(Conditioner):
         num_classes: of the data, at least 1.
         dim: width of ``Cond.vector``.
         drop: probability of training without the label; 0 leaves the null row untrained, and guidance useless.
+        column: of the batch, (B,) whole numbers in [0, num_classes).
     """
 
-    def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1) -> None:
+    def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1, column: str = "label") -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(
@@ -29,31 +31,33 @@ class LabelConditioner(Conditioner):
             )
         if dim < 1:
             raise ValueError(f"conditioner.dim is the width of a vector, at least 1, got {dim}")
-        if not 0.0 <= drop <= 1.0:
-            raise ValueError(f"conditioner.drop is a probability, got {drop}")
+        check_drop(drop)
         self.num_classes = num_classes
         self.dim = dim
         self.drop = drop
+        self.column = column
+        self.columns = (column,)
         self.embedding = nn.Embedding(num_classes + 1, dim)
 
-    def forward(self, batch: Mapping[str, Tensor]) -> Cond:
-        """batch["label"] (B,) int64 in [0, num_classes) -> vector (B, dim), label (B,), and a null of the last row.
+    def forward(self, batch: Mapping[str, Any]) -> Cond:
+        """batch[column] (B,) int64 in [0, num_classes) -> vector (B, dim), class_label (B,), and the last row as null.
 
         Raises:
-            ValueError: no labels in the batch, or one outside the classes (on a GPU the device reports it).
+            ValueError: no whole numbers, or one outside the classes (on a GPU the device reports it).
         """
-        label = batch.get("label")
-        if label is None:
-            raise ValueError('conditioner=label reads batch["label"], which this batch lacks; give class labels')
-        if label.dtype.is_floating_point or label.ndim != 1:
-            raise ValueError(f"labels are whole numbers of shape (B,), got {label.dtype} {tuple(label.shape)}")
+        label = batch[self.column]
+        if not isinstance(label, Tensor) or label.dtype.is_floating_point or label.ndim != 1:
+            kind = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
+            raise ValueError(f"labels are whole numbers of shape (B,), the column '{self.column}' has {kind}")
         self._check(label)
-        null = self.embedding.weight[-1].expand(len(label), -1)
-        return Cond(vector=self.embedding(label), class_label=label, null=Cond(vector=null))
+        return Cond(vector=self.embedding(label), class_label=label, null=self.empty(len(label)))
+
+    def empty(self, count: int) -> Cond:
+        return Cond(vector=self.embedding.weight[-1].expand(count, -1))
 
     def _check(self, label: Tensor) -> None:
         wrong = (label < 0) | (label >= self.num_classes)
-        if label.is_cuda:  # reading the answer would make the host wait for the device at every step
+        if label.is_cuda:  # reading the result would make the host wait for the device at every step
             torch._assert_async(~wrong.any(), f"a label lies outside 0..{self.num_classes - 1}")
         elif wrong.any():
             raise ValueError(

@@ -22,7 +22,7 @@ SPLITS: tuple[SplitName, SplitName] = ("train", "test")
 
 
 class ImageData(LightningDataModule, ABC):
-    """A data set of images. A subclass says in :meth:`read` where a split comes from.
+    """A data set of images. A subclass reads its splits in :meth:`read`.
 
     channels, resolution (H = W), num_classes (0 = no labels) are facts of the config, known without reading a file and
     held against the data in :meth:`setup`.
@@ -74,7 +74,7 @@ class ImageData(LightningDataModule, ABC):
         """Both splits.
 
         Raises:
-            DataError: they are missing, unreadable or not what the config says.
+            DataError: they are missing, unreadable or not what the config states.
         """
 
     def preprocessing(self) -> dict[str, Any]:
@@ -89,7 +89,7 @@ class ImageData(LightningDataModule, ABC):
         """Reads both splits, once.
 
         Raises:
-            DataError: what they hold is not what the config says.
+            DataError: what they hold is not what the config states.
         """
         if not self._splits:
             self._splits = {name: self._checked(name, split) for name, split in self.read().items()}
@@ -126,7 +126,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def content(self, name: SplitName) -> str:
-        """What tells a split's images from others: where a file of them comes from, or a hash of themselves."""
+        """What identifies a split's images: where a file of them comes from, or a hash of themselves."""
         split = self.split(name)
         return split.sha256 if self.file is None else f"{self.file.stem}:{name}:{len(split)}"
 
@@ -155,7 +155,7 @@ class ImageData(LightningDataModule, ABC):
         expected, got = (self.channels, self.resolution, self.resolution), tuple(split.images.shape[1:])
         if got != expected:
             raise DataError(
-                f"the config says that {self.name} has images of shape {expected} (channels, height, width), "
+                f"the config states that {self.name} has images of shape {expected} (channels, height, width), "
                 f"the data have {got}; set data.channels={got[0]} data.resolution={got[1]}"
             )
         low, high = int(split.labels.min()), int(split.labels.max())

@@ -48,7 +48,7 @@ def decode_all(
     path = cache / f"{_key(files, decoder)}.npy"
     if not path.exists():
         _write(path, shape, files, decoder)
-    # copy-on-write: torch asks for a writable array, and the file stays as it is
+    # copy-on-write: torch requires a writable array, and the file stays as it is
     return torch.from_numpy(np.load(path, mmap_mode="c")), path
 
 

@@ -53,4 +53,4 @@ def _patience(seconds: float) -> Iterator[None]:
 _TORCHVISION_ERRORS = (OSError, RuntimeError, ValueError, ImportError, AssertionError, EOFError)
 """What torchvision raises for missing, truncated and unreachable files; URLError is an OSError."""
 _SECONDS = 20.0
-"""Without an answer for this long a mirror counts as unreachable."""
+"""Without a response for this long a mirror counts as unreachable."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from diffusion.data.base import SPLITS, ImageData, SplitName
 from diffusion.data.decoded import decode_all
 from diffusion.data.image import Decoder
-from diffusion.data.listing import Listed, check_complete, list_folder, number_labels
+from diffusion.data.listing import Listed, check_complete, further_columns, list_folder, number_labels
 from diffusion.data.split import Split
 from diffusion.errors import DataError
 
@@ -21,11 +22,13 @@ class ImageFolder(ImageData):
 
     ``root/train`` and ``root/test`` are the splits where both exist; otherwise an image belongs to the test split
     where a hash of its name falls below ``test_fraction``, so that adding images moves none. A folder may hold
-    ``metadata.jsonl``, one object a line with "file_name" and optionally "text" and "label"; it then lists all
-    samples. Without it, labels are the sorted first-level sub-folders.
+    ``metadata.jsonl``, one object a line with "file_name" and optionally "text", "label" and further columns; it then
+    lists all samples. Without it, labels are the sorted first-level sub-folders. Further columns that every image has,
+    all whole numbers or all texts, are in the batch by their names.
 
     Args:
         num_classes: 0 leaves labels unread.
+        label, text: columns of the metadata that are the batch's "label" (whole numbers) and "text".
         crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         memory: "auto", "ram" or "mmap", see :func:`diffusion.data.decoded.decode_all`.
         cache: folder of decoded arrays, used with "mmap" only.
@@ -40,6 +43,8 @@ class ImageFolder(ImageData):
         channels: int = 3,
         resolution: int = 64,
         num_classes: int = 0,
+        label: str = "label",
+        text: str = "text",
         crop: str = "center",
         filter: str = "lanczos",
         background: str = "white",
@@ -65,6 +70,7 @@ class ImageFolder(ImageData):
             pin_memory=pin_memory,
             seed=seed,
         )
+        self.label, self.text = label, text
         self.root, self.memory, self.cache, self.test_fraction = Path(root), memory, Path(cache), test_fraction
         self.decoder = Decoder(channels, resolution, crop, filter, background)
 
@@ -75,15 +81,21 @@ class ImageFolder(ImageData):
             files, self.decoder, memory=self.memory, cache=self.cache, copies=2 if self.flip else 1
         )
         parts = images.split([len(listed[name]) for name in SPLITS])
-        return {name: self._split(part, listed[name]) for name, part in zip(SPLITS, parts, strict=True)}
+        names = further_columns([entry for name in SPLITS for entry in listed[name]])
+        return {name: self._split(part, listed[name], names) for name, part in zip(SPLITS, parts, strict=True)}
 
     def preprocessing(self) -> dict[str, Any]:
         return {name: getattr(self.decoder, name) for name in ("crop", "filter", "background")}
 
-    def _split(self, images: Tensor, listed: list[Listed]) -> Split:
+    def _split(self, images: Tensor, listed: list[Listed], names: Collection[str]) -> Split:
         labels = [entry.label if self.num_classes else 0 for entry in listed]
         texts = tuple(entry.text for entry in listed if entry.text is not None)
-        return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None)
+        more: dict[str, Tensor | tuple[str, ...]] = {}
+        for name in names:
+            column = [entry.more[name] for entry in listed]
+            texted = isinstance(column[0], str)
+            more[name] = tuple(map(str, column)) if texted else torch.tensor(column, dtype=torch.int64)
+        return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None, more)
 
     def _folders(self, apart: bool) -> list[Path]:
         if apart:
@@ -93,14 +105,18 @@ class ImageFolder(ImageData):
 
     def _images(self) -> dict[SplitName, list[Listed]]:
         apart = all((self.root / name).is_dir() for name in SPLITS)
-        found = [list_folder(folder) for folder in self._folders(apart)]
+        found = [list_folder(folder, self.label, self.text) for folder in self._folders(apart)]
         everything = [entry for listed in found for entry in listed]
-        check_complete(everything, "text")
+        if not check_complete(everything, "text") and self.text != "text":
+            raise DataError(
+                f"data.text={self.text}, but the metadata of {self.root.resolve()} have no such column; "
+                "set data.text to one of them"
+            )
         if self.num_classes:
             if not check_complete(everything, "label"):
                 raise DataError(
                     f"data.num_classes={self.num_classes}, but the images of {self.root.resolve()} have no labels; "
-                    'put them into sub-folders, give a "label" in metadata.jsonl, or set data.num_classes=0'
+                    f'put them into sub-folders, give a "{self.label}" in metadata.jsonl, or set data.num_classes=0'
                 )
             everything = number_labels(everything)
         is_test = [

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from diffusion.errors import DataError
 
 METADATA = "metadata.jsonl"
+RESERVED = frozenset({"dropped", "image", "index", "label", "moments", "text"})
+"""Names in a batch that no further column takes."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One image: its file, its name relative to the folder, and what is known about it."""
+    """One image: its file, its name relative to the folder, and what is known about it; ``more`` are the further
+    columns of its metadata, whole numbers and texts."""
 
     path: Path
     name: str
     label: int | str | None = None
     text: str | None = None
+    more: Mapping[str, int | str] = field(default_factory=dict)
 
     @property
     def hash(self) -> float:
@@ -30,10 +34,12 @@ class Listed:
         return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:6], "big") / 2**48
 
 
-def list_folder(folder: Path) -> list[Listed]:
+def list_folder(folder: Path, label: str = "label", text: str = "text") -> list[Listed]:
     """The images of ``folder``, by name: those of ``metadata.jsonl`` where it exists, otherwise all at any depth.
 
     Without metadata the label is the name of the first-level sub-folder, ``None`` for an image in none.
+
+    label, text: the columns of the metadata that are taken for it.
 
     Raises:
         DataError: there are none, or the metadata do not fit the files.
@@ -41,7 +47,8 @@ def list_folder(folder: Path) -> list[Listed]:
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder.resolve()}; set data.root to a folder of images")
     metadata = folder / METADATA
-    images = sorted(_described(metadata) if metadata.is_file() else _walked(folder), key=lambda found: found.name)
+    found = _described(metadata, label, text) if metadata.is_file() else _walked(folder)
+    images = sorted(found, key=lambda one: one.name)
     if not images:
         kinds = " ".join(sorted(SUFFIXES))
         raise DataError(f"there are no images in {folder.resolve()} ({kinds}); set data.root to a folder that has some")
@@ -61,6 +68,14 @@ def check_complete(images: Sequence[Listed], field: Literal["label", "text"]) ->
             f"give every image one, or none"
         )
     return not without
+
+
+def further_columns(images: Sequence[Listed]) -> dict[str, list[Any]]:
+    """The further columns that every image has, with values of one kind; the others are left out."""
+    names = dict.fromkeys(name for image in images for name in image.more)
+    columns = {name: [image.more.get(name) for image in images] for name in names}
+    kinds = {name: {type(value) for value in column} for name, column in columns.items()}
+    return {name: column for name, column in columns.items() if kinds[name] in ({int}, {str})}
 
 
 def number_labels(images: Sequence[Listed]) -> list[Listed]:
@@ -86,7 +101,7 @@ def _walked(folder: Path) -> Iterator[Listed]:
             yield Listed(path, inside.as_posix(), inside.parts[0] if len(inside.parts) > 1 else None)
 
 
-def _described(metadata: Path) -> Iterator[Listed]:
+def _described(metadata: Path, label: str, text: str) -> Iterator[Listed]:
     seen: set[str] = set()
     for number, row in _rows(metadata):
         where = f"line {number} of {metadata}"
@@ -99,7 +114,9 @@ def _described(metadata: Path) -> Iterator[Listed]:
         path = metadata.parent / name
         if not path.is_file():
             raise DataError(f"{where} names {name}, which is not in {metadata.parent}; add the file or remove the line")
-        yield Listed(path, name, _typed(row, "label", int, where), _typed(row, "text", str, where))
+        taken = {"file_name", label, text, *RESERVED}
+        more = {key: v for key, v in row.items() if key not in taken and type(v) in (int, str)}
+        yield Listed(path, name, _typed(row, label, int, where), _typed(row, text, str, where), more)
 
 
 def _rows(metadata: Path) -> Iterable[tuple[int, dict[str, Any]]]:

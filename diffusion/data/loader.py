@@ -21,7 +21,7 @@ class StatefulLoader:
 
     The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
     is the same on every rank: a state saved on 2 ranks is good on 1. Sample i's key in epoch e is a hash of
-    (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit says whether the image is mirrored.
+    (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit decides whether the image is mirrored.
 
     Args:
         split: the samples.
@@ -33,7 +33,7 @@ class StatefulLoader:
         shuffle: off gives the split's own order in every epoch.
         limit: batches of an epoch, where fewer are wanted than there are.
         parts: deals each batch in so many equal parts; its state counts whole batches.
-        num_workers: threads that prepare batches ahead; 0 prepares each when it is asked for.
+        num_workers: threads that prepare batches ahead; 0 prepares each on demand.
         pin_memory: give batches in page-locked memory where there is a GPU.
 
     Raises:

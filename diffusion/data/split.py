@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
@@ -14,28 +15,43 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Split:
-    """Images with their labels and texts, in a fixed order; row i is the sample with number i.
+    """Images with their columns, in a fixed order; row i is the sample with number i.
 
     images: (N, C, H, W) uint8, in memory or mapped from a file.
-    labels: (N,) int64, zeros where the data have none.
-    texts: N captions, or ``None``.
+    labels: (N,) int64, the column "label"; zeros where the data have none.
+    texts: N captions, the column "text", or ``None``.
+    more: further columns by name, (N, ...) tensors or N texts.
     """
 
     images: Tensor
     labels: Tensor
     texts: tuple[str, ...] | None = None
+    more: Mapping[str, Tensor | tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> dict[str, Tensor | tuple[str, ...]]:
+        """All that is known of the images, by the names that a batch has for it."""
+        captions = {} if self.texts is None else {"text": self.texts}
+        return {"label": self.labels, **captions, **self.more}
+
+    @property
+    def requests(self) -> dict[str, Tensor | tuple[str, ...]]:
+        """The columns that samples are drawn for in turn: all but the label, which samples get by a rule."""
+        return {name: column for name, column in self.columns.items() if name != "label"}
 
     def __len__(self) -> int:
         return len(self.images)
 
     @cached_property
     def sha256(self) -> str:
-        """Of shape, images, labels and texts: two splits with the same one give the same statistics."""
+        """Of shape, images and columns: two splits with the same one give the same statistics."""
         digest = hashlib.sha256(json.dumps([*self.images.shape]).encode())
         for start in range(0, len(self), _ROWS_HASHED_AT_ONCE):
             digest.update(self.images[start : start + _ROWS_HASHED_AT_ONCE].contiguous().numpy().data)
         digest.update(self.labels.numpy().data)
         digest.update(json.dumps(self.texts).encode())
+        for name, column in sorted(self.more.items()):
+            digest.update(json.dumps([name, column.tolist() if isinstance(column, Tensor) else column]).encode())
         return digest.hexdigest()
 
     def batch(self, rows: Tensor, images: Tensor | None = None) -> dict[str, Any]:
@@ -45,10 +61,11 @@ class Split:
         return {"image": images.float().mul_(1 / 127.5).sub_(1), **self.facts(rows)}
 
     def facts(self, rows: Tensor) -> dict[str, Any]:
-        """What a batch holds beside its images."""
-        facts: dict[str, Any] = {"label": self.labels.index_select(0, rows), "index": rows}
-        if self.texts is not None:
-            facts["text"] = [self.texts[i] for i in rows.tolist()]
+        """What a batch holds beside its images: its columns, and the samples' numbers."""
+        numbers = rows.tolist()
+        facts: dict[str, Any] = {"index": rows}
+        for name, column in self.columns.items():
+            facts[name] = column.index_select(0, rows) if isinstance(column, Tensor) else [column[i] for i in numbers]
         return facts
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from diffusion.guidance.base import with_x0
-from diffusion.guidance.classifier_free import ClassifierFreeGuidance, Mode, needs_condition
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance, Mode, needs_condition, without
 from diffusion.guidance.strength import Scale
 from diffusion.types import Cond, Denoiser, Prediction, expand
 
@@ -39,6 +41,11 @@ class APGGuidance(ClassifierFreeGuidance):
             raise ValueError(f"the limit of the difference's length is above 0, got {norm}; set {self.key}.norm")
         if not -1 < momentum < 1:
             raise ValueError(f"the momentum lies in (-1, 1), got {momentum}; set {self.key}.momentum")
+        if isinstance(scale, Mapping):
+            raise ValueError(
+                f"{self.key}.scale is one scale for the whole condition, got one for each of {list(scale)}; "
+                "use guidance=classifier_free for scales by part"
+            )
         super().__init__(denoiser, scale, interval, mode)
         self.pointwise = self.pointwise and momentum == 0
         self.parallel = parallel
@@ -49,11 +56,11 @@ class APGGuidance(ClassifierFreeGuidance):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         if self.scale != 1:
             needs_condition(cond, self.key)
-        scale = self.strength.at(self.schedule, x, t)
+        scale = self.strengths[None].at(self.schedule, x, t)
         if isinstance(scale, float) and scale == 1.0:
             return self.denoiser(x, t, cond)
-        with_cond, without = self.both(x, t, cond)
-        difference = self._average(with_cond.x0 - without.x0, t)
+        with_cond, null = self.predict(x, t, without(cond, [None]))
+        difference = self._average(with_cond.x0 - null.x0, t)
         if self.norm is not None:
             difference = difference * (self.norm / _length(difference)).clamp(max=1)
         along = with_cond.x0 / _length(with_cond.x0)

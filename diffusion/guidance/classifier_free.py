@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from diffusion.guidance.base import Guidance, mix, with_x0
 from diffusion.guidance.strength import Scale, Strength
-from diffusion.types import Cond, Denoiser, Prediction
+from diffusion.types import Cond, Denoiser, Prediction, expand
 
 Mode = Literal["auto", "doubled", "two_pass"]
 PIXELS = 4096
@@ -21,20 +23,31 @@ still hold it. `python -m benchmarks --rows 10` measures both sides."""
 class ClassifierFreeGuidance(Guidance):
     """uncond + scale (cond - uncond) (Ho & Salimans 2022, eq. 6, with scale = 1 + w), only inside ``interval``.
 
-    Scale 1 is off and 0 unconditional; neither pays a second pass, and no level outside the interval does.
+    With a scale for each part of a joined condition, in the order {c_1: s_1, ..., c_n: s_n}, the parts are removed one
+    after the other, c_1 first: with D_k the prediction without c_1 ... c_k,
+
+        D_n + s_n (D_{n-1} - D_n) + ... + s_1 (D_0 - D_1),
+
+    which is eq. 3 of InstructPix2Pix (Brooks et al. 2023) for {text: 7.5, image: 1.5}. A part that is not named stays
+    in every prediction, as with scale 1; all scales 1 are the condition as it is.
+
+    A prediction whose coefficient is 0 is not computed: scale 1 is off, 0 unconditional, and neighbours of equal scale
+    are removed together. Outside the interval one prediction is enough.
 
     Args:
-        scale: 1 + w of the paper, or points [noise, scale] (see :class:`Strength`).
+        scale: 1 + w of the paper, or points [noise, scale] (see :class:`Strength`); or a mapping from parts of
+            conditioner=joined to either.
         interval: (low, high] in sigma / alpha where guidance acts (Kynkäänniemi et al. 2024, eq. 5); ``None`` =
             everywhere.
-        mode: "doubled" runs both branches as one batch of 2 B, "two_pass" one after the other; "auto" takes two passes
-            on a CPU for batches of more than ``PIXELS``, where they were measured to be faster, and doubles elsewhere.
+        mode: "doubled" runs all predictions as one batch, "two_pass" one after the other; "auto" takes the passes on a
+            CPU for batches of more than ``PIXELS``, where they were measured to be faster, and one batch elsewhere.
             A rule and not a timing at run time, so that a seed gives the same samples twice.
         rescale: share of the way back to the standard deviation that the conditional x_0 has, against over-exposure
             (Lin et al. 2024, section 3.4; 0.7 there).
 
     Raises:
-        ValueError: reversed interval or unknown mode; when called, an unconditional model.
+        ValueError: reversed interval or unknown mode; when called, an unconditional model, or a part that the condition
+            does not have.
     """
 
     key = "guidance.classifier_free"
@@ -42,7 +55,7 @@ class ClassifierFreeGuidance(Guidance):
     def __init__(
         self,
         denoiser: Denoiser,
-        scale: Scale = 1.5,
+        scale: Scale | Mapping[str, Scale] = 1.5,
         interval: list[float] | None = None,
         mode: Mode = "auto",
         rescale: float = 0.0,
@@ -56,38 +69,78 @@ class ClassifierFreeGuidance(Guidance):
         self.interval = interval
         self.mode = mode
         self.rescale = rescale
-        self.strength = Strength(scale, interval, 1.0, self.key)
+        self.strengths = self.by_part(1.0)
+
+    def by_part(self, off: float) -> dict[str | None, Strength]:
+        """The strength of each part, of ``None`` for the whole condition; ``off`` outside the interval.
+
+        Raises:
+            ValueError: a scale or an interval that is none, or no part.
+        """
+        if not isinstance(self.scale, Mapping):
+            return {None: Strength(self.scale, self.interval, off, self.key)}
+        if not self.scale:
+            raise ValueError(f"{self.key}.scale names no part of the condition; give a number, or {{text: 7.5}}")
+        return {p: Strength(scale, self.interval, off, self.key, f"scale.{p}") for p, scale in self.scale.items()}
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         if self.scale != 1:
             needs_condition(cond, self.key)
-        scale = self.strength.at(self.schedule, x, t)
-        if isinstance(scale, float) and scale == 1.0:
-            return self.denoiser(x, t, cond)
-        if isinstance(scale, float) and scale == 0.0:
-            return self.denoiser(x, t, cond.drop())
-        with_cond, without = self.both(x, t, cond)
-        guided = mix(without, with_cond, scale)
-        if self.rescale == 0:
+        scales = {part: strength.at(self.schedule, x, t) for part, strength in self.strengths.items()}
+        removed, weights = _needed(list(scales.values()))
+        conds = without(cond, [*scales][: removed[-1]])
+        predictions = self.predict(x, t, [conds[k] for k in removed])
+        guided = combined(predictions, weights)
+        if self.rescale == 0 or not weights:
             return guided
-        ratio = _std(with_cond.x0) / _std(guided.x0)
+        ratio = _std(predictions[0].x0) / _std(guided.x0)
         return with_x0(self.schedule, guided, guided.x0 * (self.rescale * ratio + (1 - self.rescale)), x, t)
 
-    def both(self, x: Tensor, t: Tensor | float, cond: Cond) -> tuple[Prediction, Prediction]:
-        """The predictions with the condition and without it."""
-        null = cond.drop()
+    def predict(self, x: Tensor, t: Tensor | float, conds: Sequence[Cond]) -> list[Prediction]:
+        """The prediction with each condition: in one batch or one after the other, by the mode."""
         many = x.device.type == "cpu" and x[:, :1].numel() > PIXELS
-        if self.mode == "two_pass" or (self.mode == "auto" and many):
-            return self.denoiser(x, t, cond), self.denoiser(x, t, null)
+        if len(conds) == 1 or self.mode == "two_pass" or (self.mode == "auto" and many):
+            return [self.denoiser(x, t, cond) for cond in conds]
+        count = len(conds)
         if isinstance(t, Tensor) and t.ndim:
-            t = torch.cat((t, t))
-        # networks read the conditioner's slots; the raw label has no counterpart in the null condition
-        joint = self.denoiser(
-            torch.cat((x, x)), t, Cond.cat(replace(cond, class_label=None), replace(null, class_label=None))
-        )
-        mixes = (None, None) if joint.var_mix is None else joint.var_mix.chunk(2)
-        first, second = zip(joint.x0.chunk(2), joint.eps.chunk(2), mixes, strict=True)
-        return Prediction(*first), Prediction(*second)
+            t = torch.cat([t] * count)
+        # networks read the conditioner's slots; the raw label has no counterpart in a null condition
+        joint = reduce(Cond.cat, [replace(cond, class_label=None) for cond in conds])
+        out = self.denoiser(torch.cat([x] * count), t, joint)
+        mixes = [None] * count if out.var_mix is None else out.var_mix.chunk(count)
+        return [Prediction(*one) for one in zip(out.x0.chunk(count), out.eps.chunk(count), mixes, strict=True)]
+
+
+def without(cond: Cond, parts: Sequence[str | None]) -> list[Cond]:
+    """The condition, and what is left of it as the parts are removed one after the other; ``None`` is all of it."""
+    conds = [cond]
+    for part in parts:
+        conds.append(conds[-1].drop() if part is None else conds[-1].without(part))
+    return conds
+
+
+def combined(predictions: Sequence[Prediction], weights: Sequence[Tensor | float]) -> Prediction:
+    """p_n + sum over k of weights_k (p_k - p_{k+1}) in both expectations; the learned variance is p_0's."""
+    if not weights:
+        return predictions[0]
+    guided = mix(predictions[-1], predictions[-2], weights[-1])
+    x0, eps = guided.x0, guided.eps
+    for more, fewer, weight in zip(predictions[:-2], predictions[1:-1], weights[:-1], strict=True):
+        weight = expand(weight.to(x0), x0) if isinstance(weight, Tensor) else weight
+        x0, eps = x0 + weight * (more.x0 - fewer.x0), eps + weight * (more.eps - fewer.eps)
+    return Prediction(x0, eps, predictions[0].var_mix)
+
+
+def _needed(scales: list[Tensor | float]) -> tuple[list[int], list[Tensor | float]]:
+    """How many parts are removed in each prediction that does not cancel, and the scales of their differences."""
+    removed, weights = list(range(len(scales) + 1)), list(scales)
+    for k in reversed(range(len(scales))):
+        following = weights[k + 1] if k + 1 < len(weights) else 1.0
+        if not isinstance(weights[k], Tensor) and not isinstance(following, Tensor) and weights[k] == following:
+            del removed[k + 1], weights[k]
+    if weights and not isinstance(weights[0], Tensor) and weights[0] == 0.0:
+        del removed[0], weights[0]
+    return removed, weights
 
 
 def needs_condition(cond: Cond, key: str) -> None:

@@ -22,13 +22,15 @@ class Strength:
         scale: a number, or points [noise, scale] between which it runs linearly in log noise, constant beyond the ends.
         interval: (low, high] where guidance acts (Kynkäänniemi et al. 2024, eq. 5), everywhere where ``None``.
         off: the scale outside.
-        key: where the config says these, for errors.
+        key, name: the config key of the part and its setting's name, for errors.
 
     Raises:
         ValueError: an interval that is not 0 <= low <= high, or points whose noises do not rise from above 0.
     """
 
-    def __init__(self, scale: Scale, interval: Sequence[float] | None, off: float, key: str) -> None:
+    def __init__(
+        self, scale: Scale, interval: Sequence[float] | None, off: float, key: str, name: str = "scale"
+    ) -> None:
         self.off = off
         self.low, self.high = _interval(interval, key)
         self.constant = float(scale) if isinstance(scale, int | float) else None
@@ -39,7 +41,7 @@ class Strength:
         ):
             raise ValueError(
                 "a scale is a number or a list of points [noise, scale] with rising noises above 0, got "
-                f"{[list(p) for p in points]}; set {key}.scale"
+                f"{[list(p) for p in points]}; set {key}.{name}"
             )
         self._x = [math.log(noise) for noise, _ in points]
         self._y = [value for _, value in points]

@@ -5,7 +5,7 @@ from diffusion.network.base import Network
 from diffusion.network.blocks import AttentionBlock, Context, CrossAttentionBlock, Downsample, ResBlock, Stage, Upsample
 from diffusion.network.classifier import AttentionPool, Classifier
 from diffusion.network.dit import DiT, DiTBlock
-from diffusion.network.embedding import Embedding
+from diffusion.network.embedding import Embedding, NumberEmbedding
 from diffusion.network.fir import Fir
 from diffusion.network.mlp import MLP, MLPBlock
 from diffusion.network.song_blocks import ResidualInput, SongAttentionBlock, SongEmbedding, SongResBlock
@@ -27,6 +27,7 @@ __all__ = [
     "Fir",
     "MLPBlock",
     "Network",
+    "NumberEmbedding",
     "ResBlock",
     "ResidualInput",
     "SelfAttention",

@@ -72,5 +72,5 @@ def check_tokens(token_dim: int, tokens: Tensor | None) -> None:
     if given != token_dim:
         raise ValueError(
             f"this network was built for condition tokens of width {token_dim} (0 = none) and was given {given}; "
-            "network.token_dim must equal conditioner.token_dim"
+            "network.token_dim must equal conditioner.token_dim, which is 0 for a network without cross-attention"
         )

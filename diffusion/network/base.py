@@ -1,7 +1,8 @@
 """Networks: f(x, c_noise, cond) -> tensor. They know neither schedule nor target.
 
-``x`` (B, C, H, W) arrives scaled by the parameterization; ``c_noise`` (B,) float is what the schedule tells of the
-noise level (a DDPM index, log(sigma)/4, or t); ``cond`` carries the condition, one slot a mechanism.
+``x`` (B, C, H, W) arrives scaled by the parameterization; ``c_noise`` (B,) float is the
+schedule's encoding of the noise level (a DDPM index, log(sigma)/4, or t); ``cond`` carries the condition, one slot a
+mechanism.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ class Network(nn.Module, ABC):
     """The trainable function of an experiment.
 
     blocks: the repeated layers, by type; ``compile`` compiles these one by one. Empty: the network as a whole.
-    augment_dim: width of ``Cond.augment_labels`` that it reads, 0 for a network that cannot be told of augmentations.
+    augment_dim: width of ``Cond.augment_labels`` that it reads, 0 for a network without an input for augmentations.
+    numbers: names of ``Cond.numbers`` that it embeds; others are refused.
     """
 
     blocks: ClassVar[tuple[type[nn.Module], ...]] = ()
     augment_dim: int = 0
+    numbers: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond) -> Tensor:
@@ -35,8 +38,8 @@ class Network(nn.Module, ABC):
 
         Blocks of one type and shape share their code, so that a deep network compiles in the time of its distinct
         blocks. The modules stay what they are: no key of a checkpoint changes. A mode with CUDA graphs takes the
-        network as a whole: a graph's answer lives until it runs again, and blocks that share one would overwrite what
-        others keep; the network's own answer is copied out for the same reason.
+        network as a whole: a graph's output lives until it runs again, and blocks that share one would overwrite what
+        others keep; the network's own output is copied out for the same reason.
         """
         if not self.blocks or kwargs.get("mode") in CUDA_GRAPHS:
             super().compile(*args, **kwargs)

@@ -152,7 +152,7 @@ class Upsample(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """Layers one after another, all told the same context."""
+    """Layers one after another, all with the same context."""
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         for layer in self:

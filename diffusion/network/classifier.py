@@ -96,7 +96,8 @@ class Classifier(Network):
 
 
 class AttentionPool(nn.Module):
-    """The mean position asks all positions and itself, and its answer becomes logits (Radford et al. 2021, CLIP)."""
+    """The mean position attends to all positions and itself; a linear map of the result gives the logits (Radford et
+    al. 2021, CLIP)."""
 
     def __init__(self, channels: int, size: int, heads: int, out: int) -> None:
         super().__init__()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +11,8 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion.network.attention import CrossAttention, SelfAttention, check_tokens, heads_of
 from diffusion.network.base import Network, zero_
-from diffusion.network.embedding import MAX_PERIOD, Embedding
+from diffusion.network.embedding import MAX_PERIOD, Embedding, NumberEmbedding
+from diffusion.network.sizes import refuse_image
 from diffusion.types import Cond
 
 SINUSOIDS = 256
@@ -62,6 +65,7 @@ class DiT(Network):
         learned_variance: another group of channels comes out (Nichol & Dhariwal 2021).
         outputs: groups of channels for the target; two where it has two parts.
         checkpointing: recompute each block in the backward pass: less memory, about a third more time.
+        numbers: names of ``Cond.numbers`` that it embeds.
 
     Raises:
         ValueError: a size that the patches, the heads or the coordinates cannot have.
@@ -86,6 +90,7 @@ class DiT(Network):
         learned_variance: bool = False,
         checkpointing: bool = False,
         outputs: int = 1,
+        numbers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if patch < 1 or resolution % patch:
@@ -95,13 +100,14 @@ class DiT(Network):
             )
         if width < 4 or width % 4:
             raise ValueError(f"a token holds sines and cosines of two coordinates: width a multiple of 4, not {width}")
+        self.numbers = tuple(numbers)
         self.in_channels = in_channels
         self.resolution = resolution
         self.patch = patch
         self.token_dim = token_dim
         self.checkpointing = checkpointing
         out = (out_channels or in_channels) * (outputs + learned_variance)
-        self.embedding = Embedding(SINUSOIDS, width, cond_dim, shift=0, sine_first=False)
+        self.embedding = Embedding(SINUSOIDS, width, cond_dim, 0, False, numbers)
         self.stem = nn.Conv2d(in_channels, width, patch, stride=patch)
         self.register_buffer("coordinates", _coordinates(resolution // patch, width), persistent=False)
         count = heads_of(width, heads, None)
@@ -113,7 +119,7 @@ class DiT(Network):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         self._check(x, cond)
-        emb = self.embedding(c_noise, cond.vector)
+        emb = self.embedding(c_noise, cond.vector, cond.numbers)
         tokens = self.stem(x).flatten(2).transpose(1, 2) + self.coordinates
         for block in self.stack:
             if self.checkpointing and self.training and torch.is_grad_enabled():
@@ -133,6 +139,7 @@ class DiT(Network):
                 f"{tuple(x.shape[1:])}; set network.in_channels and network.resolution to the data's"
             )
         check_tokens(self.token_dim, cond.tokens)
+        refuse_image(cond)
 
     def _initialise(self) -> None:
         """Uniform fan-average weights and zero biases; every gate, cross-attention and the head start at zero."""
@@ -150,6 +157,8 @@ class DiT(Network):
                 zero_(module.modulation)
             elif isinstance(module, CrossAttention):
                 zero_(module.out)
+            elif isinstance(module, NumberEmbedding):
+                module.start_at_zero()
 
 
 def _modulate(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

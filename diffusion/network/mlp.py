@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from diffusion.network.attention import check_tokens
 from diffusion.network.base import Network, zero_
 from diffusion.network.embedding import Embedding
+from diffusion.network.sizes import refuse_image
 from diffusion.types import Cond
 
 
@@ -39,6 +43,7 @@ class MLP(Network):
         depth: number of blocks.
         cond_dim: width of ``Cond.vector``, 0 for none.
         outputs: groups of channels for the target; two where it has two parts.
+        numbers: names of ``Cond.numbers`` that it embeds.
     """
 
     blocks = (MLPBlock,)
@@ -54,13 +59,15 @@ class MLP(Network):
         cond_dim: int = 0,
         learned_variance: bool = False,
         outputs: int = 1,
+        numbers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if depth < 1:
             raise ValueError(f"network.depth is a number of blocks, at least 1, got {depth}")
+        self.numbers = tuple(numbers)
         self.features = in_channels * resolution**2
         self.out_channels = (out_channels or in_channels) * (outputs + learned_variance)
-        self.embedding = Embedding(width, width, cond_dim)
+        self.embedding = Embedding(width, width, cond_dim, numbers=numbers)
         self.stem = nn.Linear(self.features, width)
         self.stack = nn.ModuleList(MLPBlock(width, width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
@@ -74,7 +81,9 @@ class MLP(Network):
                 f"this network was built for {self.features} numbers a sample, got {flat.shape[1]}; "
                 "set network.in_channels and network.resolution to the data's"
             )
-        emb = self.embedding(c_noise, cond.vector)
+        check_tokens(0, cond.tokens)
+        refuse_image(cond)
+        emb = self.embedding(c_noise, cond.vector, cond.numbers)
         h = self.stem(flat)
         for block in self.stack:
             h = block(h, emb)

@@ -35,7 +35,7 @@ def check_attention(attention: Sequence[int], sizes: list[int]) -> None:
     missing = [size for size in attention if size not in sizes]
     if missing:
         raise ValueError(
-            f"network.attention asks for resolutions {missing}, and the levels of this U-Net are {sizes}; "
+            f"network.attention names the resolutions {missing}, and the levels of this U-Net are {sizes}; "
             "list resolutions among them"
         )
 
@@ -44,6 +44,12 @@ def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuses a word that is not one of the choices."""
     if value not in choices:
         raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")
+
+
+def refuse_image(cond: Cond) -> None:
+    """Refuses ``Cond.image`` for a network that reads none."""
+    if cond.image is not None:
+        raise ValueError("this network reads no condition image; use a U-Net with network.image_channels above 0")
 
 
 def check_image(x: Tensor, cond: Cond, channels: int, image_channels: int, factor: int) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from diffusion.network.blocks import AttentionBlock, Context, ResBlock
-from diffusion.network.embedding import Embedding
+from diffusion.network.embedding import NO_NUMBERS, Embedding
 from diffusion.network.fir import Fir
 
 ROOT_HALF = math.sqrt(0.5)
@@ -72,7 +72,8 @@ class ResidualInput(nn.Module):
 class SongEmbedding(Embedding):
     """c_noise (B,), vector (B, cond_dim), augment_labels (B, augment_dim) -> (B, width), after SiLU.
 
-    Features of c_noise, to which both conditions are added, each through a linear map; then Linear, SiLU, Linear.
+    Features of c_noise, to which both conditions are added, each through a linear map; then Linear, SiLU, Linear, and
+    the numbers, each through an embedding of its own.
     That they come before the two layers is EDM's way (Karras et al. 2022, their code), not stated in the paper.
 
     Args:
@@ -81,15 +82,22 @@ class SongEmbedding(Embedding):
         augment_dim: width of ``Cond.augment_labels``, 0 for none; without a bias, so that zeros are no augmentation.
         fourier_scale: standard deviation of the frequencies of sin and cos(2 pi frequency c_noise), fixed at the start
             (Tancik et al. 2020; Song et al. 2021, appendix C); ``None`` for DDPM's sinusoids.
+        numbers: names of ``Cond.numbers`` that are embedded.
     """
 
     spectrum: Tensor
 
     def __init__(
-        self, channels: int, width: int, cond_dim: int = 0, augment_dim: int = 0, fourier_scale: float | None = None
+        self,
+        channels: int,
+        width: int,
+        cond_dim: int = 0,
+        augment_dim: int = 0,
+        fourier_scale: float | None = None,
+        numbers: Sequence[str] = (),
     ) -> None:
         features = channels if fourier_scale is None else 2 * channels
-        super().__init__(features, width)
+        super().__init__(features, width, numbers=numbers)
         self.cond_dim = cond_dim
         self.condition = nn.Linear(cond_dim, features) if cond_dim not in (0, features) else None
         self.augment = nn.Linear(augment_dim, features, bias=False) if augment_dim else None
@@ -97,8 +105,14 @@ class SongEmbedding(Embedding):
             self.register_buffer("spectrum", torch.randn(channels) * fourier_scale)
         self.fourier = fourier_scale is not None
 
-    def forward(self, c_noise: Tensor, vector: Tensor | None = None, augment_labels: Tensor | None = None) -> Tensor:
-        self.check(vector)
+    def forward(
+        self,
+        c_noise: Tensor,
+        vector: Tensor | None = None,
+        numbers: Mapping[str, Tensor] = NO_NUMBERS,
+        augment_labels: Tensor | None = None,
+    ) -> Tensor:
+        self.check(vector, numbers)
         with torch.autocast(c_noise.device.type, enabled=False):
             dtype = self.linear1.weight.dtype
             h = self.features(c_noise if c_noise.dtype == torch.float64 else c_noise.float()).to(dtype)
@@ -106,7 +120,7 @@ class SongEmbedding(Embedding):
                 h = h + (vector if self.condition is None else self.condition(vector.to(dtype)))
             if augment_labels is not None and self.augment is not None:
                 h = h + self.augment(augment_labels.to(dtype))
-            return F.silu(self.linear2(F.silu(self.linear1(h))))
+            return F.silu(self.add_numbers(self.linear2(F.silu(self.linear1(h))), numbers))
 
     def features(self, c_noise: Tensor) -> Tensor:
         """(B,) -> (B, features), in c_noise's dtype."""

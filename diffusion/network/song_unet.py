@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffusion.network.attention import SelfAttention, check_tokens
 from diffusion.network.base import Network, zero_
 from diffusion.network.blocks import Context, ResBlock, Stage, group_norm, run
+from diffusion.network.embedding import NumberEmbedding
 from diffusion.network.sizes import check_attention, check_choice, check_image, levels_of, width_of
 from diffusion.network.song_blocks import ResidualInput, SongAttentionBlock, SongEmbedding, SongResBlock
 from diffusion.types import Cond
@@ -33,6 +34,7 @@ class SongUNet(Network):
         residual_input: the input, filtered and halved, joins every level on the way down; needs ``taps``.
         cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the width of the features of c_noise.
         augment_dim: width of ``Cond.augment_labels``, 0 for none; nothing is added where that slot is empty.
+        numbers: names of ``Cond.numbers`` that it embeds.
 
     Raises:
         ValueError: a size that the data or the levels cannot have, or a residual input without a filter.
@@ -59,6 +61,7 @@ class SongUNet(Network):
         checkpointing: bool = False,
         memory_format: str = "auto",
         outputs: int = 1,
+        numbers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2:
@@ -68,6 +71,7 @@ class SongUNet(Network):
         sizes = levels_of(resolution, len(channel_mult))
         check_attention(attention, sizes)
         check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))
+        self.numbers = tuple(numbers)
         self.in_channels = in_channels
         self.augment_dim = augment_dim
         self.factor = resolution // sizes[-1]
@@ -77,7 +81,7 @@ class SongUNet(Network):
         def res(c_in: int, c_out: int, resample: str | None = None) -> SongResBlock:
             return SongResBlock(c_in, c_out, emb_dim, dropout, taps, resample)
 
-        self.embedding = SongEmbedding(channels, emb_dim, cond_dim, augment_dim, fourier_scale)
+        self.embedding = SongEmbedding(channels, emb_dim, cond_dim, augment_dim, fourier_scale, numbers)
         self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
 
         self.down = nn.ModuleList()
@@ -117,7 +121,7 @@ class SongUNet(Network):
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         check_image(x, cond, self.in_channels, 0, self.factor)
         check_tokens(0, cond.tokens)
-        context = Context(self.embedding(c_noise, cond.vector, cond.augment_labels))
+        context = Context(self.embedding(c_noise, cond.vector, cond.numbers, cond.augment_labels))
         x = x.contiguous(memory_format=self.memory_format)
         h = self.stem(x)
         skips = [h]
@@ -146,4 +150,6 @@ class SongUNet(Network):
                 zero_(module.out)
             elif isinstance(module, ResBlock):
                 zero_(module.conv2)
+            elif isinstance(module, NumberEmbedding):
+                module.start_at_zero()
         zero_(self.head)

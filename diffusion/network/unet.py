@@ -21,7 +21,7 @@ from diffusion.network.blocks import (
     group_norm,
     run,
 )
-from diffusion.network.embedding import Embedding
+from diffusion.network.embedding import Embedding, NumberEmbedding
 from diffusion.network.sizes import check_attention, check_choice, check_image, levels_of, width_of
 from diffusion.types import Cond
 
@@ -37,7 +37,7 @@ class UNet(Network):
         channel_mult: width of each level as a multiple of ``channels``; its length is the number of levels.
         num_res_blocks: residual blocks a level on the way down; one more on the way up.
         attention: the resolutions at which blocks are followed by self-attention (the middle always has it).
-        heads: of attention, where ``head_channels`` does not say how wide one is.
+        heads: of attention, where ``head_channels`` does not give the width of one.
         scale_shift_norm: the embedding scales and shifts a norm instead of being added.
         resblock_updown: resampling inside residual blocks (BigGAN) instead of by a convolution of its own.
         cond_dim: width of ``Cond.vector``, 0 for none; projected unless it has the embedding's width.
@@ -50,6 +50,7 @@ class UNet(Network):
             channels, equal from 64 on in float32 and 5% slower at 128 in bf16 (torch's group norm is the loser).
         variant: ddpm or adm, where the papers' codes differ and their weights depend on it: the order and frequencies
             of the sinusoids, the padding of the strided convolution, epsilon of the norms, initial weights.
+        numbers: names of ``Cond.numbers`` that it embeds.
 
     Raises:
         ValueError: a size that the data, the levels or the heads cannot have.
@@ -79,6 +80,7 @@ class UNet(Network):
         memory_format: str = "auto",
         variant: str = "ddpm",
         outputs: int = 1,
+        numbers: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if channels < 4 or channels % 2:
@@ -87,6 +89,7 @@ class UNet(Network):
         check_attention(attention, sizes)
         check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))
         check_choice("variant", variant, ("ddpm", "adm"))
+        self.numbers = tuple(numbers)
         self.in_channels = in_channels
         self.image_channels = image_channels
         self.token_dim = token_dim
@@ -103,7 +106,7 @@ class UNet(Network):
             crossed = [CrossAttentionBlock(width, token_dim, count, eps)] if token_dim else []
             return [AttentionBlock(width, count, eps), *crossed]
 
-        self.embedding = Embedding(channels, emb_dim, cond_dim, shift=int(ddpm), sine_first=ddpm)
+        self.embedding = Embedding(channels, emb_dim, cond_dim, int(ddpm), ddpm, numbers)
         self.stem = nn.Conv2d(in_channels + image_channels, widths[0], 3, padding=1)
 
         self.down = nn.ModuleList()
@@ -136,7 +139,7 @@ class UNet(Network):
 
     def forward(self, x: Tensor, c_noise: Tensor, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
         check_tokens(self.token_dim, cond.tokens)
-        context = Context(self.embedding(c_noise, cond.vector), cond.tokens, cond.mask)
+        context = Context(self.embedding(c_noise, cond.vector, cond.numbers), cond.tokens, cond.mask)
         check_image(x, cond, self.in_channels, self.image_channels, self.factor)
         x = x if cond.image is None else torch.cat((x, cond.image.to(x)), dim=1)
         h = self.stem(x.contiguous(memory_format=self.memory_format))
@@ -163,4 +166,6 @@ class UNet(Network):
                 zero_(module.conv2)
             elif isinstance(module, (SelfAttention, CrossAttention)):
                 zero_(module.out)
+            elif isinstance(module, NumberEmbedding):
+                module.start_at_zero()
         zero_(self.head)

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.randomness import Randomness
 from diffusion.schedule.base import Schedule
-from diffusion.types import Cond, Randomness
+from diffusion.types import Cond
 
 
 @dataclass(frozen=True, slots=True)

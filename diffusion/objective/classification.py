@@ -8,7 +8,8 @@ from torch import Tensor
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, TimeDistribution
 from diffusion.objective.noising import NoisingObjective
-from diffusion.types import Cond, Randomness
+from diffusion.randomness import Randomness
+from diffusion.types import Cond
 
 
 class ClassificationObjective(NoisingObjective):

@@ -10,7 +10,8 @@ from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, TimeDistribution, Weighting
 from diffusion.objective.regression import RegressionObjective
 from diffusion.objective.variational import bound, table_of
-from diffusion.types import Cond, Randomness
+from diffusion.randomness import Randomness
+from diffusion.types import Cond
 
 
 class HybridObjective(RegressionObjective):

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, Objective, TimeDistribution
-from diffusion.types import GlobalRandomness, Randomness, combine, to_device_async
+from diffusion.randomness import GlobalRandomness, Randomness
+from diffusion.types import combine, to_device_async
 
 
 @dataclass(frozen=True, slots=True)

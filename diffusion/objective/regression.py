@@ -8,7 +8,8 @@ from torch import Tensor
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, TimeDistribution, Weighting
 from diffusion.objective.noising import Noised, NoisingObjective, squared_error
-from diffusion.types import Cond, Randomness
+from diffusion.randomness import Randomness
+from diffusion.types import Cond
 
 
 class RegressionObjective(NoisingObjective):

@@ -15,9 +15,10 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from diffusion.randomness import GlobalRandomness, Randomness
 from diffusion.schedule.base import Schedule
 from diffusion.schedule.posterior import Posterior, between, posterior
-from diffusion.types import Cond, Denoiser, GlobalRandomness, Prediction, Randomness, combine, expand, scale
+from diffusion.types import Cond, Denoiser, Prediction, combine, expand, scale
 
 Variance = Literal["small", "large", "learned"]
 HALF_BIN = 1 / 255

@@ -10,7 +10,8 @@ from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import Loss, TimeDistribution
 from diffusion.objective.noising import NoisingObjective, squared_error
 from diffusion.objective.variational import Variance, bound, table_of
-from diffusion.types import Cond, Randomness
+from diffusion.randomness import Randomness
+from diffusion.types import Cond
 
 
 class VLBObjective(NoisingObjective):

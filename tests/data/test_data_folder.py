@@ -117,6 +117,37 @@ def test_memory_has_three_settings(tmp_path: Path) -> None:
 # folders
 
 
+def test_further_columns_come_from_metadata_by_name(tmp_path: Path) -> None:
+    rows = [
+        {"file_name": f"{i}.png", "label": 0, "words": f"image {i}", "style": i % 3, "by": "me", "size": 0.5, "index": 7}
+        for i in range(20)
+    ]
+    rows[3]["odd"] = 1  # a column of one image only
+    data = folder(tmp_path, num_classes=3, label="style", text="words")
+    describe(tmp_path, rows)
+    train = data.split("train")
+    assert train.columns.keys() == {"label", "text", "by"}
+    assert train.labels.unique().tolist() == [0, 1, 2]
+    batch = train.batch(torch.tensor([1, 0]))
+    assert batch["label"].tolist() == train.labels[[1, 0]].tolist()
+    assert batch["text"] == [train.texts[1], train.texts[0]]
+    assert batch["by"] == ["me", "me"]
+    assert batch["index"].tolist() == [1, 0]
+    assert folder(tmp_path).split("train").columns["style"].dtype == torch.int64
+    with pytest.raises(ValueError, match=r"data\.text=caption, but the metadata of .* have no such column"):
+        folder(tmp_path, text="caption").setup()
+
+
+def test_a_further_column_changes_the_splits_identity(tmp_path: Path) -> None:
+    for i in range(20):
+        save(tmp_path / f"{i}.png")
+    hashes = set()
+    for column in ({"by": "me"}, {"by": "you"}, {"from": "me"}, {}):
+        describe(tmp_path, [{"file_name": f"{i}.png", **column} for i in range(20)])
+        hashes.add(ImageFolder(str(tmp_path), resolution=8, test_fraction=0.5).split("train").sha256)
+    assert len(hashes) == 4
+
+
 def test_captions_and_labels_come_from_metadata(tmp_path: Path) -> None:
     arrays = {}
     for split, names in (("train", ["b.png", "sub/a.jpg", "c.png"]), ("test", ["z.png"])):

@@ -48,7 +48,7 @@ def at_noise(noise: float) -> float:
 
 def test_a_curve_runs_linearly_in_log_noise() -> None:
     curve = [[0.1, 1.0], [1.0, 3.0], [10.0, 2.0]]
-    strength = ClassifierFreeGuidance(Conditional(CosineSchedule()), curve).strength
+    strength = ClassifierFreeGuidance(Conditional(CosineSchedule()), curve).strengths[None]
     x, _ = state()
     for noise, scale in ((0.01, 1.0), (0.1, 1.0), (math.sqrt(0.1), 2.0), (1.0, 3.0), (math.sqrt(10), 2.5), (99.0, 2.0)):
         t = at_noise(noise)
@@ -65,7 +65,7 @@ def test_a_curve_guides_as_its_number_at_each_level() -> None:
     together = curve(x, t, cond)
     for i in range(5):
         one = slice(i, i + 1)
-        scale = curve.strength.at(CosineSchedule(), x, float(t[i]))
+        scale = curve.strengths[None].at(CosineSchedule(), x, float(t[i]))
         alone = ClassifierFreeGuidance(Conditional(CosineSchedule()), scale)(
             x[one], float(t[i]), cond.map(lambda v, one=one: v[one])
         )

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from network_files import settings_of
 from torch import nn
 
 from diffusion.network.attention import attend
@@ -17,13 +16,10 @@ from diffusion.network.dit import DiT
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
-CONF = Path(__file__).parents[2] / "conf" / "network"
-
 
 def from_config(name: str, **settings: object) -> UNet:
     """A network from its file, the interpolated keys given by hand."""
-    keys = {k: v for k, v in yaml.safe_load((CONF / f"{name}.yaml").read_text()).items() if k != "_target_"}
-    return UNet(**{k: v for k, v in keys.items() if not str(v).startswith("${")} | settings)
+    return UNet(**settings_of(name) | settings)
 
 
 def parameters(network: nn.Module) -> int:
@@ -60,7 +56,7 @@ SIZES = [  # file, resolution, classes, learned variance, parameters / 10^6 as p
 def test_published_number_of_parameters(
     name: str, resolution: int, classes: int, learned: bool, millions: float
 ) -> None:
-    width = 4 * yaml.safe_load((CONF / f"{name}.yaml").read_text())["channels"]
+    width = 4 * settings_of(name)["channels"]
     with torch.device("meta"):
         network = from_config(
             name, in_channels=3, resolution=resolution, learned_variance=learned, cond_dim=width if classes else 0
@@ -74,7 +70,7 @@ def test_published_number_of_parameters(
 
 DDPM = {"channels": 32, "channel_mult": [1, 2, 2], "num_res_blocks": 2, "attention": [8]}
 """The paper's structure, narrower and 16x16, so that a test of float64 outputs is quick. 128 channels is 32 groups in
-both implementations; at 32 and 64 ours takes fewer groups than diffusers is told, so it is told ours."""
+both implementations; at 32 and 64 ours takes fewer groups than diffusers by default, so it is built with ours."""
 
 
 def diffusers_unet(size: int, widths: list[int], attention: list[bool], groups: int) -> nn.Module:
@@ -199,7 +195,7 @@ def test_samples_do_not_see_each_other() -> None:
         torch.testing.assert_close(network(x, label, Cond()), alone, rtol=1e-9, atol=1e-9)
 
 
-def test_neighbouring_indices_are_told_apart_under_bf16() -> None:
+def test_neighbouring_indices_differ_under_bf16() -> None:
     network = tiny().eval()
     label = torch.arange(990.0, 1000.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):

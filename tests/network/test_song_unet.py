@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-import yaml
-from test_network import CONF, awake, parameters
+from network_files import settings_of
+from test_network import awake, parameters
 from torch import nn
 
 from diffusion.network.blocks import Context, ResBlock
@@ -45,10 +45,9 @@ SIZES = [  # file, resolution, levels, augmented, parameters / 10^6 as published
 def test_published_number_of_parameters(
     name: str, resolution: int, levels: list[int], augmented: bool, millions: int
 ) -> None:
-    keys = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    keys = {k: v for k, v in keys.items() if not str(v).startswith("${") and k not in ("_target_", "channel_mult")}
+    keys = settings_of(name) | {"channel_mult": levels}
     with torch.device("meta"):
-        network = SongUNet(3, resolution, channel_mult=levels, augment_dim=9 if augmented else 0, **keys)
+        network = SongUNet(3, resolution, augment_dim=9 if augmented else 0, **keys)
     assert round(parameters(network) / 1e6) == millions
 
 
@@ -204,14 +203,14 @@ def test_samples_do_not_see_each_other(kind: dict[str, object]) -> None:
 
 @KINDS
 def test_nothing_told_is_zeros_told(kind: dict[str, object]) -> None:
-    """What sampling leaves out means "not augmented"; every other number is heard."""
+    """What sampling leaves out means "not augmented"; every other number counts."""
     network = awake(tiny(**kind, augment_dim=9)).eval()
     x, label = torch.randn(9, 1, 8, 8), torch.linspace(-1, 1, 9)
     with torch.no_grad():
         plain = network(x, label, Cond())
         torch.testing.assert_close(network(x, label, Cond(augment_labels=torch.zeros(9, 9))), plain)
-        told = network(x, label, Cond(augment_labels=torch.eye(9)))
-    assert ((told - plain).abs().amax((1, 2, 3)) > 1e-4).all()
+        augmented = network(x, label, Cond(augment_labels=torch.eye(9)))
+    assert ((augmented - plain).abs().amax((1, 2, 3)) > 1e-4).all()
 
 
 @KINDS

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
-import yaml
+from network_files import settings_of
 from torch import nn
 
 from diffusion.network.base import Network
@@ -16,8 +15,6 @@ from diffusion.network.mlp import MLP
 from diffusion.network.song_unet import SongUNet
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
-
-CONF = Path(__file__).parents[2] / "conf" / "network"
 
 
 def awake(network: nn.Module) -> nn.Module:
@@ -51,8 +48,7 @@ def test_published_number_of_parameters(name: str, millions: int) -> None:
 
     The table counts the fixed coordinates of the 256 tokens too, and rounds in either direction: within 0.5M.
     """
-    keys = yaml.safe_load((CONF / f"{name}.yaml").read_text())
-    keys = {k: v for k, v in keys.items() if k != "_target_" and not str(v).startswith("${")}
+    keys = settings_of(name)
     with torch.device("meta"):
         network = DiT(in_channels=4, resolution=32, learned_variance=True, cond_dim=keys["width"], **keys)
     count = sum(p.numel() for p in network.parameters()) + (1001 + 256) * keys["width"]
@@ -60,7 +56,7 @@ def test_published_number_of_parameters(name: str, millions: int) -> None:
 
 
 def test_dit_equals_diffusers_with_its_weights() -> None:
-    """Their frequencies are shifted by one against the paper's code, so ours are told to be for once."""
+    """Their frequencies are shifted by one against the paper's code, so ours are set to be, here only."""
     pytest.importorskip("diffusers")
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
 
@@ -124,7 +120,7 @@ def test_tokens_are_a_set_and_masked_ones_do_not_exist(build: type[Network]) -> 
 
 
 def test_text_joins_a_network_without_a_sound() -> None:
-    """Cross-attention ends in zeros: weights trained without text answer the same with it."""
+    """Cross-attention ends in zeros: weights trained without text give the same output with it."""
     x, label = torch.randn(1, 1, 8, 8), torch.tensor([40.0])
     with_text, without = dit(token_dim=5), awake(dit())
     with_text.load_state_dict(without.state_dict(), strict=False)
@@ -145,7 +141,7 @@ def test_dit_starts_as_zero_and_every_parameter_learns(settings: dict[str, objec
 
 
 def test_dit_tells_places_apart() -> None:
-    """Without coordinates, exchanging two patches would exchange the answers and nothing else."""
+    """Without coordinates, exchanging two patches would exchange the outputs and nothing else."""
     network = awake(dit()).double().eval()
     x, label = torch.randn(1, 1, 8, 8).double(), torch.tensor([5.0]).double()
     exchanged = x.clone()
@@ -214,7 +210,7 @@ def test_refuses_tokens_of_another_width(build: type[Network]) -> None:
 
 
 @pytest.mark.parametrize("build", [dit, unet, ncsnpp])
-def test_compiled_by_region_with_the_same_keys_and_answers(build: type[Network]) -> None:
+def test_compiled_by_region_with_the_same_keys_and_outputs(build: type[Network]) -> None:
     network = awake(build())
     keys, x, label = list(network.state_dict()), torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0])
     plain = network(x, label, Cond())
@@ -241,8 +237,8 @@ def test_a_mode_with_cuda_graphs_compiles_the_whole_and_hands_out_copies(monkeyp
     monkeypatch.setattr(torch, "compile", recorded)
     network.compile(mode="reduce-overhead")
     inputs = torch.randn(2, 1, 8, 8), torch.tensor([1.0, 900.0]), Cond()
-    answer = network(*inputs)
+    output = network(*inputs)
     assert seen == ["reduce-overhead"]
-    assert torch.equal(answer, kept[0])
-    assert answer.data_ptr() != kept[0].data_ptr()
+    assert torch.equal(output, kept[0])
+    assert output.data_ptr() != kept[0].data_ptr()
     assert copy.deepcopy(network)._compiled_call_impl is None

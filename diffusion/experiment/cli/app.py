@@ -228,7 +228,7 @@ class Composer:
         while pending:
             group = pending.pop()
             pending += [f"{group}/{child}" for child in files.get_group_options(group, ObjectType.GROUP)]
-            options = files.get_group_options(group, ObjectType.CONFIG)
+            options = [o for o in files.get_group_options(group, ObjectType.CONFIG) if not o.startswith("_")]  # bases
             if options:
                 found[group] = sorted(options)
         return found

@@ -7,8 +7,8 @@ from torch import Tensor
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import TimeDistribution
 from diffusion.objective.time_distribution.draw import Coupling, check_coupling, on_knots, uniforms
+from diffusion.randomness import Randomness
 from diffusion.schedule.base import Schedule
-from diffusion.types import Randomness
 
 
 class CarriedTimeDistribution(TimeDistribution):

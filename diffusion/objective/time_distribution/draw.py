@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from diffusion.randomness import Randomness
 from diffusion.schedule.base import Schedule
-from diffusion.types import Randomness
 
 Coupling = Literal["independent", "stratified", "antithetic"]
 

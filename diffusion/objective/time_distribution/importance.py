@@ -7,8 +7,8 @@ from torch import Tensor, distributed
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import TimeDistribution
+from diffusion.randomness import Randomness
 from diffusion.schedule.base import Schedule
-from diffusion.types import Randomness
 
 
 class ImportanceTimeDistribution(TimeDistribution):

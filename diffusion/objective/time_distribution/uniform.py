@@ -7,7 +7,7 @@ from torch import Tensor
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.objective.base import TimeDistribution
 from diffusion.objective.time_distribution.draw import Coupling, check_coupling, uniforms
-from diffusion.types import Randomness
+from diffusion.randomness import Randomness
 
 
 class UniformTimeDistribution(TimeDistribution):

@@ -24,7 +24,7 @@ from diffusion.training.ema import EMA, average, copy_buffers
 from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.flops import network_flops
 from diffusion.training.sharded import Sharded, release, shard
-from diffusion.types import RandnLike, to_device_async
+from diffusion.types import RandnLike
 
 AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
@@ -156,9 +156,7 @@ class DiffusionModule(pl.LightningModule):
             batch = {**batch, "image": image}
         x0 = self.latents(batch, randomness.randn_like)
         model = self.average if ema else self.model
-        cond = model.condition(batch)
-        if model.conditioner.drop > 0:
-            cond = cond.drop(to_device_async(randomness.rand() < model.conditioner.drop, x0.device))
+        cond = model.conditioner.drop_parts(model.condition(batch), randomness)
         if told is not None:
             cond = replace(cond, augment_labels=told)
         return self.objective(model.denoiser, x0, cond, randomness=randomness)

@@ -1,0 +1,16 @@
+"""Text encoders: texts -> one vector a token, which of them count, and one vector a text."""
+
+from diffusion.text_encoder.base import Encoded, TextEncoder
+from diffusion.text_encoder.clip import CLIPTextEncoder
+from diffusion.text_encoder.pretrained import PretrainedTextEncoder
+from diffusion.text_encoder.t5 import T5TextEncoder
+from diffusion.text_encoder.words import WordsTextEncoder
+
+__all__ = [
+    "CLIPTextEncoder",
+    "Encoded",
+    "PretrainedTextEncoder",
+    "T5TextEncoder",
+    "TextEncoder",
+    "WordsTextEncoder",
+]
