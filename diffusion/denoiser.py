@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -57,6 +59,22 @@ class NetworkDenoiser(nn.Module):
         alpha, sigma = self.coefficients(x, t)
         return self.parameterization.decode(self._output(x, t, cond, alpha, sigma), x, alpha, sigma)
 
+    def towards(self, x: Tensor, s: Tensor | float, cond: Cond) -> Cond:
+        """The condition of a step to time s: a network that embeds the number "to" reads c_noise(s) there."""
+        if "to" not in getattr(self.network, "numbers", ()):
+            return cond
+        at = torch.as_tensor(s, dtype=torch.float64, device=x.device)
+        c_noise = self.schedule.c_noise(at).to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
+        return replace(cond, numbers={**cond.numbers, "to": c_noise})
+
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008
+        """A flow map: x (B, ...) at t -> x at s < t in one call, alpha(s) x_0 + sigma(s) eps of the prediction.
+
+        Of a network trained as a flow map (consistency models, Song et al. 2023; shortcut models, Frans et al. 2025; mean
+        flows, Geng et al. 2025) the exact way along the ODE; of any other the DDIM step.
+        """
+        return self(x, t, self.towards(x, s, cond)).at(self.schedule, s)
+
     def _output(self, x: Tensor, t: Tensor | float, cond: Cond, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         dtype = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         if isinstance(t, Tensor):
@@ -89,6 +107,14 @@ class GaussianDenoiser:
         mean, variance = self.mean.to(x.device), self.std.to(x.device) ** 2
         centred = (x.double() - alpha * mean) / (alpha**2 * variance + sigma**2)
         return Prediction(x0=(mean + alpha * variance * centred).to(x.dtype), eps=(sigma * centred).to(x.dtype))
+
+    def towards(self, x: Tensor, s: Tensor | float, cond: Cond) -> Cond:
+        """No number is read here."""
+        return cond
+
+    def jump(self, x: Tensor, t: float, s: float, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        """x at t -> x at s, exactly."""
+        return self.transport(x, t, s)
 
     def transport(self, x: Tensor, start: float, end: float) -> Tensor:
         """Where the probability-flow ODE carries x from time ``start`` to time ``end``, exactly."""

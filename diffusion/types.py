@@ -49,6 +49,14 @@ class Prediction:
         """a x0 + b eps, (B, ...): at alpha and sigma of another level, the DDIM step there."""
         return combine(a, self.x0, b, self.eps)
 
+    def at(self, schedule: Schedule, t: Tensor | float) -> Tensor:
+        """alpha(t) x0 + sigma(t) eps, (B, ...), for a float or times (B,)."""
+        if isinstance(t, Tensor):
+            alpha, sigma = schedule.coefficients(t.to(self.x0.device))
+            return combine(alpha, self.x0, sigma, self.eps)
+        level = schedule.level(t)
+        return self.mix(level.alpha, level.sigma)
+
 
 @runtime_checkable
 class Denoiser(Protocol):

@@ -55,6 +55,15 @@ class Guidance(ABC):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = ...) -> Prediction:
         """x (B, ...), t a float, () or (B,) -> the guided prediction."""
 
+    def towards(self, x: Tensor, s: Tensor | float, cond: Cond) -> Cond:
+        """The condition of a step to time s, see :meth:`diffusion.denoiser.NetworkDenoiser.towards`."""
+        inner: Any = self.denoiser
+        return inner.towards(x, s, cond)
+
+    def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008
+        """x (B, ...) at t -> x at s, by the guided prediction."""
+        return self(x, t, self.towards(x, s, cond)).at(self.schedule, s)
+
     def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         """What guidance makes of a sampler's step: x (B, ...) at ``nxt``, reached from ``cur`` -> x at ``nxt``.
 

@@ -15,16 +15,16 @@ from diffusion.types import Denoiser, RandnLike, combine
 
 
 class RePaintGuidance(InpaintGuidance):
-    """Inpainting by replacement in which stretches of ``jump`` steps are taken ``repeats`` times, noise being added
+    """Inpainting by replacement in which stretches of ``jump_length`` steps are taken ``repeats`` times, noise being added
     back in between (Lugmayr et al. 2022, algorithm 1, and the schedule of their appendix B).
 
-    The stretches end 1, 1 + jump, 1 + 2 jump, ... steps before clean data; one that would begin before the first step
-    is left out. T steps cost T + (repeats - 1) jump ((T - 1) // jump) calls of a one-call sampler. List it last in
+    The stretches end 1, 1 + jump_length, 1 + 2 jump_length, ... steps before clean data; one that would begin before the first step
+    is left out. T steps cost T + (repeats - 1) jump_length ((T - 1) // jump_length) calls of a one-call sampler. List it last in
     ``guidance=[...]``: what comes before it then acts on every repeated step, what comes after it on the last only.
 
     Args:
         repeats: the paper's r, 1 is plain replacement.
-        jump: the paper's j; 1 repeats every single step.
+        jump_length: the paper's j; 1 repeats every single step.
         operator, measurement, simulate: see :class:`InpaintGuidance`.
     """
 
@@ -37,26 +37,26 @@ class RePaintGuidance(InpaintGuidance):
         measurement: Tensor | str,
         simulate: bool = True,
         repeats: int = 10,
-        jump: int = 10,
+        jump_length: int = 10,
     ) -> None:
-        if repeats < 1 or jump < 1:
+        if repeats < 1 or jump_length < 1:
             raise ValueError(
-                f"stretches of 1 step or more are taken once or more, got jump={jump} and repeats={repeats}; "
-                f"set {self.key}.jump and {self.key}.repeats"
+                f"stretches of 1 step or more are taken once or more, got jump_length={jump_length} and repeats={repeats}; "
+                f"set {self.key}.jump_length and {self.key}.repeats"
             )
         super().__init__(denoiser, operator, measurement, simulate)
         self.repeats = repeats
-        self.jump = jump
+        self.jump_length = jump_length
 
     def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
         def replaced(x: Tensor, cur: Level, nxt: Level) -> Tensor:
             return super(RePaintGuidance, self).after(x, cur, nxt, again, randn_like)
 
         x = replaced(x, cur, nxt)
-        if again.left == 0 or (again.left - 1) % self.jump or again.taken < self.jump:
+        if again.left == 0 or (again.left - 1) % self.jump_length or again.taken < self.jump_length:
             return x
-        start = again.level(self.jump)
-        std = math.sqrt(between(start, nxt).large)  # of jump steps of noise at once
+        start = again.level(self.jump_length)
+        std = math.sqrt(between(start, nxt).large)  # of jump_length steps of noise at once
         for _ in range(self.repeats - 1):
-            x = again(combine(start.alpha / nxt.alpha, x, std, randn_like(x)), self.jump, replaced)
+            x = again(combine(start.alpha / nxt.alpha, x, std, randn_like(x)), self.jump_length, replaced)
         return x

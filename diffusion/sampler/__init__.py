@@ -3,9 +3,11 @@
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.sampler.churn import ChurnedSampler
+from diffusion.sampler.consistency import ConsistencySampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.sampler.euler import EulerSampler
 from diffusion.sampler.euler_maruyama import EulerMaruyamaSampler
+from diffusion.sampler.flow_map import FlowMapSampler
 from diffusion.sampler.heun import HeunSampler
 from diffusion.sampler.likelihood import FlowLogLikelihood
 from diffusion.sampler.lms import LMSSampler
@@ -19,11 +21,13 @@ from diffusion.sampler.rk45 import RK45Sampler
 __all__ = [
     "AncestralSampler",
     "ChurnedSampler",
+    "ConsistencySampler",
     "DDIMSampler",
     "Denoise",
     "EulerMaruyamaSampler",
     "EulerSampler",
     "FlowLogLikelihood",
+    "FlowMapSampler",
     "HeunSampler",
     "LMSSampler",
     "MultistepSampler",

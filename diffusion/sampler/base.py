@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from diffusion.schedule.base import Level, Schedule
-from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing
+from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing, combine, scale
 
 AfterStep = Callable[[Tensor, Level, Level], Tensor]
 """x at the second level, reached from the first -> what becomes of it there."""
@@ -35,6 +35,11 @@ class Denoise:
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
         return self.denoiser(x, t, self.cond)
+
+    def jump(self, x: Tensor, t: float, s: float) -> Tensor:
+        """x at t -> x at s in one call."""
+        model: Any = self.denoiser
+        return model.jump(x, t, s, self.cond)
 
     def at(self, noise: float) -> Level:
         """The level at which sigma / alpha is ``noise``."""
@@ -72,6 +77,7 @@ class Sampler(ABC):
     """A way from noise to data.
 
     order: declared order of convergence on the probability-flow ODE (weak order for stochastic samplers).
+    invertible: follows the probability-flow ODE, so that its steps lead from data to noise as well.
 
     Args:
         steps: number of steps, at least 1.
@@ -82,6 +88,7 @@ class Sampler(ABC):
     """
 
     order: int
+    invertible: bool = False
 
     def __init__(self, steps: int = 50, spacing: Spacing | None = None) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -126,17 +133,23 @@ class Sampler(ABC):
         noise: Tensor,
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         *,
+        start: tuple[Tensor, float] | None = None,
         randn_like: RandnLike = torch.randn_like,
         on_step: Callable[[int, Level, Tensor], None] | None = None,
     ) -> Tensor:
         """Samples (B, ...) from standard normal ``noise`` (B, ...).
 
+        start: (x_0 (B, ...), t): begins at alpha(t) x_0 + sigma(t) noise (SDEdit, Meng et al. 2022) and goes through
+            the usual levels below t; those above are neither visited nor paid for.
         randn_like: source of the noise that stochastic samplers add.
         on_step: called after each step with its number, the level reached and the state there.
         """
         levels = self.levels(denoiser.schedule)
-        start = denoiser.schedule.prior_std(levels[0])
-        x = noise if start == 1.0 else noise * start
+        if start is None:
+            x = scale(denoiser.schedule.prior_std(levels[0]), noise)
+        else:
+            levels = below(levels, denoiser.schedule.level(start[1]))
+            x = combine(levels[0].alpha, start[0], levels[0].sigma, noise)
         denoise = Denoise(denoiser, cond, denoiser.schedule)
         state: Any = None
         after = getattr(denoiser, "after", None)  # a guidance's hold on the result of a step
@@ -151,11 +164,59 @@ class Sampler(ABC):
                 on_step(i, nxt, x)
         return x
 
+    @torch.no_grad()
+    def invert(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Cond = Cond(),  # noqa: B008 - frozen and empty
+        *,
+        to: float = 1.0,
+    ) -> Tensor:
+        """Data (B, ...) -> x at the time ``to``; from time 1 divided by the prior's standard deviation, which is the
+        noise that this sampler turns into the data again.
+
+        The probability-flow ODE is followed through the same levels upwards by the same steps, so with the same order.
+        The sampler's last step, x_0 = E[x_0 | x_t], is undone by its fixed point x_t = alpha x_0 + sigma E[eps | x_t];
+        where alpha becomes 0 nothing but the noise is left, x = sigma E[eps | x].
+
+        Raises:
+            ValueError: a sampler that draws noise, or a time outside (0, 1].
+        """
+        if not self.invertible:
+            raise ValueError(
+                f"{type(self).__name__} with these settings draws noise on its way, or is no solver of the "
+                "probability-flow ODE, and has no inverse; use sampler=ddim (eta 0), euler, heun or a dpm_solver"
+            )
+        if not 0 < to <= 1:
+            raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
+        schedule = denoiser.schedule
+        levels = below(self.levels(schedule), schedule.level(to))
+        denoise = Denoise(denoiser, cond, schedule)
+        up = levels[-2::-1]
+        if up[0].alpha == 0:
+            raise ValueError("a single step from alpha = 0 has no inverse; set sampler.steps to 2 or more")
+        x = scale(up[0].alpha, x0)
+        for _ in range(self.order + 1):
+            x = combine(up[0].alpha, x0, up[0].sigma, denoise(x, up[0].t).eps)
+        state: Any = None
+        for cur, nxt in pairwise(up):
+            if nxt.alpha == 0:
+                x = scale(nxt.sigma, denoise(x, cur.t).eps)
+            else:
+                x, state = self.step(denoise, x, cur, nxt, state, torch.zeros_like)
+        return x if levels[0].t < 1 else scale(1 / schedule.prior_std(levels[0]), x)
+
     @abstractmethod
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, Any]:
         """x at ``cur`` -> x at ``nxt`` and what the next step should remember (``None`` at the first step)."""
+
+
+def below(levels: list[Level], top: Level) -> list[Level]:
+    """``top`` and the levels below it."""
+    return [top, *(level for level in levels if level.t < top.t)]
 
 
 def _even(schedule: Schedule, steps: int) -> list[float]:

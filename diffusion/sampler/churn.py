@@ -44,6 +44,7 @@ class ChurnedSampler(Sampler):
                 "set sampler.churn_min below sampler.churn_max"
             )
         self.churn = churn
+        self.invertible = churn == 0
         self.churn_min = churn_min
         self.churn_max = churn_max
         self.churn_noise = churn_noise

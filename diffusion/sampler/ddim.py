@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Sampler, below
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
 from diffusion.types import Cond, Denoiser, RandnLike, Spacing, combine
@@ -35,6 +35,7 @@ class DDIMSampler(Sampler):
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta lies in [0, 1] (0 = deterministic, 1 = DDPM), got {eta}; set sampler.eta")
         self.eta = float(eta)
+        self.invertible = self.eta == 0
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
@@ -47,15 +48,16 @@ class DDIMSampler(Sampler):
         return (mean.add_(randn_like(x), alpha=math.sqrt(variance)) if variance > 0 else mean), None
 
     @torch.no_grad()
-    def encode(
+    def invert(
         self,
         denoiser: Denoiser,
         x0: Tensor,
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         *,
+        to: float = 1.0,
         iterations: int = 1,
     ) -> Tensor:
-        """Data (B, ...) -> the noise (B, ...) from which this sampler gives them back (Song et al. 2021, section 4.3).
+        """Data (B, ...) -> x at the time ``to``, from which this sampler gives them back (Song et al. 2021, sec. 4.3).
 
         A step is undone by solving x_s = DDIM(x_t) for x_t with the noise that the model sees at x_t: once from
         x_t = x_s, the usual inversion, of order 1; each further iteration of this fixed point brings the way back
@@ -70,7 +72,9 @@ class DDIMSampler(Sampler):
                 f"{iterations} iterations; set sampler.eta=0"
             )
         denoise = Denoise(denoiser, cond, denoiser.schedule)
-        levels = self.levels(denoiser.schedule)
+        if not 0 < to <= 1:
+            raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
+        levels = below(self.levels(denoiser.schedule), denoiser.schedule.level(to))
         x = x0
         for clean, noisy in pairwise(reversed(levels)):
             if noisy.alpha == 0:
@@ -81,4 +85,4 @@ class DDIMSampler(Sampler):
             ratio, start = noisy.alpha / clean.alpha, x
             for _ in range(iterations):
                 x = combine(ratio, start, noisy.sigma - ratio * clean.sigma, denoise(x, noisy.t).eps)
-        return x / denoiser.schedule.prior_std(levels[0])
+        return x if levels[0].t < 1 else x / denoiser.schedule.prior_std(levels[0])

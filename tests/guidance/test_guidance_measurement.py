@@ -164,7 +164,7 @@ def test_repaint_makes_the_hidden_part_agree() -> None:
     plain, once = miss(InpaintGuidance(denoiser, mask, y)), miss(RePaintGuidance(denoiser, mask, y, repeats=1))
     assert once == pytest.approx(plain, abs=0.1)
     for jump in (1, 5):
-        assert miss(RePaintGuidance(denoiser, mask, y, repeats=15, jump=jump)) < 0.5 * plain
+        assert miss(RePaintGuidance(denoiser, mask, y, repeats=15, jump_length=jump)) < 0.5 * plain
 
 
 def test_repaint_pays_for_its_repeats() -> None:
@@ -176,7 +176,7 @@ def test_repaint_pays_for_its_repeats() -> None:
             return super().__call__(x, t, cond)
 
     guided = RePaintGuidance(
-        Counting(CosineSchedule(), 0.0, 0.8), MaskOperator(box=[0, 0, 1, 1]), image(), repeats=3, jump=1
+        Counting(CosineSchedule(), 0.0, 0.8), MaskOperator(box=[0, 0, 1, 1]), image(), repeats=3, jump_length=1
     )
     DDIMSampler(10)(guided, image())
     assert len(calls) == 9 * 3 + 1  # the step to clean data once
@@ -197,7 +197,7 @@ def test_repaint_visits_the_levels_that_diffusers_visits(steps: int, jump: int, 
             return super().__call__(x, t, cond)
 
     guided = RePaintGuidance(
-        Watching(CosineSchedule(), 0.0, 0.8), MaskOperator(box=[0, 0, 1, 1]), image(), repeats=repeats, jump=jump
+        Watching(CosineSchedule(), 0.0, 0.8), MaskOperator(box=[0, 0, 1, 1]), image(), repeats=repeats, jump_length=jump
     )
     DDIMSampler(steps)(guided, image())
     assert seen == down
@@ -218,7 +218,7 @@ def test_repaint_goes_back_by_the_forward_process() -> None:
     noise = torch.randn(4000, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(1)
     guided = RePaintGuidance(
-        Watching(CosineSchedule(), 0.3, 0.5), hidden, torch.zeros(1, 8, 8).double(), repeats=2, jump=20
+        Watching(CosineSchedule(), 0.3, 0.5), hidden, torch.zeros(1, 8, 8).double(), repeats=2, jump_length=20
     )
     AncestralSampler(40)(guided, noise)
     t, x = kept[39]  # after 39 steps down and 20 up
@@ -277,7 +277,10 @@ def test_what_cannot_be_measured_is_refused() -> None:
             lambda: RePaintGuidance(denoiser, MaskOperator(box=[0, 0, 1, 1]), x, repeats=0),
             r"guidance\.repaint\.repeats",
         ),
-        (lambda: RePaintGuidance(denoiser, MaskOperator(box=[0, 0, 1, 1]), x, jump=0), r"guidance\.repaint\.jump"),
+        (
+            lambda: RePaintGuidance(denoiser, MaskOperator(box=[0, 0, 1, 1]), x, jump_length=0),
+            r"guidance\.repaint\.jump_length",
+        ),
         (lambda: DPSGuidance(denoiser, DownsampleOperator(2), x, scale=-1.0), r"guidance\.dps\.scale"),
     ):
         with pytest.raises(ValueError, match=key):

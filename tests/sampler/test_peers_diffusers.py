@@ -138,7 +138,7 @@ def test_ddim_inversion():
     theirs = diffusers.DDIMInverseScheduler(**BETAS, clip_sample=False, timestep_spacing="leading")
     x0 = noise()
     want = walk(theirs, 50, x0)[-1]
-    close(DDIMSampler(50, UniformSpacing()).encode(Wiggly(TABLE), x0), want, 1e-9)
+    close(DDIMSampler(50, UniformSpacing()).invert(Wiggly(TABLE), x0), want, 1e-9)
 
 
 @pytest.mark.parametrize(("start", "skip"), [("runge_kutta", False), ("improved_euler", True)])

@@ -58,7 +58,7 @@ def test_inversion_converges_to_the_exact_map_with_order_one(schedule):
     denoiser, z = GaussianDenoiser(inner, MEAN, STD), noise()
     x = denoiser.transport(z * inner.prior_std(inner.level(1.0)), 1.0, 0.0)
     steps = [80, 160]
-    errors = [float((DDIMSampler(n).encode(denoiser, x) - z).norm()) for n in steps]
+    errors = [float((DDIMSampler(n).invert(denoiser, x) - z).norm()) for n in steps]
     assert slope(steps, errors) == pytest.approx(1, abs=0.15)
 
 
@@ -66,21 +66,21 @@ def test_inversion_converges_to_the_exact_map_with_order_one(schedule):
 def test_iterated_inversion_is_exact(schedule):
     denoiser, sampler = GaussianDenoiser(schedule, MEAN, STD), DDIMSampler(100, KarrasSpacing())
     x = noise() * STD + MEAN
-    errors = [float((sampler(denoiser, sampler.encode(denoiser, x, iterations=k)) - x).abs().max()) for k in (1, 5, 20)]
+    errors = [float((sampler(denoiser, sampler.invert(denoiser, x, iterations=k)) - x).abs().max()) for k in (1, 5, 20)]
     assert errors[2] < 1e-9 < errors[1] < 1e-4 < errors[0] < 0.5
 
 
 def test_inversion_passes_alpha_zero():
     denoiser, sampler = GaussianDenoiser(Flow(), MEAN, STD), DDIMSampler(400)
     x = noise() * STD + MEAN
-    assert torch.allclose(sampler(denoiser, sampler.encode(denoiser, x)), x, atol=0.05)
+    assert torch.allclose(sampler(denoiser, sampler.invert(denoiser, x)), x, atol=0.05)
     with pytest.raises(ValueError, match="single step"):
-        DDIMSampler(1).encode(denoiser, x)
+        DDIMSampler(1).invert(denoiser, x)
 
 
 def test_a_stochastic_sampler_has_no_inverse():
     with pytest.raises(ValueError, match=r"sampler\.eta=0"):
-        DDIMSampler(10, eta=0.5).encode(GaussianDenoiser(Flow()), noise())
+        DDIMSampler(10, eta=0.5).invert(GaussianDenoiser(Flow()), noise())
 
 
 # Likelihood -----------------------------------------------------------------------------------------------------------

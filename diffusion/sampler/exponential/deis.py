@@ -22,6 +22,8 @@ class DEISSampler(MultistepSampler):
 
     answer = "eps"
 
+    invertible = True
+
     def __init__(self, steps: int = 20, spacing: Spacing | None = None, order: int = 3) -> None:
         super().__init__(steps, spacing)
         if order not in (1, 2, 3, 4):

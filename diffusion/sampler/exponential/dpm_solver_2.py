@@ -20,6 +20,7 @@ class DPMSolver2Sampler(Sampler):
     """
 
     order = 2
+    invertible = True
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

@@ -20,6 +20,7 @@ class DPMSolver3Sampler(Sampler):
     """
 
     order = 3
+    invertible = True
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

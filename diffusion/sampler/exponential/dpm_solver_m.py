@@ -25,6 +25,7 @@ class DPMSolverMSampler(MultistepSampler):
     """
 
     order = 2
+    invertible = True
     answer = "eps"
 
     def __init__(self, steps: int = 20, spacing: Spacing | None = None, answers: int = 3) -> None:

@@ -23,6 +23,7 @@ class DPMSolverPP2MSampler(Sampler):
     """
 
     order = 2
+    invertible = True
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: State | None, randn_like: RandnLike

@@ -17,6 +17,7 @@ class DPMSolverPP3MSampler(MultistepSampler):
     """
 
     order = 3
+    invertible = True
     answer = "x0"
 
     def differences(self, nxt: Level, past: list[Level]) -> list[float]:

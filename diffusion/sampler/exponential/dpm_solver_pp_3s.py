@@ -22,6 +22,7 @@ class DPMSolverPP3SSampler(Sampler):
     """
 
     order = 3
+    invertible = True
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

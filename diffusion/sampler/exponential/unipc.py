@@ -32,6 +32,8 @@ class UniPCSampler(Sampler):
         ValueError: another p or variant.
     """
 
+    invertible = True
+
     def __init__(
         self, steps: int = 20, spacing: Spacing | None = None, predictor: int = 2, variant: Variant = "bh2"
     ) -> None:

@@ -1,0 +1,154 @@
+"""Samplers that start anywhere, go back and jump: held to the exact flow of a Gaussian."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from exact import CONF, from_config
+
+from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from diffusion.network.mlp import MLP
+from diffusion.parameterization.velocity import VelocityParameterization
+from diffusion.sampler import (
+    ConsistencySampler,
+    DDIMSampler,
+    EulerSampler,
+    FlowMapSampler,
+    HeunSampler,
+    LMSSampler,
+    Sampler,
+)
+from diffusion.sampler.exponential import (
+    DEISSampler,
+    DPMSolver2Sampler,
+    DPMSolver3Sampler,
+    DPMSolverMSampler,
+    DPMSolverPP2MSampler,
+    DPMSolverPP2SSampler,
+    DPMSolverPP3MSampler,
+    DPMSolverPP3SSampler,
+    UniPCSampler,
+)
+from diffusion.schedule import CosineSchedule, EDMSchedule, VPSchedule
+from diffusion.spacing import LogSNRSpacing
+from diffusion.types import Cond
+
+MEAN, STD = torch.tensor([0.3, -0.2, 1.0]), torch.tensor([0.5, 0.8, 0.2])
+WITHOUT_STATISTICS = [p for p in sorted((CONF / "sampler").glob("*.yaml")) if p.stem != "dpm_solver_v3"]
+SOLVERS = [
+    EulerSampler, HeunSampler, DDIMSampler, LMSSampler, DPMSolver2Sampler, DPMSolver3Sampler, DPMSolverMSampler,
+    DPMSolverPP2MSampler, DPMSolverPP2SSampler, DPMSolverPP3MSampler, DPMSolverPP3SSampler, DEISSampler, UniPCSampler,
+]  # fmt: skip
+
+
+def data() -> torch.Tensor:
+    return torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+class Counting(GaussianDenoiser):
+    """Notes every time that it is called at."""
+
+    def __init__(self) -> None:
+        super().__init__(VPSchedule(), MEAN, STD)
+        self.times: list[float] = []
+
+    def __call__(self, x, t, cond=Cond()):  # noqa: B008
+        self.times.append(float(t))
+        return super().__call__(x, t, cond)
+
+
+@pytest.mark.parametrize("kind", SOLVERS)
+def test_inversion_has_the_solvers_order(kind: type[Sampler]) -> None:
+    """Errors against the exact flow fall as n^-order, or are those of the last step to clean data."""
+    denoiser, x0 = GaussianDenoiser(EDMSchedule(), MEAN, STD), data()
+    errors = []
+    for n in (40, 80):
+        sampler = kind(n, LogSNRSpacing())
+        top = sampler.levels(denoiser.schedule)[0]
+        x = sampler.invert(denoiser, x0) * denoiser.schedule.prior_std(top)
+        errors.append(float((x - denoiser.transport(x0, 0.0, top.t)).abs().max() / x.abs().max()))
+    order = sampler.order if kind is not DDIMSampler else 0.5  # its inverse is implicit, of order 1 for small steps
+    assert math.log2(errors[0] / errors[1]) > order - 0.25 or errors[1] < 1e-4
+
+
+@pytest.mark.parametrize("kind", SOLVERS)
+def test_sampling_undoes_inversion(kind: type[Sampler]) -> None:
+    denoiser, x0 = GaussianDenoiser(VPSchedule(), MEAN, STD), data()
+    errors = [
+        float((sampler(denoiser, sampler.invert(denoiser, x0)) - x0).abs().max())
+        for sampler in (kind(n, LogSNRSpacing()) for n in (20, 80))
+    ]
+    assert errors[1] < 0.5 * errors[0]
+
+
+def test_inversion_to_a_time_is_the_state_there() -> None:
+    denoiser, x0 = GaussianDenoiser(VPSchedule(), MEAN, STD), data()
+    x = HeunSampler(100, LogSNRSpacing()).invert(denoiser, x0, to=0.6)
+    torch.testing.assert_close(x, denoiser.transport(x0, 0.0, 0.6), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("sampler", [DDIMSampler(10, eta=0.5), HeunSampler(10, churn=4.0), ConsistencySampler(2)])
+def test_what_draws_noise_has_no_inverse(sampler: Sampler) -> None:
+    with pytest.raises(ValueError, match=r"inverse"):
+        sampler.invert(GaussianDenoiser(VPSchedule()), data())
+
+
+@pytest.mark.parametrize("path", WITHOUT_STATISTICS, ids=lambda p: p.stem)
+def test_every_sampler_starts_anywhere_and_pays_for_the_rest_only(path: Path) -> None:
+    """Started at t = 0.4 with known noise, a deterministic sampler follows the exact flow from there; all visit times
+    up to 0.4 only, and give samples of the Gaussian's width."""
+    sampler = from_config(path, steps=40)
+    whole, part = Counting(), Counting()
+    noise = torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    sampler(whole, noise)
+    x = sampler(part, noise, start=(data(), 0.4))
+    assert max(part.times) <= 0.4 + 1e-6 or sampler_raises_levels(path.stem)
+    assert len(part.times) < len(whole.times)
+    if sampler.invertible:
+        level = part.schedule.level(0.4)
+        wanted = part.transport(level.alpha * data() + level.sigma * noise, 0.4, 0.0)
+        torch.testing.assert_close(x, wanted, rtol=0, atol=0.1)
+    assert x.isfinite().all()
+
+
+def sampler_raises_levels(name: str) -> bool:
+    return name in ("restart", "rk45")
+
+
+def test_a_start_at_pure_noise_is_an_ordinary_one() -> None:
+    denoiser, noise = GaussianDenoiser(CosineSchedule(1000), MEAN, STD), data()
+    sampler = DDIMSampler(20)
+    level = denoiser.schedule.level(1.0)
+    x0 = torch.zeros_like(noise)
+    again = sampler(denoiser, noise / level.sigma, start=(x0, 1.0))
+    torch.testing.assert_close(again, sampler(denoiser, noise), rtol=1e-9, atol=1e-9)
+
+
+def test_a_flow_map_is_exact_in_one_step_and_ddim_for_a_plain_network() -> None:
+    denoiser, noise = GaussianDenoiser(VPSchedule(), MEAN, STD), data()
+    torch.testing.assert_close(FlowMapSampler(1)(denoiser, noise), denoiser.transport(noise, 1.0, 0.0))
+    torch.manual_seed(0)
+    network = NetworkDenoiser(MLP(1, 4, width=16, depth=1), CosineSchedule(100), VelocityParameterization())
+    x = torch.randn(3, 1, 4, 4)
+    with torch.no_grad():
+        torch.nn.init.normal_(list(network.parameters())[-2], std=0.1)
+    assert torch.equal(FlowMapSampler(5)(network, x), DDIMSampler(5)(network, x))
+    guided = ClassifierFreeGuidance(network, scale=1.0)
+    assert torch.equal(FlowMapSampler(5)(guided, x), DDIMSampler(5)(guided, x))
+
+
+def test_consistency_sampling_of_an_exact_map_draws_the_gaussian() -> None:
+    """x_0 of any step is a draw of N(mean, std^2), whatever the times."""
+    denoiser = GaussianDenoiser(VPSchedule(), MEAN, STD)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(40_000, 3, dtype=torch.float64, generator=generator)
+    sampler = ConsistencySampler(3, times=[1.0, 0.6, 0.2])
+    x = sampler(denoiser, noise, randn_like=lambda v: torch.randn(v.shape, dtype=v.dtype, generator=generator))
+    torch.testing.assert_close(x.mean(0), MEAN.double(), rtol=0, atol=0.02)
+    torch.testing.assert_close(x.std(0), STD.double(), rtol=0.02, atol=0)
+    with pytest.raises(ValueError, match=r"sampler\.times"):
+        ConsistencySampler(2, times=[0.2, 0.6])
