@@ -12,8 +12,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
-
-from diffusion.training.host import LeanCallback
+from pytorch_lightning.callbacks.callback import Callback
 
 CONF = Path(__file__).parents[1] / "conf"
 Loop = Callable[[Callable[[], None]], object]
@@ -73,7 +72,7 @@ class _OverError(Exception):
     """Nobody wants more steps."""
 
 
-class Tick(LeanCallback):
+class Tick(Callback):
     """Tells after each training step."""
 
     def __init__(self, tick: Callable[[], None]) -> None:

@@ -115,7 +115,7 @@ def _by_hand(cfg: DictConfig, tick: Callable[[], None]) -> None:
     module = build_module(cfg)
     built = module.configure_optimizers()
     optimizer, scheduler = built["optimizer"], built["lr_scheduler"]["scheduler"]
-    parameters, averaged = list(module.denoiser.parameters()), list(module.ema_denoiser.parameters())
+    parameters, averaged = list(module.model.denoiser.parameters()), list(module.average.denoiser.parameters())
     for step, batch in enumerate(_batches()):
         randomness = KeyedRandomness(batch["index"], seed=0, stream=TRAINING, step=step)
         module.loss(batch, randomness).total.mean().backward()

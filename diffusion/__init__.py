@@ -17,4 +17,14 @@ NFE        calls of the network for one sample, guidance included
 ========== =================================================================================================
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
+__all__ = ["load"]
+
+
+def __getattr__(name: str) -> object:
+    """:func:`load` without the price of torch for everybody who imports the package."""
+    if name == "load":
+        from diffusion.experiment.build.load import load
+
+        return load
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

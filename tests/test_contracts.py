@@ -213,7 +213,7 @@ def guidance(cfg, tmp_path, name):
     cond = Cond(vector=torch.ones(2, 4), class_label=torch.tensor([0, 1]), null=Cond(vector=torch.zeros(2, 4)))
     x = torch.randn(2, 1, 8, 8)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("diffusion.experiment.build.load.load", lambda run, checkpoint, ema: Second())
+        patch.setattr("diffusion.experiment.build.load.load", lambda run, checkpoint, weights: Second())
         guided = guide(denoiser, instantiate(cfg.guidance, _convert_="all"))
     answer, level = guided(x, 0.5, cond), denoiser.schedule.level(0.5)
     torch.testing.assert_close(level.alpha * answer.x0 + level.sigma * answer.eps, x, rtol=1e-4, atol=1e-4)
@@ -269,9 +269,9 @@ def likelihood(cfg, tmp_path, name):
 
 def optimizer(cfg, tmp_path, name):
     module = build_module(cfg)
-    before = [p.detach().clone() for p in module.denoiser.parameters()]
+    before = [p.detach().clone() for p in module.model.denoiser.parameters()]
     train_a_step(module, image=torch.rand(4, 1, 8, 8) * 2 - 1)
-    assert any(not torch.equal(a, b) for a, b in zip(before, module.denoiser.parameters(), strict=True))
+    assert any(not torch.equal(a, b) for a, b in zip(before, module.model.denoiser.parameters(), strict=True))
 
 
 def ema(cfg, tmp_path, name):
@@ -353,6 +353,7 @@ EXERCISES = {
     if callable(value) and getattr(value, "__module__", "") == __name__ and not name.startswith(("test_", "_"))
 }
 EXERCISES |= {
+    "module": optimizer,
     "network/outputs": network,
     "objective/weighting": objective,
     "objective/time_distribution": objective,

@@ -6,19 +6,17 @@ import logging
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
+from pytorch_lightning.callbacks.callback import Callback
 
 from diffusion.errors import EvaluationError
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.generate import Generator
 from diffusion.sampler.base import Sampler
-from diffusion.training.host import LeanCallback
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
 
-class TrendScore(LeanCallback):
+class TrendScore(Callback):
     """Every n optimizer steps, a Frechet distance that shows whether training goes the right way, and nothing else.
 
     All ranks draw their part. The averaged weights are a copy of their own and every draw is keyed, so training goes on
@@ -80,18 +78,9 @@ class TrendScore(LeanCallback):
         if not isinstance(module, DiffusionModule):
             raise TypeError(f"a trend score needs a DiffusionModule, got {type(module).__name__}")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        one = torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device)
-        generator = Generator(
-            module.sampling_denoiser(),
-            self.sampler,
-            module.encode(one).shape[1:],
-            conditioner=module.ema_conditioner,
-            autoencoder=module.autoencoder,
-            num_classes=data.num_classes if module.ema_conditioner.dim else 0,
-            device=module.device,
-        )
+        pipeline = module.average.pipeline(sampler=self.sampler, batch_size=self.evaluator.batch_size)
         try:
-            (value,) = self.evaluator.evaluate(generator, data, floor=False).metrics.values()
+            (value,) = self.evaluator.evaluate(pipeline, data, floor=False).metrics.values()
         except (ValueError, EvaluationError) as error:  # on all ranks alike; a young model may well draw NaN
             log.warning("no trend score at step %d: %s", trainer.global_step, error)
             return

@@ -16,7 +16,6 @@ from torch import Tensor
 from diffusion.evaluation import fingerprint, naming
 from diffusion.evaluation.features.extractor import Extractor, Indexed
 from diffusion.evaluation.forecast import Forecast, forecast, largest
-from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.likelihood.base import Likelihood, Measured
 from diffusion.evaluation.metrics import fidelity
 from diffusion.evaluation.metrics.clip_score import ClipScore
@@ -24,12 +23,13 @@ from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
 from diffusion.evaluation.result import Result, spread
 from diffusion.evaluation.scoring import Progress, Scoring
+from diffusion.pipeline.single import SinglePipeline
 
 __all__ = ["Data", "Evaluator", "Forecast", "Progress", "Result"]
 
 
 class Evaluator:
-    """Scores a generator, or images, against real images.
+    """Scores a pipeline, or images, against real images.
 
     Args:
         extractor: whose features (see :class:`Extractor`).
@@ -38,7 +38,7 @@ class Evaluator:
         batch_size: B of the fixed global batches; N and B decide the bits, the number of ranks does not.
         seed: of the samples.
         repeats: disjoint blocks of N samples.
-        labels: what classes are asked for (see :class:`Generator`).
+        labels: what classes are asked for (see :class:`SinglePipeline`).
         reference: ``train``, ``test``, or a file of statistics.
         is_splits, kid_subsets, kid_subset_size, neighbours: the metrics' own settings.
         weights, weights_sha256: a local weights file for the extractor.
@@ -94,7 +94,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        samples: Generator | Indexed,
+        samples: SinglePipeline | Indexed,
         data: Data | None,
         folder: Path | None = None,
         *,
@@ -105,7 +105,7 @@ class Evaluator:
         device: torch.device | str | None = None,
         progress: Progress | None = None,
     ) -> Result:
-        """Scores a generator, or uint8 images (N, C, H, W). Every rank calls it, every rank gets the result.
+        """Scores a pipeline, or uint8 images (N, C, H, W). Every rank calls it, every rank gets the result.
 
         data: where the reference and the floor come from; may be ``None`` where ``reference`` is a file.
         folder: where finished batches and, in the end, ``metrics.json`` go; ``None`` keeps nothing on disk.
@@ -118,30 +118,30 @@ class Evaluator:
             EvaluationError: the same on all of several ranks, where one failed.
         """
         began = time.perf_counter()
-        generated = isinstance(samples, Generator)
-        total = self.num_samples if isinstance(samples, Generator) else _count(samples)
+        generated = isinstance(samples, SinglePipeline)
+        total = self.num_samples if isinstance(samples, SinglePipeline) else _count(samples)
         fidelity.check(self.metrics, total, self.protocol)
-        has_labels = bool(samples.num_classes) if isinstance(samples, Generator) else labels is not None
+        has_labels = bool(samples.num_classes) if isinstance(samples, SinglePipeline) else labels is not None
         if "fd_class" in self.metrics and not has_labels:
             raise ValueError(
                 "fd_class needs labels: a class-conditional model, or images with labels; "
                 "leave it out of evaluation.metrics"
             )
-        has_texts = samples.captions is not None if isinstance(samples, Generator) else texts is not None
+        has_texts = bool(samples.columns.get("text")) if isinstance(samples, SinglePipeline) else texts is not None
         if self.clip is not None and not has_texts:
             raise ValueError("clip_score needs captions, and there are none; leave it out of evaluation.metrics")
         if self.repeats > 1 and not generated:
             raise ValueError(f"images are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
         if self.likelihood is not None:
-            if not isinstance(samples, Generator) or data is None:
+            if not isinstance(samples, SinglePipeline) or data is None:
                 raise ValueError("bits per dimension are of a model and its data; leave evaluation/likelihood out")
             self.likelihood.check(samples.denoiser)
-        where = torch.device(device or (samples.device if isinstance(samples, Generator) else "cpu"))
+        where = torch.device(device or (samples.device if isinstance(samples, SinglePipeline) else "cpu"))
         ranks = Ranks()
         try:
             scoring = Scoring(self, ranks, where, data, progress)
-            scoring.prepare(None if isinstance(samples, Generator) else list(samples.shape[1:]), total, floor)
-            origin = samples.describe() if isinstance(samples, Generator) else {"sha256": content(samples)}
+            scoring.prepare(None if isinstance(samples, SinglePipeline) else list(samples.shape[1:]), total, floor)
+            origin = samples.describe() if isinstance(samples, SinglePipeline) else {"sha256": content(samples)}
             repeated: list[dict[str, float]] = []
             cost: dict[str, float] = {}
             for block in range(self.repeats if generated else 1):
@@ -181,7 +181,7 @@ class Evaluator:
 
     def forecast(
         self,
-        generator: Generator,
+        pipeline: SinglePipeline,
         data: Data | None,
         folder: Path | None = None,
         *,
@@ -194,8 +194,8 @@ class Evaluator:
         """
         ranks = Ranks()
         try:
-            scoring = Scoring(self, ranks, generator.device, data, progress)
-            return forecast(scoring, generator, self.num_samples, folder, batches)
+            scoring = Scoring(self, ranks, pipeline.device, data, progress)
+            return forecast(scoring, pipeline, self.num_samples, folder, batches)
         finally:
             ranks.close()
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import resource
 import sys
 from collections.abc import Iterator, Mapping
@@ -11,29 +9,10 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import nn
+
+from diffusion.describe import canonical
 
 _PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow", "alphabar")
-
-
-def canonical(record: Any) -> str:
-    """One spelling of a record of plain values, for hashing."""
-    return json.dumps(record, sort_keys=True, separators=(",", ":"))
-
-
-def key(record: Any) -> str:
-    """sha256 of a record of plain values."""
-    return hashlib.sha256(canonical(record).encode()).hexdigest()
-
-
-def weights_sha256(*parts: nn.Module | None) -> str:
-    """Of all tensors of these parts, buffers included: names, dtypes, shapes and values."""
-    digest = hashlib.sha256()
-    for part in parts:
-        for name, value in ({} if part is None else part.state_dict()).items():
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def numerics(device: torch.device) -> dict[str, Any]:

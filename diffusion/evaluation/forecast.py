@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.evaluation import fingerprint
-from diffusion.evaluation.generate import Generator
+from diffusion.pipeline.single import SinglePipeline
 
 if TYPE_CHECKING:
     from diffusion.evaluation.scoring import Scoring
@@ -54,11 +54,11 @@ class Forecast:
         )
 
 
-def forecast(scoring: Scoring, generator: Generator, n: int, folder: Path | None, batches: int) -> Forecast:
+def forecast(scoring: Scoring, pipeline: SinglePipeline, n: int, folder: Path | None, batches: int) -> Forecast:
     """Draws up to ``batches`` missing batches on each rank, keeps them, and reckons from all but the first."""
-    plan, ranks, origin = scoring.plan, scoring.ranks, generator.describe()
+    plan, ranks, origin = scoring.plan, scoring.ranks, pipeline.describe()
     for start in range(0, plan.repeats * n, n):
-        scoring.draw(generator, origin, n, start, folder, at_most=batches)
+        scoring.draw(pipeline, origin, n, start, folder, at_most=batches)
         if any(ranks.all_gather(bool(scoring.timed))):
             break
 

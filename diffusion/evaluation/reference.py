@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from diffusion.describe import key
 from diffusion.evaluation.features.gather import Batch, FeatureGatherer, Rows
-from diffusion.evaluation.fingerprint import key
 from diffusion.evaluation.metrics.fidelity import FRECHET, Side
 from diffusion.evaluation.metrics.statistics_file import external
 from diffusion.files import write_atomic

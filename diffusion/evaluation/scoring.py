@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.describe import key
 from diffusion.evaluation import fingerprint, naming
 from diffusion.evaluation.features.extractor import Indexed, extract
 from diffusion.evaluation.features.gather import FeatureGatherer, Rows
-from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.metrics import fidelity, memorisation
 from diffusion.evaluation.metrics.fidelity import Side
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
+from diffusion.pipeline.single import SinglePipeline
 
 if TYPE_CHECKING:
     from diffusion.evaluation.evaluator import Evaluator
@@ -68,7 +69,7 @@ class Scoring:
     def prepare(self, shape: list[int] | None, total: int, floor: bool = True) -> None:
         """The reference, and features of ``total`` held-out real images, or of all where there are fewer.
 
-        shape: of the images that will be scored, ``None`` for a generator's, which are looked at when they are drawn.
+        shape: of the images that will be scored, ``None`` for a pipeline's, which are looked at when they are drawn.
 
         Raises:
             ValueError: a shape that the reference does not have.
@@ -99,7 +100,7 @@ class Scoring:
 
     def score(
         self,
-        given: Generator | Indexed,
+        given: SinglePipeline | Indexed,
         labels: Tensor | None,
         texts: Sequence[str] | None,
         origin: Mapping[str, Any],
@@ -109,7 +110,7 @@ class Scoring:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics of block ``block`` of ``n`` samples, and what drawing them cost."""
         start, seed = block * n, self.plan.seed
-        if isinstance(given, Generator):
+        if isinstance(given, SinglePipeline):
             rows, cost = self.draw(given, origin, n, start, folder)
             side = Side(rows, given.labels(torch.arange(start, start + n), seed))
         else:
@@ -218,11 +219,11 @@ class Scoring:
         plan = self.plan
         spec = [origin, plan.extractor.describe(), self.needed, n, plan.batch_size, plan.seed, start]
         spec += [plan.save_samples, None if plan.clip is None else plan.clip.describe()]
-        return folder / "shards" / fingerprint.key(spec)[:16]
+        return folder / "shards" / key(spec)[:16]
 
     def draw(
         self,
-        generator: Generator,
+        pipeline: SinglePipeline,
         origin: Mapping[str, Any],
         n: int,
         start: int,
@@ -231,20 +232,20 @@ class Scoring:
     ) -> tuple[Rows, dict[str, float]]:
         """The rows of samples ``start`` .. ``start + n - 1`` on rank 0, and what they cost (see FeatureGatherer)."""
         plan = self.plan
-        generator.heartbeat = self.ranks.check
+        pipeline.heartbeat = self.ranks.check
         real = self.reference.spec.get("shape") if at_most is None else None
 
         def draw(index: Tensor) -> tuple[Rows, dict[str, float]]:
-            began, calls = time.perf_counter(), generator.calls
-            images = generator(index, plan.seed)
+            began, calls = time.perf_counter(), pipeline.calls
+            images = pipeline.draw(index, plan.seed)
             _fits(list(images.shape[1:]), real)
             drawn = time.perf_counter()
-            rows = self._extract(images, generator.texts(index))
+            rows = self._extract(images, pipeline.texts(index))
             if plan.save_samples:
                 rows["image"] = images.cpu()
             ended = time.perf_counter()
-            cost = {"seconds": ended - began, "feature_seconds": ended - drawn, "calls": generator.calls - calls}
-            cost["in_parts"] = float(generator.max_batch is not None and generator.max_batch < len(index))
+            cost = {"seconds": ended - began, "feature_seconds": ended - drawn, "calls": pipeline.calls - calls}
+            cost["in_parts"] = float(pipeline.max_batch is not None and pipeline.max_batch < len(index))
             self.timed.append({**cost, "samples": len(index), "bytes": sum(value.nbytes for value in rows.values())})
             return rows, cost
 
@@ -266,11 +267,11 @@ class Scoring:
         values = fidelity.compute(plan.metrics, side, self.reference.side, plan.layers, plan.protocol, self._held_out)
         return {naming.name(metric, plan.extractor.name, n): value for metric, value in values.items()}
 
-    def _save_closest(self, given: Generator | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
+    def _save_closest(self, given: SinglePipeline | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
         assert self.data is not None
         distance, where = nearest
         closest = distance.argsort(stable=True)[:PAIRS]
-        images = given(closest, self.plan.seed).cpu() if isinstance(given, Generator) else given[closest]
+        images = given.draw(closest, self.plan.seed).cpu() if isinstance(given, SinglePipeline) else given[closest]
         real = self.data.split(self.plan.reference).images[where[closest]]
         memorisation.save_pairs(images, real, path)
 

@@ -31,6 +31,8 @@ class Objective(ABC):
 
     conditioned: bool = True
     """Does the network read the condition? A conditioner that nothing reads is not trained."""
+    sampled: bool = True
+    """Does it train a denoiser, from which samples can be drawn?"""
 
     @abstractmethod
     def __call__(

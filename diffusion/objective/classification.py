@@ -22,6 +22,7 @@ class ClassificationObjective(NoisingObjective):
     """
 
     conditioned = False
+    sampled = False
 
     def __init__(self, time_distribution: TimeDistribution) -> None:
         super().__init__(time_distribution)

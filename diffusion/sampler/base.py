@@ -8,11 +8,12 @@ ordinary ends. Coefficients are Python floats; the state keeps the tensor's dtyp
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -87,6 +88,16 @@ class Sampler(ABC):
             raise ValueError(f"a sampler takes a whole number of steps, at least 1, got {steps!r}; set sampler.steps")
         self.steps = steps
         self.spacing = spacing
+
+    def with_steps(self, steps: int) -> Self:
+        """The same sampler with another number of steps.
+
+        Raises:
+            ValueError: see the constructor.
+        """
+        other = copy.copy(self)
+        Sampler.__init__(other, steps, self.spacing)
+        return other
 
     def levels(self, schedule: Schedule) -> list[Level]:
         """The levels that are visited, from the noisiest to clean data.

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks.callback import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
-
-from diffusion.training.host import LeanCallback
 
 LAST = Path("checkpoints") / "last.ckpt"
 
 
-class Checkpoint(LeanCallback):
+class Checkpoint(Callback):
     """``checkpoints/last.ckpt`` every n optimizer steps, at the end, and when SIGTERM asks the run to stop.
 
     A file is written beside its place and moved there, so that a kill at any moment leaves the one before. It holds

@@ -12,8 +12,9 @@ from scipy import ndimage, stats
 from diffusion.augmentation.base import Augmentation
 from diffusion.augmentation.geometric import GeometricAugmentation
 from diffusion.augmentation.warp import SYM6, warp
-from diffusion.autoencoder.identity import IdentityAutoencoder
 from diffusion.conditioner.label import LabelConditioner
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.model import DiffusionModel
 from diffusion.network.base import Network
 from diffusion.network.song_unet import SongUNet
 from diffusion.objective.regression import RegressionObjective
@@ -246,12 +247,11 @@ class Recorder(Network):
 
 
 def module(network: Network, augmentation: object, **parts: object) -> DiffusionModule:
+    denoiser = NetworkDenoiser(network, CosineSchedule(50), VelocityParameterization())
     return DiffusionModule(
-        network=network, schedule=CosineSchedule(50), parameterization=VelocityParameterization(),
+        model=DiffusionModel(denoiser, LabelConditioner(10, dim=4, drop=0.5), sampler=DDIMSampler(3), shape=(1, 8, 8)),
         objective=RegressionObjective(ConstantWeighting(), UniformTimeDistribution()),
-        conditioner=LabelConditioner(10, dim=4, drop=0.5),
-        autoencoder=IdentityAutoencoder(1, 8),
-        sampler=DDIMSampler(3), ema=ConstantEMA(0.9), optimizer=torch.optim.SGD, augmentation=augmentation, **parts,
+        ema=ConstantEMA(0.9), optimizer=torch.optim.SGD, augmentation=augmentation, **parts,
     )  # fmt: skip
 
 
@@ -267,10 +267,10 @@ def test_training_is_told_and_sampling_is_not() -> None:
     assert network.heard[0] is not None
     assert network.heard[0].shape == (5, 9)
     assert network.heard[0].any()
-    averaged = model.ema_denoiser.network
+    averaged = model.average.denoiser.network
     model.loss(data, keyed(range(5)), ema=True)
-    cond = model.ema_conditioner(data)
-    model.sampler(model.sampling_denoiser(), torch.randn(5, 1, 8, 8), cond)
+    cond = model.average.conditioner(data)
+    model.model.sampler(model.average.guided(), torch.randn(5, 1, 8, 8), cond)
     assert len(averaged.heard) == 4
     assert all(told is None for told in averaged.heard)
 
@@ -301,11 +301,10 @@ def test_a_network_learns_the_data_and_not_its_augmentations() -> None:
 
     torch.manual_seed(0)
     network = SongUNet(1, 8, channels=8, channel_mult=[1], num_res_blocks=1, attention=[], dropout=0.0, augment_dim=1)
+    denoiser = NetworkDenoiser(network, CosineSchedule(50), VelocityParameterization())
     model = DiffusionModule(
-        network=network, schedule=CosineSchedule(50), parameterization=VelocityParameterization(),
+        model=DiffusionModel(denoiser, sampler=DDIMSampler(3), shape=(1, 8, 8)),
         objective=RegressionObjective(ConstantWeighting(), UniformTimeDistribution()),
-        conditioner=_none(),
-        autoencoder=IdentityAutoencoder(1, 8), sampler=DDIMSampler(3),
         ema=ConstantEMA(0.9), optimizer=torch.optim.Adam, augmentation=UpsideDown(),
     )  # fmt: skip
     single = torch.linspace(1, -1, 8)[:, None].expand(1, 1, 8, 8)
@@ -318,7 +317,7 @@ def test_a_network_learns_the_data_and_not_its_augmentations() -> None:
         optimizer.step()
     network.eval()
     with torch.no_grad():
-        blind = model.denoiser(torch.randn(32, 1, 8, 8), 0.98).x0.mean(0, keepdim=True)
+        blind = model.model.denoiser(torch.randn(32, 1, 8, 8), 0.98).x0.mean(0, keepdim=True)
     up, down = ((blind - target).square().mean() for target in (single, single.flip(2)))
     assert float(up) < 0.1 * float(down)
 

@@ -11,7 +11,7 @@ from tiny_kl import save_tiny
 from diffusion.autoencoder import weights
 from diffusion.autoencoder.identity import IdentityAutoencoder
 from diffusion.autoencoder.kl import KLAutoencoder
-from diffusion.evaluation.describe import describe
+from diffusion.describe import describe
 from diffusion.randomness import TRAINING, KeyedRandomness
 
 

@@ -21,9 +21,10 @@ from diffusion.autoencoder import weights
 from diffusion.autoencoder.kl import KLAutoencoder
 from diffusion.data.split import share
 from diffusion.errors import ConfigError, DataError
-from diffusion.experiment.build.build import build_data, build_module
+from diffusion.experiment.build.build import build_data
+from diffusion.experiment.build.load import load_model
 from diffusion.experiment.config import validate
-from diffusion.experiment.run.saved_config import load_module, refuse_to_continue
+from diffusion.experiment.run.saved_config import refuse_to_continue
 from diffusion.training.latent_cache import callback, encoding
 from diffusion.training.latent_cache.callback import LatentCache
 from diffusion.training.latent_cache.encoding import Encoding
@@ -210,9 +211,9 @@ def test_a_checkpoint_names_the_autoencoder_and_does_not_hold_it(place: Path, ru
     saved = checkpoint(run)
     assert saved["autoencoder"] == weights.sha256_of(place / "kl")
     assert not [name for name in saved["state_dict"] if "autoencoder" in name]
-    network = sum(value.nbytes for name, value in saved["state_dict"].items() if name.startswith("denoiser."))
+    network = sum(value.nbytes for name, value in saved["state_dict"].items() if name.startswith("model.denoiser."))
     assert (run / "checkpoints" / "last.ckpt").stat().st_size < 6 * network, "weights, average, two moments, names"
-    assert saved["state_dict"]["denoiser.network.stem.weight"].shape[1] == 4
+    assert saved["state_dict"]["model.denoiser.network.stem.weight"].shape[1] == 4
 
 
 def test_grids_in_training_are_of_images(run: Path) -> None:
@@ -237,16 +238,16 @@ def test_another_autoencoder_is_refused_and_the_same_in_another_folder_is_not(
     place: Path, run: Path, tmp_path: Path
 ) -> None:
     cfg = OmegaConf.load(run / "config.yaml")
-    cfg.autoencoder.pretrained = cfg.module.autoencoder.pretrained = str(shutil.copytree(place / "kl", tmp_path / "kl"))
-    load_module(cfg, run)
+    cfg.autoencoder.pretrained = cfg.module.model.autoencoder.pretrained = str(
+        shutil.copytree(place / "kl", tmp_path / "kl")
+    )
+    load_model(cfg, run)
     refuse_to_continue(cfg, run)
     file = tmp_path / "kl" / weights.WEIGHTS
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
     sentence = "trained on latents of the autoencoder with sha256"
     with pytest.raises(ConfigError, match=sentence):
-        load_module(cfg, run)
-    with pytest.raises(DataError, match=sentence):
-        build_module(cfg).on_load_checkpoint(checkpoint(run))
+        load_model(cfg, run)
     cfg.autoencoder.posterior = "mode"
     with pytest.raises(ConfigError, match=r"was trained with autoencoder.posterior=sample"):
         refuse_to_continue(cfg, run)

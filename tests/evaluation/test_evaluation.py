@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch_fidelity
-from generators import model
+from pipelines import model, pipeline
 from torch import Tensor
 
 from diffusion.data.digits import Digits
@@ -19,7 +19,6 @@ from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.features.extractor import Extractor
 from diffusion.evaluation.fingerprint import differences
-from diffusion.evaluation.generate import Generator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.schedule.cosine import CosineSchedule
 
@@ -74,7 +73,7 @@ def test_generated_samples_score_as_torch_fidelity_scores_them(
     digits: Digits, evaluator: Evaluator, tmp_path: Path
 ) -> None:
     result = evaluator.evaluate(model(), digits, tmp_path)
-    drawn = model()(torch.arange(60), seed=0)
+    drawn = model().draw(torch.arange(60), seed=0)
     assert result.metrics == by_torch_fidelity(drawn, digits.split("train").images, 32)
     stored = json.loads((tmp_path / "metrics.json").read_text())
     assert stored["metrics"] == result.metrics
@@ -108,7 +107,7 @@ def test_repeats_are_blocks_of_other_samples(digits: Digits, evaluator: Evaluato
     thrice = Evaluator(num_samples=60, batch_size=32, kid_subsets=5, kid_subset_size=50, repeats=3)
     result = thrice.evaluate(model(), digits)
     assert result.repeats[0] == evaluator.evaluate(model(), digits).metrics
-    second = model()(torch.arange(60, 120), seed=0)
+    second = model().draw(torch.arange(60, 120), seed=0)
     assert result.repeats[1] == evaluator.evaluate(second, digits).metrics | result.repeats[1]
     values = [scores["fd_digits-cnn-v1_60"] for scores in result.repeats]
     assert len(set(values)) == 3
@@ -195,7 +194,7 @@ def test_bad_images_are_refused(digits: Digits, evaluator: Evaluator) -> None:
 
 
 def test_a_model_of_another_resolution_than_the_reference_is_refused(digits: Digits) -> None:
-    wide = Generator(GaussianDenoiser(CosineSchedule(), torch.zeros(1, 9, 9), 0.5), AncestralSampler(2), (1, 9, 9))
+    wide = pipeline(GaussianDenoiser(CosineSchedule(), torch.zeros(1, 9, 9), 0.5), AncestralSampler(2), (1, 9, 9))
     with pytest.raises(ValueError, match=r"\[1, 9, 9\].*reference's have \[1, 8, 8\]"):
         Evaluator(num_samples=10, metrics=["fd"]).evaluate(wide, digits)
 

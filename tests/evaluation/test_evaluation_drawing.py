@@ -8,16 +8,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from generators import model
+from pipelines import model, pipeline
 from torch import Tensor, nn
 
 from diffusion.data.digits import Digits
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.forecast import duration, memory
-from diffusion.evaluation.generate import Generator, quantise
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.pipeline.base import Request
+from diffusion.pipeline.single import SinglePipeline, quantise
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -42,10 +43,10 @@ def test_images_that_are_not_finite_are_refused(bad: float) -> None:
 
 def test_a_sample_is_the_same_in_any_batch() -> None:
     generator = model()
-    together = generator(torch.arange(7), seed=3)
-    apart = torch.cat([generator(index, seed=3) for index in torch.arange(7).flip(0).split(2)])
+    together = generator.draw(torch.arange(7), seed=3)
+    apart = torch.cat([generator.draw(index, seed=3) for index in torch.arange(7).flip(0).split(2)])
     assert torch.equal(together, apart.flip(0))
-    assert not torch.equal(together, generator(torch.arange(7), seed=4))
+    assert not torch.equal(together, generator.draw(torch.arange(7), seed=4))
 
 
 def test_label_policies() -> None:
@@ -76,8 +77,8 @@ class Hungry(Zero):
         return super().forward(x, label, cond)
 
 
-def drawn_with(network: nn.Module) -> Generator:
-    return Generator(
+def drawn_with(network: nn.Module) -> SinglePipeline:
+    return pipeline(
         NetworkDenoiser(network, CosineSchedule(), EpsilonParameterization()), AncestralSampler(5), (1, 8, 8)
     )
 
@@ -85,16 +86,16 @@ def drawn_with(network: nn.Module) -> Generator:
 def test_what_memory_cannot_hold_is_drawn_in_parts(caplog: pytest.LogCaptureFixture) -> None:
     roomy, tight = drawn_with(Zero()), drawn_with(Hungry())
     for index in (torch.arange(10), torch.arange(10, 12)):
-        assert torch.equal(roomy(index, seed=1), tight(index, seed=1))
-    assert "no memory for 10 samples at once; going on with 5" in caplog.text
-    assert (roomy.max_batch, tight.max_batch) == (None, 3)
+        assert torch.equal(roomy.draw(index, seed=1), tight.draw(index, seed=1))
+    assert "no memory for 16 samples at once; drawing 8 at a time" in caplog.text
+    assert (roomy.max_batch, tight.max_batch) == (None, 2)
     assert (tight.drawn, tight.calls) == (roomy.drawn, roomy.calls) == (12, 60)
 
 
 def test_memory_for_not_even_one_sample_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Hungry, "limit", 0)
     with pytest.raises(torch.OutOfMemoryError):
-        drawn_with(Hungry())(torch.arange(4), seed=0)
+        drawn_with(Hungry()).draw(torch.arange(4), seed=0)
 
 
 def test_the_record_says_which_batches_were_drawn_in_parts() -> None:
@@ -104,16 +105,16 @@ def test_the_record_says_which_batches_were_drawn_in_parts() -> None:
         assert record["samples"].get("batches_in_parts") == said
 
 
-class Slow(Generator):
-    def __call__(self, index: Tensor, seed: int) -> Tensor:
+class Slow(SinglePipeline):
+    def draw(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
         time.sleep(0.05)
-        return super().__call__(index, seed)
+        return super().draw(index, seed, request)
 
 
 def test_a_forecast_keeps_what_it_drew_and_is_right(tmp_path: Path) -> None:
     plan = Evaluator(num_samples=100, batch_size=16, repeats=2, metrics=["fd"], cache=str(tmp_path / "cache"))
     denoiser = NetworkDenoiser(Zero(), CosineSchedule(), EpsilonParameterization())
-    generator = Slow(denoiser, AncestralSampler(5), (1, 8, 8))
+    generator = pipeline(denoiser, AncestralSampler(5), (1, 8, 8), Slow)
     told = plan.forecast(generator, Digits(), tmp_path, batches=3)
     assert (told.samples, told.repeats, told.batches, told.left, told.ranks) == (100, 2, 14, 11, 1)
     assert told.nfe_per_sample == 5
@@ -144,7 +145,7 @@ class Labels(nn.Module):
 def test_network_evaluations_are_counted_with_guidance(scale: float | None, calls: int) -> None:
     denoiser = NetworkDenoiser(Zero(), CosineSchedule(), EpsilonParameterization())
     guided = denoiser if scale is None else ClassifierFreeGuidance(denoiser, scale=scale)
-    generator = Generator(guided, DDIMSampler(5), (1, 8, 8), conditioner=Labels(), num_classes=10)
-    generator(torch.arange(3), seed=0)
-    generator(torch.arange(3, 5), seed=0)
+    generator = pipeline(guided, DDIMSampler(5), (1, 8, 8), conditioner=Labels(), num_classes=10)
+    generator.draw(torch.arange(3), seed=0)
+    generator.draw(torch.arange(3, 5), seed=0)
     assert generator.calls == 5 * calls

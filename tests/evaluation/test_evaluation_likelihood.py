@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from pipelines import pipeline
 from test_evaluation_scripts import TWO, script, taken
 from torch import Tensor
 
@@ -18,12 +19,12 @@ from diffusion.conditioner.label import LabelConditioner
 from diffusion.data.split import Split
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.generate import Generator, quantise
 from diffusion.evaluation.likelihood.base import Likelihood
 from diffusion.evaluation.likelihood.flow import FlowLikelihood
 from diffusion.evaluation.likelihood.variational import VariationalLikelihood
 from diffusion.evaluation.ranks import Ranks
 from diffusion.guidance.clip import ClipGuidance
+from diffusion.pipeline.single import SinglePipeline, quantise
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.base import Schedule
 from diffusion.schedule.cosine import CosineSchedule
@@ -42,8 +43,8 @@ class Drawn:
         return Split(quantise(MEAN + STD * z), torch.arange(40) % 3)
 
 
-def model(schedule: Schedule, **parts: Any) -> Generator:
-    return Generator(GaussianDenoiser(schedule, MEAN, STD), DDIMSampler(2), SHAPE, **parts)
+def model(schedule: Schedule, **parts: Any) -> SinglePipeline:
+    return pipeline(GaussianDenoiser(schedule, MEAN, STD), DDIMSampler(2), SHAPE, **parts)
 
 
 def analytic() -> Tensor:

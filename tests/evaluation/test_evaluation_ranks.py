@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from pipelines import pipeline
 from safetensors.torch import load_file
 
 from diffusion.data.digits import Digits
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.generate import Generator
+from diffusion.pipeline.base import Request
+from diffusion.pipeline.single import SinglePipeline
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.schedule.cosine import CosineSchedule
 
@@ -27,14 +29,14 @@ N, B = 203, 16
 """203 = 12 batches of 16 and one of 11: divisible neither by the batch nor by 2 or 3 ranks."""
 
 
-class Failing(Generator):
+class Failing(SinglePipeline):
     """Draws until it meets sample ``at``; other batches take ``pause`` seconds."""
 
     at = -1
     pause = 0.0
     killed = False
 
-    def __call__(self, index: torch.Tensor, seed: int) -> torch.Tensor:
+    def draw(self, index: torch.Tensor, seed: int, request: Request = Request()) -> torch.Tensor:  # noqa: B008
         if self.at in index.tolist():
             if self.killed:
                 os.kill(os.getpid(), signal.SIGKILL)
@@ -42,7 +44,7 @@ class Failing(Generator):
         for _ in range(int(self.pause / 0.02)):
             time.sleep(0.02)
             self.heartbeat()
-        return super().__call__(index, seed)
+        return super().draw(index, seed, request)
 
 
 def job(
@@ -55,9 +57,8 @@ def job(
         )
     random = torch.Generator().manual_seed(0)
     mean, std = torch.rand(1, 8, 8, generator=random) - 0.5, torch.rand(1, 8, 8, generator=random)
-    generator = Failing(
-        GaussianDenoiser(CosineSchedule(), mean, std), AncestralSampler(4), (1, 8, 8), num_classes=10, labels="drawn"
-    )
+    denoiser, shape = GaussianDenoiser(CosineSchedule(), mean, std), (1, 8, 8)
+    generator = pipeline(denoiser, AncestralSampler(4), shape, Failing, num_classes=10, labels="drawn")
     generator.at, generator.pause, generator.killed = at, pause, killed
     evaluator = Evaluator(num_samples=n, batch_size=B, kid_subsets=5, kid_subset_size=50)
     try:

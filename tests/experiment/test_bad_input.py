@@ -11,7 +11,7 @@ import pytest
 from model_folders import run_folder
 from omegaconf import OmegaConf
 
-from diffusion.evaluation.generate import Generator
+from diffusion.pipeline.single import SinglePipeline
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def refused(script: str, words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> str:
     """The one sentence of a script that ends with code 2 and draws nothing."""
     drawn = []
-    monkeypatch.setattr(Generator, "__call__", lambda *_: drawn.append(1))
+    monkeypatch.setattr(SinglePipeline, "draw", lambda *_: drawn.append(1))
     monkeypatch.setattr(sys, "argv", [str(ROOT / "scripts" / f"{script}.py"), *words])
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:

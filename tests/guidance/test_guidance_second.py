@@ -118,9 +118,9 @@ def test_classification_says_what_it_lacks() -> None:
 
 def test_a_post_hoc_average_is_a_checkpoint_of_its_run(tmp_path: Path) -> None:
     folder = run_folder(tmp_path, "run")
-    module = load(str(folder), ema=False)
+    model = load(folder, weights="raw")
     (folder / FOLDER).mkdir()
-    names = {f"ema_denoiser.{n}": p for n, p in module.denoiser.named_parameters()}
+    names = {f"average.denoiser.{n}": p for n, p in model.denoiser.named_parameters()}
     for step in (10, 20):
         averages = [{name: p.detach() * 0 + step + i for name, p in names.items()} for i in range(2)]
         torch.save({"step": step, "stds": [0.05, 0.1], "averages": averages}, folder / FOLDER / f"step_{step:07d}.pt")

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build_module
-from diffusion.experiment.run.saved_config import load_module
+from diffusion.experiment.build.load import load_model
 from diffusion.experiment.task import model_statistics
 from diffusion.experiment.task.model_statistics import check_statistics
 from diffusion.sampler.base import Denoise
@@ -280,11 +280,11 @@ def test_the_command_measures_a_run_and_only_its_weights_may_use_the_file(tmp_pa
     assert path == run / "ems.safetensors"
     found = ModelStatistics.load(path)
     assert (found.l.shape, found.about["samples"]) == ((5, 1, 8, 8), 6)
-    module = load_module(whole, run)
+    model = load_model(whole, run)
     sampler = DPMSolverV3Sampler(6, LogSNRSpacing(), statistics=str(path))
-    check_statistics(sampler, module.ema_denoiser)
+    check_statistics(sampler, model.denoiser)
     with pytest.raises(ConfigError, match="other weights"):
-        check_statistics(sampler, build_module(whole).ema_denoiser)
+        check_statistics(sampler, build_module(whole).average.denoiser)
     whole.num_samples = 10**6
     with pytest.raises(ConfigError, match="set num_samples"):
         model_statistics.write(whole)

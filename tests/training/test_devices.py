@@ -16,7 +16,6 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.build import build
 from diffusion.experiment.build.build import build_data, build_module
 from diffusion.experiment.config.validate import check
-from diffusion.experiment.run.preemption import StopWhenAsked
 from diffusion.experiment.task.train import run
 from diffusion.network.mlp import MLP
 from diffusion.parameterization.velocity import VelocityParameterization
@@ -24,7 +23,6 @@ from diffusion.randomness import TRAINING, KeyedRandomness
 from diffusion.sampler.likelihood import FlowLogLikelihood
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.training.checkpoint import LAST
-from diffusion.training.loop import LeanEpochLoop, _TrainingEpochLoop
 
 
 def test_ddp_leaves_sample_numbers_on_the_host(train_config) -> None:
@@ -115,18 +113,6 @@ def test_parts_bound_validation_and_grids(train_config, monkeypatch: pytest.Monk
     parts = [len(batch["index"]) for batch in data.val_dataloader()]
     assert max(parts) == max(whole) // 4
     assert sum(parts) == sum(whole)
-
-
-def test_ranks_are_not_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Lightning's question goes through the GPU and is waited for, batch by batch."""
-    asked = []
-    monkeypatch.setattr(_TrainingEpochLoop, "_broadcast_sigterm_tensor", lambda self: asked.append(1))
-    loop = LeanEpochLoop.__new__(LeanEpochLoop)
-    for callbacks, times in (([StopWhenAsked()], 0), ([], 1)):
-        asked.clear()
-        loop.trainer = SimpleNamespace(callbacks=callbacks)
-        loop._broadcast_sigterm_tensor()
-        assert len(asked) == times
 
 
 def test_products_are_as_the_config_says(train_config, monkeypatch: pytest.MonkeyPatch) -> None:

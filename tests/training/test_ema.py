@@ -87,7 +87,7 @@ class Toy(pl.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.denoiser, self.conditioner = nn.Linear(1, 1), nn.Linear(1, 1, bias=False)
+        self.model = nn.ModuleDict({"denoiser": nn.Linear(1, 1), "conditioner": nn.Linear(1, 1, bias=False)})
 
 
 def trained(folder: Path, steps: int, every: int, resume_at: int | None = None) -> tuple[list[dict], PostHocEMA]:
@@ -100,7 +100,7 @@ def trained(folder: Path, steps: int, every: int, resume_at: int | None = None) 
         with torch.no_grad():
             for number, parameter in enumerate(module.parameters()):
                 parameter.fill_(math.sin(step / 15 + number) + step / steps)
-        course.append({f"ema_{n}": p.detach().clone() for n, p in module.named_parameters()})
+        course.append({f"average.{n.removeprefix('model.')}": p.detach().clone() for n, p in module.named_parameters()})
         trainer.global_step = step
         callback.on_train_batch_end(trainer, module, None, None, step)
         callback.on_train_batch_end(trainer, module, None, None, step)  # accumulated: no step in between
@@ -125,7 +125,7 @@ def direct(course: list[dict], std: float) -> dict:
 def test_any_length_is_reconstructed(tmp_path: Path, std: float) -> None:
     course, _ = trained(tmp_path, 400, 20)
     wanted, said = direct(course, std), reconstruct(tmp_path, std)
-    assert said.keys() == {"ema_denoiser.weight", "ema_denoiser.bias", "ema_conditioner.weight"}
+    assert said.keys() == {"average.denoiser.weight", "average.denoiser.bias", "average.conditioner.weight"}
     for name, value in wanted.items():
         torch.testing.assert_close(said[name], value, rtol=0, atol=0.01)
 
@@ -133,7 +133,7 @@ def test_any_length_is_reconstructed(tmp_path: Path, std: float) -> None:
 def test_an_earlier_average_is_reconstructed(tmp_path: Path) -> None:
     course, _ = trained(tmp_path, 400, 20)
     wanted, said = direct(course[:240], 0.08), reconstruct(tmp_path, 0.08, step=240)
-    torch.testing.assert_close(said["ema_denoiser.bias"], wanted["ema_denoiser.bias"], rtol=0, atol=0.01)
+    torch.testing.assert_close(said["average.denoiser.bias"], wanted["average.denoiser.bias"], rtol=0, atol=0.01)
 
 
 def test_a_resumed_training_stores_the_same(tmp_path: Path) -> None:

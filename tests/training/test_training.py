@@ -86,9 +86,9 @@ def test_gradients_are_clipped_by_their_common_norm_in_every_precision(train_con
     module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg)
     module._optimizer = lambda parameters: torch.optim.SGD(parameters, lr=1.0, fused=True)
     module._lr_scheduler = None
-    before = torch.cat([p.detach().flatten().clone() for p in module.denoiser.parameters()])
+    before = torch.cat([p.detach().flatten().clone() for p in module.model.denoiser.parameters()])
     trainer.fit(module, datamodule=data)
-    after = torch.cat([p.detach().flatten() for p in module.denoiser.parameters()])
+    after = torch.cat([p.detach().flatten() for p in module.model.denoiser.parameters()])
     assert (after - before).norm() == pytest.approx(0.01, rel=1e-3)
 
 
@@ -113,8 +113,8 @@ def test_clipping_inside_a_fused_optimizer_is_clipping_before_it(make, size):
 
 def test_raw_and_averaged_weights_are_both_kept_and_differ(train_config):
     state = fit(train_config("trainer.max_steps=3"))["state_dict"]
-    raw = {k.removeprefix("denoiser."): v for k, v in state.items() if k.startswith("denoiser.")}
-    averaged = {k.removeprefix("ema_denoiser."): v for k, v in state.items() if k.startswith("ema_denoiser.")}
+    raw = {k.removeprefix("model.denoiser."): v for k, v in state.items() if k.startswith("model.denoiser.")}
+    averaged = {k.removeprefix("average.denoiser."): v for k, v in state.items() if k.startswith("average.denoiser.")}
     assert raw.keys() == averaged.keys()
     assert any(not torch.equal(raw[k], averaged[k]) for k in raw)
 
@@ -141,7 +141,7 @@ def test_a_loss_that_is_no_number_stops_training_with_a_sentence(train_config):
     cfg = train_config("trainer.max_steps=20", "trainer.log_every_n_steps=5")
     module, data, trainer = build_module(cfg), build_data(cfg), build_trainer(cfg)
     with torch.no_grad():
-        module.denoiser.network.head.bias.fill_(torch.nan)
+        module.model.denoiser.network.head.bias.fill_(torch.nan)
     with pytest.raises(DivergedError, match=r"at step 5: training has diverged.*optimizer\.lr"):
         trainer.fit(module, datamodule=data)
     assert trainer.global_step == 5
@@ -162,7 +162,7 @@ def test_metrics_csv_has_the_loss_per_noise_level_and_survives_a_resumption(trai
 def test_speed_is_logged_as_arithmetic_a_second_and_as_a_share_of_the_machines(tmp_path):
     keys = ["network=mlp", "logger=csv", "evaluation=none", "~callbacks.samples", "trainer.max_steps=4"]
     cfg = config(tmp_path, *keys, "trainer.log_every_n_steps=2")
-    weights = sum(p.numel() for p in build_module(cfg).denoiser.parameters() if p.ndim == 2)
+    weights = sum(p.numel() for p in build_module(cfg).model.denoiser.parameters() if p.ndim == 2)
     run(cfg)
     for row in csv.DictReader((tmp_path / "metrics.csv").open()):
         a_step = 3 * 2 * weights  # forward and twice as much backward; a multiplication and an addition for each weight

@@ -12,13 +12,13 @@ from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 from torch_fidelity.utils import create_feature_extractor
 
+from diffusion.describe import weights_sha256
 from diffusion.evaluation.features import inception
 from diffusion.evaluation.features.checked import verified
 from diffusion.evaluation.features.classifier import DigitsClassifier, FashionClassifier, GreyClassifier
 from diffusion.evaluation.features.efficientnet import SHA256 as EFFICIENTNET
 from diffusion.evaluation.features.efficientnet import EfficientNetLite0
 from diffusion.evaluation.features.inception import InceptionSpatial
-from diffusion.evaluation.fingerprint import weights_sha256
 from diffusion.files import sha256_of
 
 OWN = (DigitsClassifier, FashionClassifier, EfficientNetLite0, InceptionSpatial)

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from diffusion.autoencoder.identity import IdentityAutoencoder
-from diffusion.evaluation import fingerprint, naming
-from diffusion.evaluation.describe import describe
+from diffusion.describe import describe, key
+from diffusion.evaluation import naming
 from diffusion.evaluation.features.gather import FeatureGatherer, Rows
-from diffusion.evaluation.generate import Generator
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
+from diffusion.pipeline.single import SinglePipeline
 from diffusion.randomness import LIKELIHOOD, KeyedRandomness
 from diffusion.types import Cond, Denoiser
 
@@ -66,14 +66,14 @@ class Likelihood(ABC):
 
     def measure(
         self,
-        generator: Generator,
+        pipeline: SinglePipeline,
         data: Data,
         ranks: Ranks,
         seed: int,
         shards: Path | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> Measured:
-        """Of the generator's model, under each image's own class or caption; all ranks take part, and all are told.
+        """Of the pipeline's model, under each image's own class or caption; all ranks take part, and all are told.
 
         Raises:
             ValueError: latents of an autoencoder, or a value that is not finite.
@@ -88,28 +88,28 @@ class Likelihood(ABC):
             "of": len(split.images),
             "content": split.sha256,
         }
-        folder = None if shards is None else shards / fingerprint.key([generator.describe(), record, seed])[:16]
+        folder = None if shards is None else shards / key([pipeline.describe(), record, seed])[:16]
 
         def extract(at: Tensor) -> tuple[Rows, Mapping[str, float]]:
-            began, calls = time.perf_counter(), generator.calls
-            bits = self._bits(generator, split.batch(rows[at]), seed)
-            return {"bits": bits}, {"seconds": time.perf_counter() - began, "calls": generator.calls - calls}
+            began, calls = time.perf_counter(), pipeline.calls
+            bits = self._bits(pipeline, split.batch(rows[at]), seed)
+            return {"bits": bits}, {"seconds": time.perf_counter() - began, "calls": pipeline.calls - calls}
 
         found = FeatureGatherer(ranks, folder).gather(n, self.batch_size, extract, on_batch=on_batch)
         values = ranks.on_root(lambda: self._summary(found.rows["bits"]))
         cost = {"likelihood_nfe": found.totals["calls"] / n, "likelihood_seconds": found.totals["seconds"]}
         return Measured({naming.counted(metric, n): value for metric, value in values.items()}, record, cost)
 
-    def _bits(self, generator: Generator, batch: dict[str, Any], seed: int) -> Tensor:
-        if not isinstance(generator.autoencoder, IdentityAutoencoder | None):
+    def _bits(self, pipeline: SinglePipeline, batch: dict[str, Any], seed: int) -> Tensor:
+        if not isinstance(pipeline.model.autoencoder, IdentityAutoencoder):
             raise ValueError(
                 "bits per dimension are of images, and this model runs on the latents of an autoencoder; "
                 "leave evaluation/likelihood out"
             )
         random = KeyedRandomness(batch["index"], seed=seed, stream=LIKELIHOOD)
-        there = {k: v.to(generator.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        cond = Cond() if generator.conditioner is None else generator.conditioner(there)
-        with generator.counted() as denoiser:
+        there = {k: v.to(pipeline.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        cond = pipeline.model.condition(there)
+        with pipeline.counted() as denoiser:
             return self.bits(denoiser, there["image"], cond, random).double()
 
     def _summary(self, bits: Tensor) -> dict[str, float]:

@@ -11,18 +11,13 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
-from diffusion.denoiser import NetworkDenoiser
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.experiment.config.sizes import half_precision
-from diffusion.guidance.base import Guidance
+from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
-from diffusion.sampler.base import Denoise, Sampler, StepReplay
-from diffusion.training.loop import LeanEpochLoop
 from diffusion.training.module.diffusion import DiffusionModule
-from diffusion.types import Cond, Denoiser
 
 log = logging.getLogger(__name__)
 
@@ -45,45 +40,19 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     """The module of ``cfg.module``, its initial weights a function of ``cfg.seed``."""
     set_matmul_precision(cfg)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
-    module = build(cfg.module)
-    if not isinstance(module, DiffusionModule):
-        raise TypeError(f"cfg.module builds a DiffusionModule, got {type(module).__name__}")
-    check_sampler(module.sampler, module.denoiser)
+    module: DiffusionModule = build(cfg.module)
+    if module.objective.sampled:
+        with user_errors():
+            module.average.pipeline().check()
     return module
 
 
-def check_sampler(sampler: Sampler, denoiser: NetworkDenoiser) -> None:
-    """Whether this sampler can run on this model, asked before training or sampling starts.
-
-    Raises:
-        ConfigError: steps or times that the schedule or the sampler cannot take.
-    """
-    with user_errors():
-        sampler.levels(denoiser.schedule)
-
-
-@torch.no_grad()
-def check_guidance(denoiser: Denoiser, sampler: Sampler, x: Tensor, cond: Cond) -> None:
-    """Whether a nest of guidance works with this model, sampler and condition: one call for one sample, thrown away.
-
-    denoiser: a nest of its own, as some guidance remembers. x, cond: of one sample.
-
-    Raises:
-        ConfigError: what a wrapper refuses: no labels, a classifier or a measurement of other data.
-    """
-    levels = sampler.levels(denoiser.schedule)
-    cur, nxt = levels[-2:]
-    rows, inner = 1, denoiser
-    while isinstance(inner, Guidance):  # measurements may be one for each sample
-        rows, inner = max(rows, getattr(inner, "rows", 1)), inner.denoiser
-    x, cond = x.expand(rows, *x.shape[1:]), cond.map(lambda v: v.expand(rows, *v.shape[1:]))
-    with user_errors():
-        denoiser(x, cur.t, cond)
-        if isinstance(denoiser, Guidance):
-            last = StepReplay(
-                sampler, Denoise(denoiser, cond, denoiser.schedule), levels, len(levels) - 1, torch.zeros_like
-            )
-            denoiser.after(x, cur, nxt, last, torch.zeros_like)
+def build_model(cfg: DictConfig) -> DiffusionModel:
+    """The model of ``cfg.module``, its initial weights those of :func:`build_module`."""
+    set_matmul_precision(cfg)
+    torch.manual_seed(mix(cfg.seed, *b"initial weights"))
+    model: DiffusionModel = build(cfg.module.model)
+    return model
 
 
 @contextmanager
@@ -126,7 +95,6 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
     for logger in loggers:
         logger.log_hyperparams(plain)
     trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
-    LeanEpochLoop.install(trainer)
     device = trainer.strategy.root_device
     if str(cfg.trainer.get("precision")).startswith("bf16") and not supports_bf16(device):
         log.warning(

@@ -1,71 +1,206 @@
-"""Another run's model as a part of this one's guidance: a weaker version of it, or a classifier."""
+"""Runs as models: the one loader of every trained part, and the identity of its weights."""
 
 from __future__ import annotations
 
+import functools
+import pickle
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import Tensor, nn
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
 
-from diffusion.conditioner.base import Conditioner
-from diffusion.denoiser import NetworkDenoiser
+from diffusion.describe import tensors_sha256
 from diffusion.errors import ConfigError
-from diffusion.types import Cond, Prediction
+from diffusion.experiment.build.build import build, build_model
+from diffusion.experiment.run.saved_config import checkpoint_path, read_resolved
+from diffusion.experiment.run.status import read_status
+from diffusion.model import DiffusionModel, Identity
 
-if TYPE_CHECKING:
-    from diffusion.schedule.base import Schedule
-
-
-class Second(nn.Module):
-    """A trained denoiser that turns class labels into its condition with its own conditioner.
-
-    denoiser, conditioner: of the other run.
-    """
-
-    def __init__(self, denoiser: NetworkDenoiser, conditioner: Conditioner) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.conditioner = conditioner
-        self.network = denoiser.network
-        self.schedule: Schedule = denoiser.schedule
-
-    def forward(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
-        return self.denoiser(x, t, self.own(x, cond))
-
-    def output(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008
-        """The network's raw answer, for a classifier its logits; classifiers take no condition."""
-        return self.denoiser.output(x, t)
-
-    def own(self, x: Tensor, cond: Cond) -> Cond:
-        """This model's condition for the labels of another's, its null condition where there are none."""
-        if self.conditioner.dim == 0:
-            return Cond()
-        if cond.class_label is not None:
-            return self.conditioner({"label": cond.class_label})
-        return self.conditioner({"label": x.new_zeros(len(x)).long()}).drop()
+PREFIX = {"ema": "average.", "raw": "model."}
+"""Where a checkpoint keeps which weights."""
+LOADER = "diffusion.load"
 
 
-def load(run: str, checkpoint: str = "last", ema: bool = True) -> Second:
-    """The model of a run folder, its averaged weights unless told otherwise.
+def load(
+    run: str | Path, checkpoint: str = "last", weights: str = "ema", device: str | torch.device | None = None
+) -> DiffusionModel:
+    """The model of a run folder, frozen, with the run's own sampler and guidance.
+
+    Args:
+        run: a folder that ``scripts/train.py`` made.
+        checkpoint: ``last``, a name in the run's ``checkpoints/``, or a path.
+        weights: ``ema``, the averaged ones, or ``raw``, as the optimizer left them.
+        device: where the model goes; the CPU where ``None``.
 
     Raises:
-        ConfigError: no run folder, no such checkpoint, or a condition that labels do not give.
+        ConfigError: no run folder, one that is not finished, no such checkpoint, or weights that are not this run's.
     """
-    from omegaconf import DictConfig, OmegaConf
+    folder = _folder(run, checkpoint)
+    cfg = read_resolved(folder)
+    guidance = cfg.guidance
+    cfg.guidance = cfg.module.model.guidance = {}  # built when it is first needed: it may load runs of its own
+    model = load_model(cfg, folder, checkpoint, weights)
+    model.guidance = lambda: build(guidance)
+    model.identity = identity(folder, checkpoint, weights)
+    return model.to(device or "cpu").requires_grad_(False)
 
-    from diffusion.experiment.run.saved_config import RESOLVED, load_module
 
-    folder = Path(run)
-    if not (folder / RESOLVED).is_file():
-        raise ConfigError(f"{run} is not a run folder; name one that scripts/train.py made, outputs/<name>/<run id>")
-    cfg = OmegaConf.load(folder / RESOLVED)
-    if not isinstance(cfg, DictConfig):
-        raise ConfigError(f"{folder / RESOLVED} is damaged: a mapping was expected")
-    cfg.guidance = cfg.module.guidance = {}  # of its own sampling, which this is not
-    module = load_module(cfg, folder, checkpoint)
-    denoiser, conditioner = (
-        (module.ema_denoiser, module.ema_conditioner) if ema else (module.denoiser, module.conditioner)
+def load_model(cfg: DictConfig, run: Path, checkpoint: str = "last", weights: str = "ema") -> DiffusionModel:
+    """The model of ``cfg`` with the weights of a run, in eval mode.
+
+    Raises:
+        ConfigError: no such checkpoint, one of another network, or one that was trained with other parts.
+    """
+    if weights not in PREFIX:
+        raise ConfigError(f"weights are ema or raw, got {weights!r}")
+    path = checkpoint_path(run, checkpoint)
+    saved = read_checkpoint(path)
+    with torch.random.fork_rng(devices=[]):
+        model = build_model(cfg)
+    if (sentence := other_parts(saved, model.autoencoder.sha256, identities(cfg))) is not None:
+        raise ConfigError(f"{path}: {sentence}")
+    state = _part(saved["state_dict"], PREFIX[weights])
+    mine = model.state_dict()
+    wrong = [k for k in {**mine, **state} if k not in mine or k not in state or mine[k].shape != state[k].shape]
+    if wrong:
+        raise ConfigError(
+            f"{path} is a checkpoint of another network: {len(wrong)} of its tensors do not fit this run's config, "
+            f"the first is {wrong[0]}; give the run folder that it belongs to"
+        )
+    model.load_state_dict(state)
+    if compile := cfg.module.get("compile"):
+        model.compile_network(compile)
+    return model.eval()
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint of this project holds, on the CPU; nothing in it is executed.
+
+    Raises:
+        ConfigError: a file of another kind, or half of one.
+    """
+    try:
+        saved: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        keys = saved["state_dict"].keys()
+    except (RuntimeError, EOFError, KeyError, TypeError, AttributeError, pickle.UnpicklingError) as error:
+        raise ConfigError(
+            f"{path} is no checkpoint of this project, or half-written ({str(error).splitlines()[0][:80]}); give "
+            "another with checkpoint="
+        ) from error
+    if not any(key.startswith(PREFIX["raw"]) for key in keys):
+        raise ConfigError(f"{path} was written by a version of this project before 0.2; use it with that version")
+    return saved
+
+
+def initialise(model: DiffusionModel, run: str, checkpoint: str = "last", weights: str = "ema") -> str:
+    """Copies what fits of a run's weights into ``model`` -> one line that says what did and what did not.
+
+    Raises:
+        ConfigError: no run folder, no such checkpoint, or nothing that fits.
+    """
+    if weights not in PREFIX:
+        raise ConfigError(f"initial.weights is ema or raw, got {weights!r}")
+    path = checkpoint_path(_folder(run, checkpoint, "initial"), checkpoint)
+    theirs, mine = _part(read_checkpoint(path)["state_dict"], PREFIX[weights]), model.state_dict()
+    fits = {name: value for name, value in theirs.items() if name in mine and mine[name].shape == value.shape}
+    if not fits:
+        raise ConfigError(f"initial.run={run}: none of its {len(theirs)} tensors fits this model; choose another run")
+    model.load_state_dict({**mine, **fits})
+    new, unused = sorted(mine.keys() - fits.keys()), sorted(theirs.keys() - fits.keys())
+    return (
+        f"{len(fits)} of {len(mine)} tensors start from {path}; new: {', '.join(new) or 'none'}; "
+        f"not used: {', '.join(unused) or 'none'}"
     )
-    if "label" not in str(cfg.conditioner.get("_target_", "")) and conditioner.dim:
-        raise ConfigError(f"{run} has a {type(conditioner).__name__}; a second model takes labels or nothing")
-    return Second(denoiser, conditioner).requires_grad_(False).eval()
+
+
+def identity(run: str | Path, checkpoint: str = "last", weights: str = "ema", role: str = "") -> Identity:
+    """Which weights a part of this name is, and of what runs it is built itself.
+
+    Raises:
+        ConfigError: no run folder, or no such checkpoint.
+    """
+    if weights not in PREFIX:
+        raise ConfigError(f"{role or 'a part'}.weights is ema or raw, got {weights!r}".lstrip("."))
+    folder = _folder(run, checkpoint, role)
+    path = checkpoint_path(folder, checkpoint)
+    parts = identities(read_resolved(folder))
+    return Identity(str(run), checkpoint, weights, _sha256(path, path.stat().st_mtime_ns, weights), parts)
+
+
+def identities(cfg: DictConfig) -> dict[str, Identity]:
+    """Every part of a config that is another run, by role: the path of its node.
+
+    Raises:
+        ConfigError: a part whose folder or checkpoint is not there.
+    """
+    apart = ("module", "choices", "hydra")  # which refer to the rest, or to a running job
+    rooms: Any = OmegaConf.to_container(
+        OmegaConf.masked_copy(cfg, [str(k) for k in cfg if k not in apart]), resolve=True
+    )
+    found = {role: identity(*three, role=role) for role, three in _loaders(rooms)}
+    if (start := rooms.get("initial") or {}).get("run"):
+        found["initial"] = identity(start["run"], start["checkpoint"], start["weights"], "initial")
+    return found
+
+
+def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mapping[str, Identity]) -> str | None:
+    """The sentence for a checkpoint that was trained with other weights of its parts, ``None`` where they are these."""
+    theirs = saved.get("autoencoder")
+    if theirs != autoencoder:
+        return (
+            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and "
+            f"autoencoder.pretrained has {autoencoder}; set autoencoder.pretrained to the one that the run was "
+            "started with"
+        )
+    for role, was in saved.get("parts", {}).items():
+        now = parts.get(role)
+        same = now is not None and (now.checkpoint, now.weights) == (was["checkpoint"], was["weights"])
+        if now is not None and same and now.sha256 != was["sha256"]:
+            return (
+                f"{role} was {was['run']} with weights of sha256 {was['sha256'][:12]}, and {now.run} now has "
+                f"{now.sha256[:12]}; set {role}.run to the run with those weights"
+            )
+    return None
+
+
+def plain(parts: Mapping[str, Identity]) -> dict[str, Any]:
+    """Identities as records and checkpoints hold them."""
+    return {role: asdict(part) for role, part in parts.items()}
+
+
+def _folder(run: str | Path, checkpoint: str, role: str = "") -> Path:
+    folder, key = Path(run), f"{role}.run={run}" if role else str(run)
+    if not (folder / "config.yaml").is_file():
+        where = f"; where it has moved, set {role}.run to its new place" if role else ""
+        raise ConfigError(
+            f"{key} is not a run folder; name one that scripts/train.py made, outputs/<name>/<run id>{where}"
+        )
+    status = (read_status(folder) or {}).get("status", "finished")
+    if checkpoint == "last" and status != "finished":
+        raise ConfigError(
+            f"{key} is not finished, its status is {status}: its last checkpoint will change; finish it with "
+            f"resume={run}, or name a checkpoint that stays"
+        )
+    return folder
+
+
+def _loaders(node: Any, path: str = "") -> Iterator[tuple[str, tuple[str, str, str]]]:
+    if isinstance(node, Mapping):
+        if node.get("_target_") == LOADER:
+            yield path, (node["run"], node.get("checkpoint", "last"), node.get("weights", "ema"))
+        for name, child in node.items():
+            yield from _loaders(child, f"{path}.{name}" if path else str(name))
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+@functools.lru_cache(maxsize=64)
+def _sha256(path: Path, changed: int, weights: str) -> str:
+    """Of a checkpoint's weights; computed again where the file has changed."""
+    return tensors_sha256(_part(read_checkpoint(path)["state_dict"], PREFIX[weights]))

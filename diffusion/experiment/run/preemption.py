@@ -7,13 +7,13 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks.callback import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from diffusion.experiment.run.record import asked_to_stop, defer, listen
-from diffusion.training.host import LeanCallback
 
 
-class StopWhenAsked(LeanCallback):
+class StopWhenAsked(Callback):
     """Raises Lightning's ``SIGTERMException`` after the optimizer step in which SIGTERM came to any rank.
 
     Lightning's own handler exchanges messages between ranks in the middle of whatever they do, which hangs where the

@@ -7,19 +7,15 @@ theirs to change.
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from diffusion.errors import ConfigError
-
-if TYPE_CHECKING:
-    from diffusion.training.module.diffusion import DiffusionModule
 
 OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
 """Rooms that sampling and evaluation may change."""
@@ -73,7 +69,7 @@ def with_run(cfg: DictConfig) -> DictConfig:
     """
     run = Path(cfg.run)
     _expect_run(run, "run")
-    merged, composed = _read(run, RESOLVED), _read(run, COMPOSED)
+    merged, composed = read_resolved(run), _read(run, COMPOSED)
     for node, name in ((merged, RESOLVED), (composed, COMPOSED)):
         lacks = [key for key in ("paths", "data", "schedule", "network", *OVERRIDABLE) if key not in node]
         if lacks:
@@ -98,40 +94,16 @@ def with_run(cfg: DictConfig) -> DictConfig:
     return merged
 
 
-def load_module(cfg: DictConfig, run: Path, checkpoint: str = "last") -> DiffusionModule:
-    """The module of a run with its trained weights, raw and averaged.
-
-    checkpoint: ``last``, the name of a file in ``checkpoints/``, or a path.
+def read_resolved(run: Path) -> DictConfig:
+    """The resolved config of a run.
 
     Raises:
-        ConfigError: no such checkpoint, or one of another network.
+        ConfigError: there is none, or it is damaged.
     """
-    import torch
-
-    from diffusion.experiment.build.build import build_module
-
-    path = checkpoint_path(run, checkpoint)
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        state = saved["state_dict"]
-    except (RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
-        raise ConfigError(
-            f"{path} is no checkpoint of this project, or half-written ({str(error).splitlines()[0][:80]}); give "
-            "another with checkpoint="
-        ) from error
-    module = build_module(cfg)
-    if (sentence := module.other_latents(saved)) is not None:
-        raise ConfigError(sentence)
-    mine = module.state_dict()
-    wrong = [k for k in {**mine, **state} if k not in mine or k not in state or mine[k].shape != state[k].shape]
-    if wrong:
-        raise ConfigError(
-            f"{path} is a checkpoint of another network: {len(wrong)} of its tensors do not fit this run's config, "
-            f"the first is {wrong[0]}; give the run folder that it belongs to"
-        )
-    module.load_state_dict(state)
-    module.compile_networks()
-    return module.eval()
+    node: DictConfig = _read(run, RESOLVED)
+    if "module" in node and "model" not in node.module:
+        raise ConfigError(f"{run} was made by a version of this project before 0.2; use it with that version")
+    return node
 
 
 def checkpoint_path(run: Path, checkpoint: str) -> Path:

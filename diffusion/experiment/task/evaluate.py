@@ -25,13 +25,14 @@ from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.sample_folder import load_images
 from diffusion.experiment.build.build import build, build_data, set_matmul_precision
+from diffusion.experiment.build.load import load_model
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
 from diffusion.experiment.run.environment import environment
-from diffusion.experiment.run.saved_config import checkpoint_path, load_module
-from diffusion.experiment.task.sample import build_generator, settings_name
+from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.experiment.task.sample import build_pipeline, settings_name
 from diffusion.files import sha256_of
-from diffusion.training.module.diffusion import DiffusionModule
+from diffusion.model import DiffusionModel
 
 log = logging.getLogger(__name__)
 
@@ -69,17 +70,17 @@ def run(cfg: DictConfig) -> Result | Forecast:
         if cfg.get("images") is not None:
             return _score_images(cfg, evaluator, where)
         folder = Path(cfg.run)
-        module = load_module(cfg, folder, cfg.checkpoint).to(where)
+        model = load_model(cfg, folder, cfg.checkpoint, cfg.weights).to(where)
         score = _plan if cfg.get("plan") else _score_model
-        return score(cfg, evaluator, module, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
+        return score(cfg, evaluator, model, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
 
 
 def score(
-    cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, folder: Path, trainer: Any
+    cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, folder: Path, trainer: Any
 ) -> Result:
     """The score at the end of a training, told to every logger too. Every rank comes here."""
-    module = module.eval().to(trainer.strategy.root_device)  # a strategy takes the model off its GPU after fitting
-    result = _score_model(cfg, evaluator, module, data, checkpoint_path(folder, "last"))
+    model = model.to(trainer.strategy.root_device)  # a strategy takes the model off its GPU after fitting
+    result = _score_model(cfg, evaluator, model, data, checkpoint_path(folder, "last"))
     for logger in trainer.loggers:
         logger.log_metrics({f"evaluation/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
         if hasattr(logger, "log_evaluation"):
@@ -130,25 +131,30 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-def _plan(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Forecast:
-    generator = build_generator(cfg, module, evaluator.labels, data.split("test").texts)
+def _plan(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Forecast:
+    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, _columns(data))
     with progress() as show, in_one_sentence():
-        forecast = evaluator.forecast(generator, data, target(cfg), progress=show)
+        forecast = evaluator.forecast(pipeline, data, target(cfg), progress=show)
     if rank() == 0:
         log.info("%s", forecast)
     return forecast
 
 
-def _score_model(cfg: DictConfig, evaluator: Evaluator, module: DiffusionModule, data: Any, checkpoint: Path) -> Result:
-    averaged, captions = cfg.get("weights", "ema") == "ema", data.split("test").texts
+def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Result:
     about = {
         "checkpoint": checkpoint.name,
         "checkpoint_sha256": sha256_of(checkpoint),
-        "weights": "ema" if averaged else "raw",
+        "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
-    generator = build_generator(cfg, module, evaluator.labels, captions)
-    return _evaluate(cfg, evaluator, generator, data, {"about": about})
+    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, _columns(data))
+    return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
+
+
+def _columns(data: Any) -> dict[str, Any]:
+    """What samples are drawn for, beside labels: the captions of the held-out images."""
+    texts = data.split("test").texts
+    return {} if texts is None else {"text": texts}
 
 
 def _score_images(cfg: DictConfig, evaluator: Evaluator, where: torch.device) -> Result:

@@ -11,18 +11,18 @@ from omegaconf import DictConfig
 from rich.progress import Progress
 
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.describe import describe, weights_sha256
 from diffusion.errors import ConfigError
-from diffusion.evaluation.describe import describe
-from diffusion.evaluation.fingerprint import weights_sha256
 from diffusion.experiment.build.build import build, build_data, user_errors
-from diffusion.experiment.run.saved_config import MODEL_STATISTICS, load_module
+from diffusion.experiment.build.load import load_model
+from diffusion.experiment.run.saved_config import MODEL_STATISTICS
 from diffusion.guidance.base import guide
+from diffusion.model import DiffusionModel
 from diffusion.randomness import STATISTICS, KeyedRandomness
 from diffusion.sampler.base import Sampler
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
 from diffusion.sampler.exponential.estimate_statistics import Draw, grid, measure
 from diffusion.sampler.exponential.model_statistics import MAKE
-from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,8 @@ def write(cfg: DictConfig) -> Path:
     """
     run = Path(cfg.run)
     where = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = load_module(cfg, run, cfg.checkpoint).to(where)
-    denoiser = module.ema_denoiser if cfg.weights == "ema" else module.denoiser
+    model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(where)
+    denoiser = model.denoiser
     guided = guide(denoiser, build(cfg.guidance))
     with user_errors():
         lams = grid(denoiser.schedule, cfg.levels, cfg.noise_min, cfg.noise_max)
@@ -50,7 +50,7 @@ def write(cfg: DictConfig) -> Path:
     }
     with Progress(transient=True) as bar, user_errors():
         task = bar.add_task("measuring", total=len(lams))
-        found = measure(guided, list(_draws(cfg, module)), lams, about, lambda i: bar.update(task, completed=i + 1))
+        found = measure(guided, list(_draws(cfg, model)), lams, about, lambda i: bar.update(task, completed=i + 1))
     path = Path(cfg.output) if cfg.output else run / MODEL_STATISTICS
     path.parent.mkdir(parents=True, exist_ok=True)
     found.save(path)
@@ -74,7 +74,7 @@ def check_statistics(sampler: Sampler, denoiser: NetworkDenoiser) -> None:
 
 
 @torch.no_grad()
-def _draws(cfg: DictConfig, module: DiffusionModule) -> Iterator[Draw]:
+def _draws(cfg: DictConfig, model: DiffusionModel) -> Iterator[Draw]:
     """The first training images with noise and probes of their own."""
     split = build_data(cfg).split("train")
     if cfg.num_samples > len(split):
@@ -82,9 +82,8 @@ def _draws(cfg: DictConfig, module: DiffusionModule) -> Iterator[Draw]:
             f"{cfg.num_samples} training images are asked for, and there are {len(split)}; "
             "set num_samples to at most that"
         )
-    conditioner = module.ema_conditioner if cfg.weights == "ema" else module.conditioner
     for rows in torch.arange(cfg.num_samples).split(cfg.batch_size):
         batch = split.batch(rows)
-        moved = {k: v.to(module.device) if torch.is_tensor(v) and k != "index" else v for k, v in batch.items()}
-        x0, random = module.encode(moved["image"]), KeyedRandomness(rows, seed=cfg.seed, stream=STATISTICS)
-        yield x0, random.randn_like(x0), random.randn_like(x0).sign(), conditioner(moved)
+        moved = {k: v.to(model.device) if torch.is_tensor(v) and k != "index" else v for k, v in batch.items()}
+        x0, random = model.encode(moved["image"]), KeyedRandomness(rows, seed=cfg.seed, stream=STATISTICS)
+        yield x0, random.randn_like(x0), random.randn_like(x0).sign(), model.condition(moved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from rich.progress import track
 
-from diffusion.evaluation.generate import Generator
-from diffusion.experiment.build.build import build, check_guidance, check_sampler, user_errors
-from diffusion.experiment.run.saved_config import load_module
+from diffusion.experiment.build.build import build, user_errors
+from diffusion.experiment.build.load import identities, load_model, plain
 from diffusion.experiment.task.model_statistics import check_statistics
-from diffusion.guidance.base import guide
+from diffusion.model import DiffusionModel
+from diffusion.pipeline.single import SinglePipeline
 from diffusion.training.callbacks.samples import save_grid
-from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +32,11 @@ def sample(cfg: DictConfig) -> Path:
     other people's evaluators read) and ``settings.json``.
     """
     run = Path(cfg.run)
-    module = load_module(cfg, run, cfg.checkpoint).to(device())
-    generator = build_generator(cfg, module, labels=cfg.labels)
+    model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
+    pipeline = build_pipeline(cfg, model, cfg.batch_size, cfg.labels)
     images = torch.cat(
         [
-            generator(index, cfg.seed).cpu()
+            pipeline.draw(index, cfg.seed).cpu()
             for index in track(
                 torch.arange(cfg.num_samples).split(cfg.batch_size), description="sampling", transient=True
             )
@@ -45,44 +44,42 @@ def sample(cfg: DictConfig) -> Path:
     )
     folder = Path(cfg.output) if cfg.output else run / "samples" / settings_name(cfg, cfg.num_samples, cfg.seed)
     folder.mkdir(parents=True, exist_ok=True)
-    save_grid(images[: 16 * 16] / 127.5 - 1, folder / "grid.png")
+    save_grid(images[: 16 * 16], folder / "grid.png")
     rows = images.permute(0, 2, 3, 1).numpy()
     np.savez_compressed(folder / "samples.npz", arr_0=rows)
     for i, image in enumerate(rows):
         Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    facts = {**generator.describe(), "checkpoint": cfg.checkpoint, "weights": cfg.weights, "seed": cfg.seed}
+    facts = {**pipeline.describe(), "checkpoint": cfg.checkpoint, "weights": cfg.weights, "seed": cfg.seed}
     (folder / "settings.json").write_text(json.dumps(facts, indent=2) + "\n")
-    log.info("%d images in %s, %d network calls each", len(rows), folder, generator.calls // max(len(rows), 1))
+    log.info("%d images in %s, %d network calls each", len(rows), folder, pipeline.calls // max(len(rows), 1))
     return folder
 
 
-def build_generator(
-    cfg: DictConfig, module: DiffusionModule, labels: Any = "balanced", captions: Sequence[str] | None = None
-) -> Generator:
-    """What draws with a trained module: its averaged weights unless ``cfg.weights`` is raw, the config's sampler."""
-    averaged = cfg.get("weights", "ema") == "ema"
-    denoiser = module.ema_denoiser if averaged else module.denoiser
-    conditioner = module.ema_conditioner if averaged else module.conditioner
-    data = cfg.data
-    x = module.encode(torch.zeros(1, data.channels, data.resolution, data.resolution, device=module.device))
+def build_pipeline(
+    cfg: DictConfig,
+    model: DiffusionModel,
+    batch_size: int,
+    labels: Any = "balanced",
+    columns: Mapping[str, Any] | None = None,
+) -> SinglePipeline:
+    """What draws with a trained model: the config's sampler and guidance, tried on one sample.
+
+    Raises:
+        ConfigError: the model cannot be sampled so.
+    """
     sampler, guidance = build(cfg.sampler), build(cfg.guidance)
-    check_sampler(sampler, denoiser)
-    check_statistics(sampler, denoiser)
+    check_statistics(sampler, model.denoiser)
     with user_errors():
-        generator = Generator(
-            guide(denoiser, guidance),
-            sampler,
-            x.shape[1:],
-            conditioner=conditioner,
-            autoencoder=module.autoencoder,
-            num_classes=data.num_classes if conditioner.dim else 0,
+        pipeline = model.pipeline(
+            sampler=sampler,
+            guidance=guidance,
+            batch_size=batch_size,
             labels=labels,
-            captions=captions,
-            device=module.device,
+            columns=columns,
+            identities=plain(identities(cfg)),
         )
-        last = torch.tensor([max(generator.num_classes - 1, 0)])  # of balanced labels the class with the largest number
-        check_guidance(guide(denoiser, guidance), sampler, x, generator.cond(last, seed=0))
-    return generator
+        pipeline.check()
+    return pipeline
 
 
 def settings_name(cfg: DictConfig, num_samples: int, seed: int) -> str:
@@ -101,7 +98,7 @@ def settings_name(cfg: DictConfig, num_samples: int, seed: int) -> str:
 
 
 def _class(node: DictConfig) -> str:
-    return str(node._target_).rsplit(".", 1)[-1]
+    return str(node._target_).rsplit(".", 1)[-1].removesuffix("Sampler").removesuffix("Spacing")
 
 
 def device() -> torch.device:

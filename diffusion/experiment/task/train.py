@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -11,16 +12,20 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion.autoencoder import weights
+from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_data, build_module, build_trainer, user_errors
+from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.preemption import StopWhenAsked
 from diffusion.experiment.run.record import Record
-from diffusion.experiment.run.saved_config import load_module, refuse_to_continue
+from diffusion.experiment.run.saved_config import refuse_to_continue
 from diffusion.experiment.task.evaluate import score
+from diffusion.model import Identity
 from diffusion.training.callbacks.micro_batch import MicroBatch
 from diffusion.training.checkpoint import LAST
+from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
@@ -59,30 +64,42 @@ def run(cfg: DictConfig) -> None:
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
+    parts = identities(cfg)
     module = build_module(cfg)
+    module.parts = plain(parts)
+    if cfg.resume is not None:
+        _expect_same_parts(folder / LAST, module, parts)
+    elif cfg.initial.run is not None:
+        log.info("%s", initialise(module.model, **cfg.initial))
+        module.average.load_state_dict(module.model.state_dict())
     if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
         with user_errors():
-            likelihood.check(module.sampling_denoiser())
-    trained = sum(p.numel() for p in module.denoiser.network.parameters())
+            likelihood.check(module.average.guided())
+    trained = sum(p.numel() for p in module.model.denoiser.network.parameters())
     log.info("run folder %s, network of %.2fM parameters", folder, trained / 1e6)
     code = 1
     try:
         micro_batch = MicroBatch(cfg.get("micro_batch"), resumed=cfg.resume is not None)
-        about = {"parameters": trained, "git": environment()["git"]}
-        if (sha256 := module.autoencoder.sha256) is not None:
+        about = {"parameters": trained, "git": environment()["git"], "parts": module.parts}
+        if (sha256 := module.model.autoencoder.sha256) is not None:
             about["autoencoder_sha256"] = sha256
         trainer = build_trainer(cfg, extra=[micro_batch, StopWhenAsked()], about=about)
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:
-            if module.sharded:  # ranks draw different numbers of batches, which shares of a network cannot
-                module = load_module(cfg, folder)
-            score(cfg, evaluator, module, data, folder, trainer)
+            # ranks draw different numbers of batches, which shares of a network cannot
+            model = load_model(cfg, folder) if module.sharded else module.average
+            score(cfg, evaluator, model, data, folder, trainer)
         for logger in trainer.loggers:
             logger.finalize("success")
         code = 0
     finally:
         _finish_wandb(code)
+
+
+def _expect_same_parts(path: Path, module: DiffusionModule, parts: Mapping[str, Identity]) -> None:
+    if path.is_file() and (sentence := other_parts(read_checkpoint(path), module.model.autoencoder.sha256, parts)):
+        raise ConfigError(f"{path}: {sentence}")
 
 
 def _finish_wandb(code: int) -> None:

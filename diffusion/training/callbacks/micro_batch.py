@@ -16,18 +16,18 @@ import psutil
 import pytorch_lightning as pl
 import torch
 import torch.distributed as dist
+from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 
 from diffusion.errors import DataError
 from diffusion.randomness import TRAINING, KeyedRandomness
-from diffusion.training.host import LeanCallback
 from diffusion.training.module.diffusion import DiffusionModule
 
 FILE = "micro_batch.json"
 """In the run folder: what was chosen, so that a resumed run goes on with it."""
 
 
-class MicroBatch(LeanCallback):
+class MicroBatch(Callback):
     """Divides each device's share of ``data.batch_size`` into equal parts; the optimizer steps after the last.
 
     Steps, epochs, intervals and what a checkpoint counts are those of whole batches.

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.metric import Metric
 
 from diffusion.errors import DivergedError
 from diffusion.training.flops import STEP, arithmetic, peak
-from diffusion.training.host import LeanCallback
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class LossByLevel(Metric):
         return out
 
 
-class Monitor(LeanCallback):
+class Monitor(Callback):
     """Logs training every ``trainer.log_every_n_steps`` steps and validation at its end.
 
     Between two logs a step costs a list append: nothing is read back from the device. Speed is images a second over

@@ -19,16 +19,16 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 
 from diffusion.files import replacing
 from diffusion.training.ema import PowerEMA, average, exponent
-from diffusion.training.host import LeanCallback
 
 FOLDER = Path("checkpoints") / "posthoc"
 
 
-class PostHocEMA(LeanCallback):
+class PostHocEMA(Callback):
     """Keeps power-function averages beside the run's own one, and stores them every n optimizer steps.
 
     Args:
@@ -97,7 +97,7 @@ def coefficients(stored: Sequence[tuple[float, float]], std: float, step: float)
 
 
 def reconstruct(run: Path, std: float, step: int | None = None) -> dict[str, Tensor]:
-    """The averaged weights of a run, by their names in its checkpoints ("ema_denoiser...").
+    """The averaged weights of a run, by their names in its checkpoints ("average.denoiser...").
 
     std: relative length, whatever was stored; near or between the stored ones it is most exact.
     step: when, the last snapshot's where ``None``; only snapshots up to it are used.
@@ -132,7 +132,7 @@ def _inner(gamma_a: Any, t_a: Any, gamma_b: Any, t_b: Any) -> Any:
 def _weights(module: pl.LightningModule) -> dict[str, Tensor]:
     """The trained weights under the names of their averages."""
     return {
-        f"ema_{name}": parameter
+        f"average.{name.removeprefix('model.')}": parameter
         for name, parameter in module.named_parameters()
-        if name.startswith(("denoiser.", "conditioner."))
+        if name.startswith(("model.denoiser.", "model.conditioner."))
     }

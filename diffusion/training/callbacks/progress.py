@@ -7,16 +7,16 @@ import time
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks.callback import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from diffusion.training.callbacks.monitor import Monitor, log_interval
-from diffusion.training.host import LeanCallback
 
 log = logging.getLogger(__name__)
 
 
-class TrainingProgress(LeanCallback):
+class TrainingProgress(Callback):
     """Shows how far training is: a live bar where the output is a terminal, log lines where it is not."""
 
     def __init__(self) -> None:

@@ -9,15 +9,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from PIL import Image
+from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from diffusion.randomness import SAMPLING, KeyedRandomness
-from diffusion.training.host import LeanCallback
 from diffusion.training.module.diffusion import DiffusionModule
 
 
-class SampleGrid(LeanCallback):
+class SampleGrid(Callback):
     """``samples/step_<n>.png`` every n optimizer steps and at the end, drawn with the averaged weights.
 
     Args:
@@ -56,15 +55,9 @@ class SampleGrid(LeanCallback):
         if not isinstance(module, DiffusionModule) or not (trainer.is_global_zero or module.sharded):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        shape = (data.channels, data.resolution, data.resolution)
         fits = max(1, data.batch_size // (data.parts * trainer.world_size))  # a part of a device's share, in training
-        max_batch = fits if data.parts > 1 else self.num_samples
-        images = torch.cat(
-            [
-                draw(module, shape, index.tolist(), seed=self.seed, num_classes=data.num_classes).cpu()
-                for index in torch.arange(self.num_samples).split(max_batch)
-            ]
-        )
+        batch_size = fits if data.parts > 1 else self.num_samples
+        images = module.average.pipeline(batch_size=batch_size).draw(torch.arange(self.num_samples), self.seed)
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
@@ -74,27 +67,10 @@ class SampleGrid(LeanCallback):
                 logger.log_image("samples", [str(path)], step=trainer.global_step)
 
 
-@torch.no_grad()
-def draw(
-    module: DiffusionModule, shape: tuple[int, int, int], index: list[int], *, seed: int, num_classes: int
-) -> Tensor:
-    """Samples ``index`` (B) of the averaged weights as images (B, C, H, W) in [-1, 1], label i mod num_classes."""
-    device = module.device
-    labels = torch.tensor(index, device=device)
-    cond = module.ema_conditioner({"label": labels % num_classes} if num_classes else {"index": labels})
-    zeros = torch.zeros(1, *shape, device=device, dtype=next(module.ema_denoiser.parameters()).dtype)
-    latent = module.encode(zeros)
-    randomness = KeyedRandomness(index, seed=seed, stream=SAMPLING)
-    noise = randomness.randn_like(latent.expand(len(index), *latent.shape[1:]))
-    x = module.sampler(module.sampling_denoiser(), noise, cond, randn_like=randomness.randn_like)
-    return module.autoencoder.decode(x)
-
-
 def save_grid(images: Tensor, path: Path, *, smallest: int = 32) -> None:
-    """Images (B, C, H, W) in [-1, 1] -> one PNG, about square, small images enlarged to ``smallest`` pixels."""
+    """Images uint8 (B, C, H, W) -> one PNG, about square, small images enlarged to ``smallest`` pixels."""
     factor = math.ceil(smallest / images.shape[-1])
-    pixels = ((images.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
-    pixels = pixels.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    pixels = images.cpu().repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     grid = make_grid(pixels, nrow=math.ceil(math.sqrt(len(pixels))), padding=2, pad_value=128)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)

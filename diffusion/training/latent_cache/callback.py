@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks.callback import Callback
 
 from diffusion.autoencoder.base import Autoencoder
 from diffusion.data.base import SplitName
 from diffusion.data.split import share
 from diffusion.errors import DataError
-from diffusion.training.host import LeanCallback
 from diffusion.training.latent_cache.encoding import Encoding
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 
 
-class LatentCache(LeanCallback):
+class LatentCache(Callback):
     """Images go through the autoencoder before the first step, into files that are mapped from then on.
 
     A file holds the moments of the posterior in float32, so that each step draws its latents as if the images had
@@ -49,7 +49,7 @@ class LatentCache(LeanCallback):
                 "callbacks=latents encodes images once, and augmentation changes them at every step; use "
                 "callbacks=default, or augmentation=none"
             )
-        coder = pl_module.autoencoder if isinstance(pl_module, DiffusionModule) else None
+        coder = pl_module.model.autoencoder if isinstance(pl_module, DiffusionModule) else None
         if coder is None or coder.sha256 is None:
             raise DataError("callbacks=latents keeps what an autoencoder makes of images; add autoencoder=kl")
         names: tuple[SplitName, ...] = ("train", "test") if trainer.limit_val_batches == 1.0 else ("train",)

@@ -1,8 +1,10 @@
-"""A built object said in plain values: its class and its constructor's arguments, as they stand on the object."""
+"""Built objects and weights as plain values, and hashes of both: what records and fingerprints hold."""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 def describe(value: Any, skip: Sequence[str] = ()) -> Any:
     """Numbers, strings and containers as they are; tensors by shape; objects as {"class": name, argument: value}.
 
-    Arguments that the constructor does not keep under their own name are left out. ``skip``: arguments not said.
+    Arguments that the constructor does not keep under their own name are left out, and those in ``skip``.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -36,3 +38,28 @@ def describe(value: Any, skip: Sequence[str] = ()) -> Any:
     if isinstance(value, nn.Module):
         out["parameters"] = sum(p.numel() for p in value.parameters())
     return out
+
+
+def canonical(record: Any) -> str:
+    """One spelling of a record of plain values, for hashing."""
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))
+
+
+def key(record: Any) -> str:
+    """sha256 of a record of plain values."""
+    return hashlib.sha256(canonical(record).encode()).hexdigest()
+
+
+def weights_sha256(*parts: nn.Module | None) -> str:
+    """Of all tensors of these parts, buffers included: names, dtypes, shapes and values."""
+    return tensors_sha256(*({} if part is None else part.state_dict() for part in parts))
+
+
+def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
+    """Of named tensors, in their order: names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for state in states:
+        for name, value in state.items():
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
