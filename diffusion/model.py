@@ -136,7 +136,9 @@ class DiffusionModel(nn.Module):
         return self.denoiser.output(x, t)
 
     def own(self, x: Tensor, cond: Cond) -> Cond:
-        """This model's condition of the columns that another's was made of, its null condition where there are none."""
+        """This model's condition of the columns that another's was made of; its null condition where there are none."""
+        if not self.conditioner.columns:
+            return Cond()
         return self.conditioner.empty(len(x)) if cond.source is None else self.conditioner(cond.source)
 
     @torch.no_grad()

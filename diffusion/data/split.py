@@ -34,6 +34,11 @@ class Split:
         captions = {} if self.texts is None else {"text": self.texts}
         return {"label": self.labels, **captions, **self.more}
 
+    @property
+    def requests(self) -> dict[str, Tensor | tuple[str, ...]]:
+        """The columns that samples are drawn for in turn: all but the label, which samples get by a rule."""
+        return {name: column for name, column in self.columns.items() if name != "label"}
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -78,7 +78,9 @@ class TrendScore(Callback):
         if not isinstance(module, DiffusionModule):
             raise TypeError(f"a trend score needs a DiffusionModule, got {type(module).__name__}")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        pipeline = module.average.pipeline(sampler=self.sampler, batch_size=self.evaluator.batch_size)
+        pipeline = module.average.pipeline(
+            sampler=self.sampler, batch_size=self.evaluator.batch_size, columns=data.split("test").requests
+        )
         try:
             (value,) = self.evaluator.evaluate(pipeline, data, floor=False).metrics.values()
         except (ValueError, EvaluationError) as error:  # on all ranks alike; a young model may well draw NaN

@@ -96,6 +96,8 @@ def test_a_negative_reaches_the_parts_whose_columns_it_has() -> None:
     torch.testing.assert_close(cond.drop().vector, (blue + label[4]).expand(3, -1))
     torch.testing.assert_close(cond.without("text").vector, blue + label[[0, 3, 1]])
     assert cond.drop().source["text"] == ["blue"] * 3
+    with pytest.raises(ValueError, match="LabelConditioner reads label; use a model with that condition"):
+        LabelConditioner(4, dim=6).negative(Cond(), {"text": ["blue"]})
 
 
 def test_what_was_dropped_part_by_part_is_dropped_in_another_model() -> None:

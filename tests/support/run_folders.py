@@ -11,7 +11,7 @@ import yaml
 CONFIG: dict[str, Any] = {
     "name": "made",
     "seed": 0,
-    "module": {"_target_": "diffusion.training.module.diffusion.DiffusionModule", "seed": 0},
+    "module": {"_target_": "diffusion.training.module.diffusion.DiffusionModule", "model": {}, "seed": 0},
     "paths": {"outputs": "outputs", "run": "somewhere"},
     "data": {"_target_": "diffusion.data.digits.Digits", "channels": 1, "batch_size": 64, "seed": 0},
     "network": {"_target_": "diffusion.network.unet.UNet", "channels": 32, "channel_mult": [1, 2]},

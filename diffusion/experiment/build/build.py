@@ -41,9 +41,9 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
     set_matmul_precision(cfg)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     module: DiffusionModule = build(cfg.module)
-    if module.objective.sampled:
+    if module.model.sampler is not None:
         with user_errors():
-            module.average.pipeline().check()
+            module.model.sampler.levels(module.model.schedule)
     return module
 
 

@@ -132,7 +132,7 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
 
 
 def _plan(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Forecast:
-    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, _columns(data))
+    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     with progress() as show, in_one_sentence():
         forecast = evaluator.forecast(pipeline, data, target(cfg), progress=show)
     if rank() == 0:
@@ -147,14 +147,8 @@ def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, d
         "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
-    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, _columns(data))
+    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
-
-
-def _columns(data: Any) -> dict[str, Any]:
-    """What samples are drawn for, beside labels: the captions of the held-out images."""
-    texts = data.split("test").texts
-    return {} if texts is None else {"text": texts}
 
 
 def _score_images(cfg: DictConfig, evaluator: Evaluator, where: torch.device) -> Result:

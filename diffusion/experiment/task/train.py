@@ -72,6 +72,9 @@ def run(cfg: DictConfig) -> None:
     elif cfg.initial.run is not None:
         log.info("%s", initialise(module.model, **cfg.initial))
         module.average.load_state_dict(module.model.state_dict())
+    if module.objective.sampled:
+        with user_errors():  # what cannot be drawn is an error before the first step
+            module.average.pipeline(columns=data.split("test").requests).check()
     if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
         with user_errors():
             likelihood.check(module.average.guided())

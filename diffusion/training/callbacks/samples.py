@@ -57,7 +57,9 @@ class SampleGrid(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         fits = max(1, data.batch_size // (data.parts * trainer.world_size))  # a part of a device's share, in training
         batch_size = fits if data.parts > 1 else self.num_samples
-        images = module.average.pipeline(batch_size=batch_size).draw(torch.arange(self.num_samples), self.seed)
+        images = module.average.pipeline(batch_size=batch_size, columns=data.split("test").requests).draw(
+            torch.arange(self.num_samples), self.seed
+        )
         if not trainer.is_global_zero:
             return
         path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
