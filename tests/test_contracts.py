@@ -155,12 +155,12 @@ def conditioner(cfg, tmp_path, name):
     module = build_module(cfg)
     image = torch.rand(4, 1, 8, 8) * 2 - 1
     train_a_step(module, image)
-    cond = module.conditioner(batch_of(image))
+    conditioner, cond = module.model.conditioner, module.model.condition(batch_of(image))
     assert cond.is_empty == (name == "none")
-    assert module.conditioner.dim == (0 if cond.vector is None else cond.vector.shape[1])
-    assert module.conditioner.token_dim == (0 if cond.tokens is None else cond.tokens.shape[2])
+    assert conditioner.dim == (0 if cond.vector is None else cond.vector.shape[1])
+    assert conditioner.token_dim == (0 if cond.tokens is None else cond.tokens.shape[2])
     scale = 1.0 if name == "none" else 2.0
-    guided = ClassifierFreeGuidance(module.ema_denoiser, scale)(image, 0.5, cond)
+    guided = ClassifierFreeGuidance(module.average.denoiser, scale)(image, 0.5, cond)
     assert torch.isfinite(guided.x0).all()
 
 

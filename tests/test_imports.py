@@ -7,7 +7,17 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "diffusion"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LEAVES = {"sampler", "spacing", "operator", "network", "autoencoder", "augmentation", "data", "text_encoder"}
+LEAVES = {
+    "sampler",
+    "spacing",
+    "operator",
+    "network",
+    "conditioner",
+    "text_encoder",
+    "autoencoder",
+    "augmentation",
+    "data",
+}
 BASE = {"schedule", "condition", "types", "randomness", "errors", "files"}
 ALLOWED = {
     "schedule": {"schedule"},

@@ -66,8 +66,23 @@ class Conditioner(nn.Module, ABC):
         return cond.drop(to_device_async(randomness.rand() < self.drop, cond.device))
 
     def negative(self, cond: Cond, batch: Mapping[str, Any]) -> Cond:
-        """``cond`` with the condition of another batch of B samples as its null: what guidance leads away from."""
-        return replace(cond, null=replace(self(batch), null=None, class_label=None))
+        """``cond`` with another condition of its B samples as its null: what guidance leads away from.
+
+        batch: some of the columns; the others are those that ``cond`` was made of.
+
+        Raises:
+            ValueError: none of the columns is read here.
+        """
+        self.check_negative(batch)
+        return replace(cond, null=replace(self({**(cond.source or {}), **batch}), null=None, class_label=None))
+
+    def check_negative(self, batch: Mapping[str, Any]) -> None:
+        """Refuses columns that are not read here."""
+        if not set(self.columns) & batch.keys():
+            raise ValueError(
+                f"a negative {', '.join(batch)} takes the place of the null condition, and {type(self).__name__} reads "
+                f"{', '.join(self.columns) or 'nothing'}; use a model with that condition, or no negative"
+            )
 
     def empty(self, count: int) -> Cond:
         """The null condition of ``count`` samples.

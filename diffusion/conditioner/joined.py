@@ -83,11 +83,13 @@ class JoinedConditioner(Conditioner):
         return super().drop_parts(cond, randomness)
 
     def negative(self, cond: Cond, batch: Mapping[str, Any]) -> Cond:
-        """``cond`` with the batch's condition as the null of those parts whose columns it has; others keep theirs."""
-        parts = {
-            name: part.negative(cond.parts[name], batch) if set(part.columns) <= batch.keys() else cond.parts[name]
-            for name, part in self.parts.items()
-        }
+        """``cond`` with the batch's condition as the null of those parts that read its columns; others keep theirs."""
+        self.check_negative(batch)
+        parts = dict(cond.parts)
+        for name, part in self.parts.items():
+            if set(part.columns) & batch.keys():
+                led = part.negative(replace(cond.parts[name], source=cond.source), batch)
+                parts[name] = replace(led, source=None)
         joined = Cond.join(parts, self.concat)
         source = None if cond.source is None else {**cond.source, **{c: batch[c] for c in self.columns if c in batch}}
         null = None if joined.null is None else replace(joined.null, source=source)

@@ -59,7 +59,7 @@ class SinglePipeline(Pipeline):
             raise ValueError("this model has no sampler of its own; give one")
         if batch_size < 1:
             raise ValueError(f"samples are drawn at least 1 at a time, got batch_size={batch_size}")
-        classes = model.conditioner.num_classes if num_classes is None else num_classes
+        classes = int(getattr(model.conditioner, "num_classes", 0)) if num_classes is None else num_classes
         if labels not in ("balanced", "drawn") and not (isinstance(labels, int) and 0 <= labels < classes):
             raise ValueError(
                 f"labels must be 'balanced', 'drawn' or a class below {classes}, got {labels!r}; set evaluation.labels"
@@ -157,7 +157,7 @@ class SinglePipeline(Pipeline):
         negative = batch.pop("negative", None)
         batch = {k: v.to(self.device) if isinstance(v, Tensor) and k != "index" else v for k, v in batch.items()}
         cond = self.model.condition(batch)
-        return cond if negative is None else self.model.conditioner.negative(cond, {**batch, "text": negative})
+        return cond if negative is None else self.model.conditioner.negative(cond, {"text": negative})
 
     @torch.no_grad()
     def check(self) -> None:

@@ -96,6 +96,8 @@ def test_a_negative_reaches_the_parts_whose_columns_it_has() -> None:
     torch.testing.assert_close(cond.drop().vector, (blue + label[4]).expand(3, -1))
     torch.testing.assert_close(cond.without("text").vector, blue + label[[0, 3, 1]])
     assert cond.drop().source["text"] == ["blue"] * 3
+    with pytest.raises(ValueError, match="LabelConditioner reads label; use a model with that condition"):
+        LabelConditioner(4, dim=6).negative(Cond(), {"text": ["blue"]})
 
 
 def test_what_was_dropped_part_by_part_is_dropped_in_another_model() -> None:
@@ -196,7 +198,7 @@ def test_joined_conditions_train_from_named_columns_of_a_folder(
     data.setup()
     split = data.split("train")
     assert split.columns.keys() == {"label", "text", "style", "set"}
-    optimizer = torch.optim.Adam(module.parameters(), 3e-3)
+    optimizer = torch.optim.Adam(module.model.parameters(), 3e-3)
     rows = torch.arange(len(split))
     for step in range(60):
         random = KeyedRandomness(rows, seed=0, stream=TRAINING, step=step)
@@ -206,8 +208,8 @@ def test_joined_conditions_train_from_named_columns_of_a_folder(
         optimizer.step()
     module.eval()
     with torch.no_grad():
-        cond = module.conditioner({"label": torch.tensor([1, 0]), "text": ["a dark square", "a bright square"]})
+        cond = module.model.condition({"label": torch.tensor([1, 0]), "text": ["a dark square", "a bright square"]})
         noise = KeyedRandomness([0, 1], seed=0, stream=SAMPLING).randn_like(torch.empty(2, 1, 8, 8))
-        guided = ClassifierFreeGuidance(module.denoiser, {"text": 1.5, "label": 1.2})
+        guided = ClassifierFreeGuidance(module.model.denoiser, {"text": 1.5, "label": 1.2})
         dark, bright = DDIMSampler(20)(guided, noise, cond).mean((1, 2, 3)).tolist()
     assert dark < -0.2 < 0.2 < bright
