@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
-from diffusion.experiment.config.sizes import half_precision
+from diffusion.experiment.config.rules import half_precision
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
 from diffusion.training.module.diffusion import DiffusionModule
@@ -28,12 +27,8 @@ def build(node: Any, **extra: Any) -> Any:
     Raises:
         ConfigError: a part refuses its settings; the part's own sentence.
     """
-    try:
+    with user_errors():
         return instantiate(node, **extra, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | ConfigError):
-            raise ConfigError(str(error.__cause__)) from error
-        raise
 
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
@@ -53,19 +48,6 @@ def build_model(cfg: DictConfig) -> DiffusionModel:
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     model: DiffusionModel = build(cfg.module.model)
     return model
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """What a part refuses with a ``ValueError`` is the user's to mend.
-
-    Raises:
-        ConfigError: the part's own sentence.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def set_matmul_precision(cfg: DictConfig) -> None:
