@@ -27,6 +27,8 @@ META = {"network", "conditioner"}
 """Built on the meta device: shapes without memory."""
 BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema", "augmentation", "autoencoder"}
 BUILT |= {"guidance", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks"}
+LAST = {"lr_scheduler": 1, "optimizer": 2}
+"""Of the parts that need torch alone: the first optimizer of a process makes torch import its compiler, for a second."""
 LOADED = re.compile(r"diffusion\.(load$|text_encoder\.|autoencoder\.(?!identity\.))")
 """Parts that read weights when they are built."""
 _passed: set[str] = set()
@@ -46,7 +48,7 @@ def check(cfg: DictConfig) -> None:
         for referred in (False, True):  # an error is named after the part that has it, not after one that refers to it
             for path, node in here:
                 _check_arguments(path, node, at(plain, path), referred=referred)
-        for path, _ in here:
+        for path, _ in sorted(here, key=lambda found: LAST.get(found[0], 0)):
             _check_built(path, at(plain, path))
         if not slow:
             _check_steps(plain)
@@ -137,8 +139,8 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
     try:
         with torch.device("meta" if room in META else "cpu"):
             built = instantiate(values, _convert_="all")
-        if values.get("_partial_"):
-            built(*_stand_in(room))
+        if values.get("_partial_") and path.count(".") == (room == "guidance"):
+            built(_stand_in(room))
     except (InstantiationException, TypeError, ValueError, UserError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if not isinstance(cause, TypeError | ValueError | UserError):
@@ -147,17 +149,21 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
     _passed.add(done)
 
 
-def _stand_in(room: str) -> list[Any]:
+def _stand_in(room: str) -> Any:
     """What a partial part is completed with in training, as small as can be."""
     import torch
 
     from diffusion.denoiser import GaussianDenoiser
     from diffusion.schedule.cosine import CosineSchedule
 
-    if room == "guidance":
-        return [GaussianDenoiser(CosineSchedule())]
+    class Optimizer(torch.optim.Optimizer):
+        """Without the base's constructor, which imports torch's compiler."""
+
+        def __init__(self) -> None:
+            self.param_groups, self.defaults = [{"params": weights, "lr": 1.0}], {"lr": 1.0}
+
     weights = [torch.nn.Parameter(torch.zeros(1))]
-    return [weights] if room == "optimizer" else [torch.optim.SGD(weights, lr=1.0)]
+    return {"optimizer": weights, "lr_scheduler": Optimizer()}.get(room) or GaussianDenoiser(CosineSchedule())
 
 
 def _check_steps(plain: Mapping[str, Any]) -> None:
