@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion.errors import ConfigError
-from diffusion.experiment.config.errors import user_errors
+from diffusion.experiment.config.errors import one_line, user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.experiment.config.rules import half_precision
 from diffusion.model import DiffusionModel
@@ -68,15 +70,20 @@ def build_data(cfg: DictConfig) -> Any:
 
 
 def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str, Any] | None = None) -> Any:
-    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger is told the resolved config, and
-    ``about`` the run what is no setting."""
+    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger gets the resolved config, and
+    in ``about`` the facts of the run that are no settings."""
     callbacks = [*(build(node) for node in cfg.callbacks.values()), *extra]
     loggers = [build(node) for node in cfg.logger.values()]
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     plain["run"] = dict(about or {})
     for logger in loggers:
         logger.log_hyperparams(plain)
-    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    try:
+        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MisconfigurationException):
+            raise ConfigError(f"trainer: {one_line(error.__cause__)}") from error
+        raise
     device = trainer.strategy.root_device
     if str(cfg.trainer.get("precision")).startswith("bf16") and not supports_bf16(device):
         log.warning(

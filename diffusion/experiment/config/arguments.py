@@ -51,7 +51,7 @@ def arguments(target: str) -> Arguments:
         parameters = inspect.signature(found).parameters.values()
     except (TypeError, ValueError):  # compiled: it has none to show
         return Arguments(name, {}, frozenset(), open=True)
-    function = inspect.unwrap(found.__init__ if isinstance(found, type) else found)
+    function = inspect.unwrap(inspect.getattr_static(found, "__init__") if isinstance(found, type) else found)
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     return Arguments(
         name,

@@ -66,8 +66,8 @@ class Composer:
             if added:
                 _check_added(added, _own(cfg), _own(self._compose([o for o in fixed if o not in added], groups)))
             slow = [o for o in fixed if o.key_or_group.partition(".")[0] in numbers.SLOW and "." in o.key_or_group]
-            if slow:
-                _check_kinds(slow, cfg, self._base(fixed, groups))
+            if slow and (base := self._base(fixed, groups)) is not None:
+                _check_kinds(slow, cfg, base)
             return _own(cfg), self._whole(cfg)
 
     def _first(self) -> list[Override]:
@@ -180,12 +180,13 @@ def _check_added(added: Sequence[Override], cfg: DictConfig, base: DictConfig) -
             raise errors.unknown_key(key, known)
 
 
-def _check_kinds(overrides: Sequence[Override], cfg: DictConfig, base: DictConfig | None) -> None:
+def _check_kinds(overrides: Sequence[Override], cfg: DictConfig, base: DictConfig) -> None:
+    """A value keeps the kind that the config files give it."""
     for override in overrides:
         key = override.key_or_group
         try:
-            value, before = (OmegaConf.select(node, key) for node in (cfg, base))
+            value, before = OmegaConf.select(cfg, key), OmegaConf.select(base, key)
         except OmegaConfBaseException:
             continue  # it refers to the job
-        if base is not None and (sentence := numbers.kind(key, value, before)) is not None:
+        if (sentence := numbers.kind(key, value, before)) is not None:
             raise ConfigError(sentence)

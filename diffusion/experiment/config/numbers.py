@@ -10,24 +10,25 @@ from typing import Any
 
 SLOW = ("trainer", "data", "callbacks", "evaluation", "logger", "module")
 """Rooms whose import takes seconds."""
-FROM_ONE = {
-    "batch_size", "num_samples", "every_n_train_steps", "keep_every_n_steps", "repeats", "is_splits", "kid_subsets",
-    "kid_subset_size", "neighbours", "bins", "steps", "traced", "operations", "probes", "log_every_n_steps",
-    "accumulate_grad_batches", "channels", "resolution",
-}  # fmt: skip
-FROM_ZERO = {"num_workers", "num_classes", "warmup", "num_sanity_val_steps", "gradient_clip_val"}
+COUNTED = ("trainer", "data", "callbacks", "evaluation", "text_encoder")
+"""Rooms that are not built before a run, or late."""
+ONE = (
+    "batch_size num_samples every_n_train_steps keep_every_n_steps repeats is_splits kid_subsets kid_subset_size "
+    "neighbours bins steps traced operations probes log_every_n_steps accumulate_grad_batches channels resolution "
+    "length dim num_nodes"
+)
+ZERO = "num_workers num_classes warmup num_sanity_val_steps gradient_clip_val pooled_dim"
+LEAST = dict.fromkeys(ONE.split(), 1) | dict.fromkeys(ZERO.split(), 0) | dict.fromkeys(("max_steps", "max_epochs"), -1)
 
 
 def counts(cfg: Mapping[str, Any]) -> str | None:
     """The sentence for a count that is too small, ``None`` where there is none."""
-    for path, key, value in (found for room in SLOW for found in _numbers(cfg.get(room), room)):
-        least = 1 if key in FROM_ONE else 0 if key in FROM_ZERO else None
-        if least is not None and value < least:
-            return f"{path}.{key} is at least {least}, got {value}; set {path}.{key} to {least} or more"
-    for key in ("devices", "num_nodes"):
-        count = (cfg.get("trainer") or {}).get(key)
-        if count in (0, "0", []) or (isinstance(count, int) and count < -1):
-            return f"trainer.{key} is {count}, and a run needs at least 1; set trainer.{key} to 1 or more"
+    for path, key, value in (found for room in COUNTED for found in _numbers(cfg.get(room), room)):
+        if value < LEAST.get(key, value):
+            return f"{path}.{key} is at least {LEAST[key]}, got {value}; set {path}.{key} to {LEAST[key]} or more"
+    count = (cfg.get("trainer") or {}).get("devices")
+    if count in (0, "0", []) or (isinstance(count, int) and count < -1):
+        return f"trainer.devices is {count}, and a run needs at least 1; set trainer.devices to 1 or more"
     return None
 
 
