@@ -63,12 +63,14 @@ class Composer:
             cfg = self._compose(fixed, groups)
             self._check_top(cfg)
             added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
-            if added:
-                _check_added(added, _own(cfg), _own(self._compose([o for o in fixed if o not in added], groups)))
+            before = self._whole(self._compose([o for o in fixed if o not in added], groups)) if added else None
+            whole = self._whole(cfg)
+            if before is not None:
+                _check_added(added, whole, before)
             slow = [o for o in fixed if o.key_or_group.partition(".")[0] in numbers.SLOW and "." in o.key_or_group]
             if slow and (base := self._base(fixed, groups)) is not None:
                 _check_kinds(slow, cfg, base)
-            return _own(cfg), self._whole(cfg)
+            return _own(cfg), whole
 
     def _first(self) -> list[Override]:
         """The overrides of a sweep's first job: the other values are checked when the sweep is planned."""
