@@ -20,7 +20,7 @@ class RePaintGuidance(InpaintGuidance):
 
     With j = jump_length, the stretches end 1, 1 + j, 1 + 2 j, ... steps before clean data; one that would begin before
     the first step is left out. T steps cost T + (repeats - 1) j ((T - 1) // j) calls of a one-call sampler. List it in
-    the last place of ``guidance=[...]``: what comes before it then acts on every repeated step, what comes after it on the last only.
+    the last place of ``guidance=[...]``: what stands before it acts on every repeated step, what follows on the last.
 
     Args:
         repeats: the paper's r, 1 is plain replacement.
@@ -42,7 +42,8 @@ class RePaintGuidance(InpaintGuidance):
         if repeats < 1 or jump_length < 1:
             raise ValueError(
                 "stretches of 1 step or more are taken once or more, "
-                f"got jump_length={jump_length} and repeats={repeats}; set {self.key}.jump_length and {self.key}.repeats"
+                f"got jump_length={jump_length} and repeats={repeats}; "
+                f"set {self.key}.jump_length and {self.key}.repeats"
             )
         super().__init__(denoiser, operator, measurement, simulate)
         self.repeats = repeats
