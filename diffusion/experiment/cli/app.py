@@ -34,6 +34,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import errors, resolvers, validate
 from diffusion.experiment.config.errors import as_mistake
+from diffusion.experiment.run import needs
 from diffusion.experiment.run.saved_config import resume_overrides
 from diffusion.experiment.sweep import run as sweep
 
@@ -89,6 +90,9 @@ def app(
                         print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or ""))
                         return
                     cfg = composer.check()
+                    if cfg.get("plan") and "needs" in cfg and not args.multirun and args.cfg is None:
+                        needs.show([cfg])
+                        return
                     if args.cfg == "job" and args.package is None:  # composed once already
                         print(OmegaConf.to_yaml(cfg, resolve=bool(args.resolve)), end="")
                         return

@@ -87,8 +87,8 @@ def _check_added(cfg: DictConfig, added: Sequence[Override], base: DictConfig) -
         key = override.key_or_group.partition("@")[0]
         known = list(paths(base))
         heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
-        if key in known or any(head in parts for head in heads):
-            continue  # arguments of a part are held to its signature
+        if key in known or "needs" in heads or any(head in parts for head in heads):
+            continue  # the roles of needs are free; arguments of a part are held to its signature
         if key in parts and key.rpartition(".")[0] in known:
             continue  # one more part in a mapping of parts: +callbacks.mine={_target_: ...}
         raise unknown_key(key, known)

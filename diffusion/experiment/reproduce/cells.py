@@ -17,19 +17,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
 from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers, validate
+from diffusion.experiment.config.session import session
+from diffusion.experiment.run.needs import needs_overrides, with_needs
 from diffusion.experiment.run.saved_config import COMPOSED, MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
 from diffusion.experiment.run.status import read_status
 from diffusion.experiment.sweep import run as sweep
-from diffusion.experiment.sweep.config_cache import Loader
 from diffusion.experiment.task.evaluate_config import score_overrides, whole
 from diffusion.files import write_atomic
 from diffusion.reporting.ablation import Cell, Measured
@@ -120,6 +119,9 @@ def train_task(cfg: DictConfig) -> Any:
     return sweep.job(_train, cfg)
 
 
+train_task.finish = with_needs  # type: ignore[attr-defined]
+
+
 def evaluate_task(cfg: DictConfig) -> Any:
     """An evaluation, as a launcher runs it."""
     resolvers.register()
@@ -160,30 +162,16 @@ def _measure(cfg: DictConfig) -> None:
 def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[sweep.Layout, Launch]]:
     """Hydra as ``scripts/<name>.py -m`` has it, and how cells are run; what the caller's Hydra knew comes back."""
     resolvers.register()
-    before, outer = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
     folder = CONF if CONF.is_dir() else Path.cwd() / "conf"
     root = f"{settings.outputs}/{FOLDER}"
     own = [f"hydra.sweep.dir={root}", *settings.hydra]
     own += [f"name={FOLDER}", f"paths.outputs={settings.outputs}"] if name == "train" else []
     own += [f"paths.outputs={settings.outputs}", f"run={root}"] if name != "train" else []
-    try:
-        with hydra.initialize_config_dir(str(folder), version_base="1.3", job_name=name):
-            inner = GlobalHydra.instance().hydra
-            if inner is None:
-                raise RuntimeError("Hydra did not start")
-            config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
-            HydraConfig.instance().set_config(config)
-            context = HydraContext(
-                config_loader=Loader(inner.config_loader),  # type: ignore[arg-type]
-                callbacks=Callbacks(),
-            )
-            yield sweep.Layout(context, task, config), lambda cells: sweep.Sweep(context, task, config, cells).run()
-    finally:
-        GlobalHydra.instance().clear()
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
-        HydraConfig.instance().cfg = before
+    with session(folder, name) as inner:
+        config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+        context = sweep.remembering(HydraContext(config_loader=inner.config_loader, callbacks=Callbacks()))
+        yield sweep.Layout(context, task, config), lambda cells: sweep.Sweep(context, task, config, cells).run()
 
 
 def _key(cell: Cell, seed: int) -> tuple[str, ...]:
@@ -198,7 +186,7 @@ def _trainings(cells: Sequence[Cell], settings: Settings, layout: sweep.Layout) 
         for seed in settings.seeds:
             key = _key(cell, seed)
             if key not in out:
-                mine = [*key, "evaluation=none", *settings.train]
+                mine = needs_overrides([*key, "evaluation=none", *settings.train])
                 whole_line = [*mine, f"name={FOLDER}", f"paths.outputs={settings.outputs}"]
                 training = layout.cell(whole_line, list(key))
                 out[key] = same.setdefault(training.identity, training)
