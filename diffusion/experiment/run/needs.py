@@ -17,6 +17,7 @@ from pathlib import Path
 import hydra
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -24,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import identity
-from diffusion.experiment.config.errors import explain
+from diffusion.experiment.config.errors import check_groups, explain
 from diffusion.experiment.config.session import session, sources
 from diffusion.experiment.run.status import FILE, read_status
 
@@ -119,11 +120,20 @@ def compose(cfg: DictConfig, role: str, chain: Chain = ()) -> tuple[DictConfig, 
 @functools.lru_cache(maxsize=256)
 def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str, ...], chain: Chain) -> DictConfig:
     """Once a process, so that a file that is edited while a sweep runs changes none of its cells."""
-    with session(folder, job_name):
+    with session(folder, job_name) as inner:
+        loader = inner.config_loader
+        try:
+            parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        except HydraException as error:
+            raise ConfigError(f"expected overrides as key=value, {' '.join(str(error).split())}") from None
+        keys = [override.key_or_group for override in parsed]
+        groups = {key: options for key in keys if (options := loader.get_group_options(key))}
+        check_groups(parsed, groups, sweep=False)
         try:
             cfg = hydra.compose(config_name, list(overrides))
         except (HydraException, OmegaConfBaseException, ValueError) as error:
-            raise explain(error, [], None, []) from None
+            chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line is not None]
+            raise explain(error, parsed, hydra.compose(config_name, chosen), list(groups)) from None
     validate.check(with_needs(cfg, chain))
     return cfg
 
