@@ -77,7 +77,7 @@ def test_a_run_that_needs_itself_is_refused(toy: Path):
     [
         (("needs.w=5",), "needs.w is a list of overrides of another training, got 5"),
         (("needs.w=[part=fin]",), "needs.w: part has no option 'fin'"),
-        (("needs.w=[scal=2]",), "needs.w: there is no key 'scal'; did you mean 'scale'?"),
+        (("needs.w=[scal=2]",), "needs.w: there is no config key 'scal'; did you mean 'scale'?"),
         (("needs.w=[seed]",), "needs.w: "),
         (("weak=${needed:w}",), "set needs.w=["),
     ],
