@@ -20,6 +20,7 @@ from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
 from diffusion.guidance.base import guide
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from diffusion.model import DiffusionModel
 from diffusion.network.base import Network
 from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.randomness import SAMPLING, KeyedRandomness
@@ -72,6 +73,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "evaluation/fashion_mnist": ["data=fashion_mnist", "network=unet_small"],
         "objective/classification": ["network=classifier_digits", "conditioner=label"],
         "objective/hybrid": ["parameterization.learned_variance=true"],
+        "objective/matching": ["objective.teacher.run=another"],
         "objective/vlb": ["parameterization.learned_variance=true"],
         "guidance/auto": ["guidance.auto.weak.run=another"],
         "guidance/classifier": ["guidance.classifier.classifier.run=another", "conditioner=label"],
@@ -186,7 +188,14 @@ def augmentation(cfg, tmp_path, name):
 
 
 def objective(cfg, tmp_path, name):
-    train_a_step(build_module(cfg), image=torch.rand(4, 1, 8, 8) * 2 - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion.experiment.build.load.load", lambda run, checkpoint, weights: teacher())
+        module = build_module(cfg)
+    train_a_step(module, image=torch.rand(4, 1, 8, 8) * 2 - 1)
+
+
+def teacher():
+    return DiffusionModel(NetworkDenoiser(Linear(), CosineSchedule(), VelocityParameterization()), shape=(1, 8, 8))
 
 
 def sampler(cfg, tmp_path, name):

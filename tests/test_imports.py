@@ -33,7 +33,7 @@ ALLOWED = {
     "pipeline": BASE | {*LEAVES, "denoiser", "guidance", "model", "describe"},
     "parameterization": BASE,
     "denoiser": BASE | {"parameterization", "network"},
-    "objective": BASE | {"parameterization", "denoiser"},
+    "objective": BASE | {"parameterization", "denoiser", "guidance", "model"},
     **{room: set(BASE) for room in LEAVES},
     "conditioner": BASE | {"text_encoder"},
 }

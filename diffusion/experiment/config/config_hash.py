@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 MACHINE = (
+    "keep_freed_memory",
     "name",
     "paths",
     "plan",

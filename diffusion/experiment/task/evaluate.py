@@ -26,7 +26,7 @@ from diffusion.errors import ConfigError, EvaluationError, RankFailedError
 from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.sample_folder import load_images
-from diffusion.experiment.build.build import build, build_data, set_matmul_precision
+from diffusion.experiment.build.build import build, build_data, prepare_process
 from diffusion.experiment.build.load import load_model
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
@@ -87,7 +87,7 @@ def start(folder: Path, cfg: DictConfig, task: str) -> None:
 
 def run(cfg: DictConfig) -> Result | Forecast:
     """The evaluation in this process, one of the ranks; with ``cfg.plan`` what it will take."""
-    set_matmul_precision(cfg)  # of images' features too
+    prepare_process(cfg)  # of images' features too
     evaluator = build(cfg.evaluation)  # settings that make no sense are refused before anything is loaded
     with process_group(cfg) as where:
         if cfg.get("images") is not None:
