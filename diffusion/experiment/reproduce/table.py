@@ -75,7 +75,7 @@ def reproduce(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
-def _plan(cells: list[tables.Cell], settings: ablation.Settings, tflops: float, console: Console) -> None:
+def _plan(cells: list[tables.Row], settings: ablation.Settings, tflops: float, console: Console) -> None:
     from diffusion.experiment.task.cost import cost
 
     rows, seen, total = [], set(), 0.0

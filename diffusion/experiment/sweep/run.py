@@ -34,8 +34,6 @@ from diffusion.experiment.run.status import SKIPPED, host, wait
 from diffusion.experiment.sweep.config_cache import Loader
 from diffusion.experiment.sweep.plan import Cell, Layout, combinations, plan
 
-__all__ = ["Cell", "Layout", "Sweep", "grid", "job", "plan", "refuse_ranks"]
-
 log = logging.getLogger(__name__)
 
 
