@@ -201,7 +201,6 @@ class DiffusionModel(nn.Module):
         Raises:
             ValueError: no sampler, or a request that this model cannot draw.
         """
-
         policy = labels if isinstance(labels, str) else "balanced"
         pipeline = self.pipeline(
             sampler=_with_steps(sampler or self.sampler, steps), guidance=guidance, batch_size=batch_size, labels=policy

@@ -269,12 +269,10 @@ def _networks(denoiser: Any) -> list[NetworkDenoiser]:
     """The denoisers with weights inside any nest of guidance."""
     if isinstance(denoiser, NetworkDenoiser):
         return [denoiser]
-    if isinstance(denoiser, DiffusionModel):
-        return _networks(denoiser.denoiser)
     if isinstance(denoiser, Guidance):
         found = [network for part in vars(denoiser).values() for network in _networks(part)]
         return list({id(network): network for network in found}.values())
-    return []
+    return _networks(getattr(denoiser, "denoiser", None)) if denoiser is not None else []  # a model's own
 
 
 def _guidance(denoiser: Any) -> list[Any]:
