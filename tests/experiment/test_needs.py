@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from toys import runs, single, start, sweep
 
+from diffusion.experiment.cli.app import CONF
 from diffusion.experiment.run.status import read_status
 
 NEED = ("weak=${needed:w}", "name=top", "needs.w=[part=fine,seed=3]")
@@ -114,10 +119,11 @@ def test_the_identity_of_a_cell_holds_what_its_needs_compute_and_not_where(toy: 
     assert out.count("to train") == 3  # two cells, and the need with another seed
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local", "ray"])
+@pytest.mark.parametrize(
+    "launcher",
+    ["joblib", pytest.param("submitit_local", marks=pytest.mark.slow), pytest.param("ray", marks=pytest.mark.slow)],
+)
 def test_cells_that_need_the_same_run_make_it_once(toy: Path, launcher: str):
-    if launcher != "joblib":
-        pytest.importorskip(launcher.partition("_")[0])
     jobs = ["hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     sweep(toy, "seed=1,2", "needs.w=[part=nap]", "weak=${needed:w}", "name=top", f"hydra/launcher={launcher}", *jobs)
     assert list(runs(toy).values()) == [1]
@@ -144,3 +150,57 @@ def test_a_run_that_is_stopped_in_its_need_goes_on_there(toy: Path, signum: int,
     single(toy, *words)
     assert list(runs(toy).values()) == [2]
     assert list(runs(toy, "top").values()) == [1]
+
+
+SMALL = [
+    "network.channels=8",
+    "data.batch_size=16",
+    "evaluation=none",
+    "logger=csv",
+    "callbacks=[checkpoint]",
+    "callbacks.checkpoint.every_n_train_steps=1",
+]
+
+
+def train(outputs: Path) -> subprocess.Popen[str]:
+    """A digits run that is guided by a weaker one, which it needs."""
+    weak = ",".join([*SMALL, "name=weak", "trainer.max_steps=40"])
+    command = [
+        sys.executable, CONF.parent / "scripts" / "train.py", *SMALL, "name=strong", "trainer.max_steps=2",
+        "guidance=auto", "guidance.auto.weak.run=${needed:weak}", f"needs.weak=[{weak}]", f"paths.outputs={outputs}",
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def weights(outputs: Path, name: str) -> dict[str, Any]:
+    import torch
+
+    folders = [path.parent for path in outputs.glob(f"{name}/*/status.json")]
+    (done,) = (folder for folder in folders if (read_status(folder) or {})["status"] == "finished")
+    state: dict[str, Any] = torch.load(done / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_in_its_need_ends_with_the_bits_of_an_undisturbed_one(tmp_path: Path):
+    import torch
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    said, _ = train(whole).communicate(timeout=300)
+    first = train(killed)
+    deadline = time.monotonic() + 120
+    while not list(killed.glob("weak/*/checkpoints/last.ckpt")):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.kill()
+    first.communicate()
+    (weak,) = killed.glob("weak/*")
+    assert (read_status(weak) or {})["killed"], said
+    said, _ = train(killed).communicate(timeout=300)
+    assert f"needs.weak: continuing {weak} first" in said
+    assert (read_status(weak) or {})["segments"] == 2
+    for name in ("weak", "strong"):
+        one, other = weights(whole, name), weights(killed, name)
+        assert one.keys() == other.keys()
+        assert all(torch.equal(one[key], other[key]) for key in one)
