@@ -36,7 +36,11 @@ RANGES = {"VP": (VPSchedule(), 0.8, 0.1), "flow": (FlowSchedule(), 0.9, 0.1), "E
 STEPS = [10, 20, 40, 80, 160, 320]
 EVEN = ("dpm_solver_fast", "dpm_solver_m")
 """Of order 2, and measured on even steps: small first ones make the last, of order 1 in the first of them, large."""
+UNMEASURED = ("predictor_corrector", "consistency", "flow_map")
+"""Langevin steps have no order; a flow map is as exact as its model, and of a plain denoiser the DDIM step."""
 NEEDS = {
+    "consistency": "a model trained as a flow map",
+    "flow_map": "a model trained as a flow map; any other makes it DDIM",
     "ancestral": "`variance=learned`: a network that predicts it",
     "dpm_solver_v3": "a file of `scripts/model_statistics.py run=<run>`; measured here without, as DPM-Solver++",
     "euler_maruyama": "a start where alpha > 0",
@@ -95,7 +99,7 @@ Which times are visited, `spacing=<name>`; the last is always clean data.
 
 def main() -> None:
     entries = [(path, *build(path)) for path in FILES]
-    curves = {path.stem: measure(path) for path in FILES if path.stem != "predictor_corrector"}
+    curves = {path.stem: measure(path) for path in FILES if path.stem not in UNMEASURED}
     rows = [row(path, sampler, spacing, curves.get(path.stem)) for path, sampler, spacing in entries]
     spacings = [f"| `{path.stem}` | {about(path)} |" for path in sorted((ROOT / "conf" / "spacing").glob("*.yaml"))]
     (ROOT / "docs" / "samplers.md").write_text(HEAD + "\n".join(rows) + "\n" + TAIL + "\n".join(spacings) + "\n")

@@ -70,8 +70,8 @@ class NetworkDenoiser(nn.Module):
     def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008
         """A flow map: x (B, ...) at t -> x at s < t in one call, alpha(s) x_0 + sigma(s) eps of the prediction.
 
-        Of a network trained as a flow map (consistency models, Song et al. 2023; shortcut models, Frans et al. 2025; mean
-        flows, Geng et al. 2025) the exact way along the ODE; of any other the DDIM step.
+        Of a network trained as a flow map (consistency models, Song et al. 2023; shortcut models, Frans et al. 2025;
+        mean flows, Geng et al. 2025) the exact way along the ODE; of any other the DDIM step.
         """
         return self(x, t, self.towards(x, s, cond)).at(self.schedule, s)
 

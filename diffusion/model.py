@@ -20,15 +20,13 @@ from diffusion.conditioner.base import Conditioner
 from diffusion.conditioner.none import NoConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.guidance.base import Wrapper, guide
+from diffusion.pipeline.base import BATCH, Request
 from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Schedule
 from diffusion.types import Cond, Denoiser, Prediction
 
 if TYPE_CHECKING:
     from diffusion.pipeline.single import SinglePipeline
-
-BATCH = 16
-"""Samples that are drawn together where nothing else is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +201,6 @@ class DiffusionModel(nn.Module):
         Raises:
             ValueError: no sampler, or a request that this model cannot draw.
         """
-        from diffusion.pipeline.base import Request
-
         policy = labels if isinstance(labels, str) else "balanced"
         pipeline = self.pipeline(
             sampler=_with_steps(sampler or self.sampler, steps), guidance=guidance, batch_size=batch_size, labels=policy

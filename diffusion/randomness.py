@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion.types import to_device_async
 
-TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS = range(8)
+TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS, RIVAL = range(9)
 """Streams: draws of one never meet those of another."""
 
 

@@ -13,7 +13,7 @@ from diffusion.experiment.task.evaluate_config import score_overrides, whole
 
 @app("evaluate", rewrite=score_overrides, finish=whole)
 def main(cfg: DictConfig) -> object:
-    from diffusion.experiment.task.already import evaluate_once
+    from diffusion.experiment.task.evaluate import evaluate_once
 
     return evaluate_once(whole(cfg))
 

@@ -2,15 +2,17 @@
 
 python scripts/train.py
 python scripts/train.py data=fashion_mnist network=unet_small trainer.max_steps=2000 name=fashion
+python scripts/train.py guidance=auto guidance.auto.weak.run='${needed:weak}' needs.weak=[trainer.max_steps=300]
 python scripts/train.py resume=outputs/fashion/20260131-235959-4f1c
 """
 
 from omegaconf import DictConfig
 
 from diffusion.experiment.cli.app import app
+from diffusion.experiment.run.needs import needs_overrides, with_needs
 
 
-@app("train")
+@app("train", rewrite=needs_overrides, finish=with_needs)
 def main(cfg: DictConfig) -> None:
     from diffusion.experiment.task.train import train
 

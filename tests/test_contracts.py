@@ -20,6 +20,7 @@ from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
 from diffusion.guidance.base import guide
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
+from diffusion.model import DiffusionModel
 from diffusion.network.base import Network
 from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.randomness import SAMPLING, KeyedRandomness
@@ -73,6 +74,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "evaluation/fashion_mnist": ["data=fashion_mnist", "network=unet_small"],
         "objective/classification": ["network=classifier_digits", "conditioner=label"],
         "objective/hybrid": ["parameterization.learned_variance=true"],
+        "objective/matching": ["objective.teacher.run=another"],
         "objective/vlb": ["parameterization.learned_variance=true"],
         "guidance/auto": ["guidance.auto.weak.run=another"],
         "guidance/classifier": ["guidance.classifier.classifier.run=another", "conditioner=label"],
@@ -156,7 +158,7 @@ def conditioner(cfg, tmp_path, name):
     module = build_module(cfg)
     image = torch.rand(4, 1, 8, 8) * 2 - 1
     train_a_step(module, image)
-    conditioner, cond = module.model.conditioner, module.model.condition(batch_of(image))
+    conditioner, cond = module.model.conditioner, module.model.condition(batch_of(image, module))
     assert cond.is_empty == (name == "none")
     assert conditioner.dim == (0 if cond.vector is None else cond.vector.shape[1])
     assert conditioner.token_dim == (0 if cond.tokens is None else cond.tokens.shape[2])
@@ -167,11 +169,11 @@ def conditioner(cfg, tmp_path, name):
 
 def text_encoder(cfg, tmp_path, name):
     """Pretrained ones are held to transformers in tests/text_encoder; here, their keys are arguments."""
-    if name == "words":
+    if "pretrained" not in cfg.text_encoder:
         train_a_step(build_module(cfg), image=torch.rand(4, 1, 8, 8) * 2 - 1)
-        return
-    with pytest.raises(InstantiationException, match=r"text_encoder\.pretrained"):
-        instantiate(cfg.text_encoder, pretrained=str(tmp_path / "nothing"))
+    else:
+        with pytest.raises(InstantiationException, match=r"text_encoder\.pretrained"):
+            instantiate(cfg.text_encoder, pretrained=str(tmp_path / "nothing"))
 
 
 def autoencoder(cfg, tmp_path, name):
@@ -187,7 +189,14 @@ def augmentation(cfg, tmp_path, name):
 
 
 def objective(cfg, tmp_path, name):
-    train_a_step(build_module(cfg), image=torch.rand(4, 1, 8, 8) * 2 - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("diffusion.experiment.build.load.load", lambda run, checkpoint, weights: teacher())
+        module = build_module(cfg)
+    train_a_step(module, image=torch.rand(4, 1, 8, 8) * 2 - 1)
+
+
+def teacher():
+    return DiffusionModel(NetworkDenoiser(Linear(), CosineSchedule(), VelocityParameterization()), shape=(1, 8, 8))
 
 
 def sampler(cfg, tmp_path, name):
@@ -336,16 +345,24 @@ def ablation(cfg, tmp_path, name):
 def train_a_step(module, image):
     optimizer = module.configure_optimizers()
     optimizer = optimizer["optimizer"] if isinstance(optimizer, dict) else optimizer
-    loss = module.loss(batch_of(image), KeyedRandomness(range(len(image)), seed=0, stream=SAMPLING)).total
+    loss = module.loss(batch_of(image, module), KeyedRandomness(range(len(image)), seed=0, stream=SAMPLING)).total
     assert loss.shape == (len(image),)
     assert torch.isfinite(loss).all()
     loss.mean().backward()
     optimizer.step()
 
 
-def batch_of(image):
+def batch_of(image, module):
+    """Images with a label, a text, and a number in every other column that the conditioner reads."""
     index = torch.arange(len(image))
-    return {"image": image, "label": index % 2, "text": [f"the number {i % 2}" for i in index], "index": index}
+    numbers = {column: index / len(image) for column in module.model.conditioner.columns}
+    return {
+        **numbers,
+        "image": image,
+        "label": index % 2,
+        "text": [f"the number {i % 2}" for i in index],
+        "index": index,
+    }
 
 
 EXERCISES = {

@@ -15,12 +15,12 @@ from diffusion.types import Denoiser, RandnLike, combine
 
 
 class RePaintGuidance(InpaintGuidance):
-    """Inpainting by replacement in which stretches of ``jump_length`` steps are taken ``repeats`` times, noise being added
-    back in between (Lugmayr et al. 2022, algorithm 1, and the schedule of their appendix B).
+    """Inpainting by replacement in which stretches of ``jump_length`` steps are taken ``repeats`` times, noise being
+    added back in between (Lugmayr et al. 2022, algorithm 1, and the schedule of their appendix B).
 
-    The stretches end 1, 1 + jump_length, 1 + 2 jump_length, ... steps before clean data; one that would begin before the first step
-    is left out. T steps cost T + (repeats - 1) jump_length ((T - 1) // jump_length) calls of a one-call sampler. List it last in
-    ``guidance=[...]``: what comes before it then acts on every repeated step, what comes after it on the last only.
+    With j = jump_length, the stretches end 1, 1 + j, 1 + 2 j, ... steps before clean data; one that would begin before
+    the first step is left out. T steps cost T + (repeats - 1) j ((T - 1) // j) calls of a one-call sampler. List it in
+    the last place of ``guidance=[...]``: what stands before it acts on every repeated step, what follows on the last.
 
     Args:
         repeats: the paper's r, 1 is plain replacement.
@@ -41,7 +41,8 @@ class RePaintGuidance(InpaintGuidance):
     ) -> None:
         if repeats < 1 or jump_length < 1:
             raise ValueError(
-                f"stretches of 1 step or more are taken once or more, got jump_length={jump_length} and repeats={repeats}; "
+                "stretches of 1 step or more are taken once or more, "
+                f"got jump_length={jump_length} and repeats={repeats}; "
                 f"set {self.key}.jump_length and {self.key}.repeats"
             )
         super().__init__(denoiser, operator, measurement, simulate)

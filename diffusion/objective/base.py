@@ -7,14 +7,20 @@ d = alpha b - sigma a. A weighting is a function of the log-SNR on that x_0 erro
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim.optimizer import Optimizer
 
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.model import DiffusionModel
 from diffusion.randomness import Randomness
 from diffusion.schedule.base import Schedule
-from diffusion.types import Cond
+from diffusion.types import Cond, Denoiser
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,8 +32,30 @@ class Loss:
     t: Tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a loss may use beyond its batch.
+
+    number: the model's own optimizer steps so far, in validation too. total: of the training, ``None`` where unlimited.
+    average: the averaged twin of the denoiser, frozen. replay: a context in which the global generators draw the
+    dropout of this batch's first pass again.
+    """
+
+    number: int
+    total: int | None
+    average: Denoiser | None
+    replay: Callable[[], AbstractContextManager[Any]]
+
+
 class Objective(ABC):
-    """What training minimises."""
+    """What training minimises.
+
+    teacher: a model of another run that the loss uses; frozen, not in the checkpoint, named by its identity.
+    extra: modules that are trained with the model, such as a weighting that adapts.
+    """
+
+    teacher: DiffusionModel | None = None
+    extra: Mapping[str, nn.Module] = MappingProxyType({})
 
     conditioned: bool = True
     """Does the network read the condition? A conditioner that nothing reads is not trained."""
@@ -36,11 +64,18 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(
-        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+        self,
+        denoiser: NetworkDenoiser,
+        x0: Tensor,
+        cond: Cond,
+        *,
+        randomness: Randomness | None = None,
+        step: Step | None = None,
     ) -> Loss:
         """x0 (B, ...), the data or its latents -> the loss of each sample.
 
         randomness: where times and noise are drawn from; torch's global generator where ``None``.
+        step: how far the training is; ``None`` outside of one.
         """
 
     def check(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027 - most objectives train anything
@@ -48,12 +83,40 @@ class Objective(ABC):
         ValueError: this objective cannot train that model; asked before training starts.
         """
 
+    def after_step(self, denoiser: NetworkDenoiser, step: Step) -> None:  # noqa: B027 - most objectives keep no twin
+        """Called after each optimizer step: for a twin of the denoiser with a rate of its own."""
+
     def state_dict(self) -> dict[str, Tensor]:
         """What was learned from losses, for a checkpoint: a resumed training draws as an undisturbed one."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives have none
         """Goes on from a :meth:`state_dict`."""
+
+
+class Adversary(Objective):
+    """An objective with a second player: a discriminator, or a network that learns the scores of generated samples.
+
+    rival: the second player's network.
+    ratio: updates of the rival for one of the model.
+    rival_optimizer: parameters -> optimizer; the model's own kind where ``None``.
+    """
+
+    rival: nn.Module
+    ratio: int = 1
+    rival_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None
+
+    @abstractmethod
+    def rival_loss(
+        self,
+        denoiser: NetworkDenoiser,
+        x0: Tensor,
+        cond: Cond,
+        *,
+        randomness: Randomness | None = None,
+        step: Step | None = None,
+    ) -> Loss:
+        """x0 (B, ...) -> what the rival minimises, for each sample; the model is frozen meanwhile."""
 
 
 class TimeDistribution(ABC):

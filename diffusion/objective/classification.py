@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, TimeDistribution
+from diffusion.objective.base import Loss, Step, TimeDistribution
 from diffusion.objective.noising import NoisingObjective
 from diffusion.randomness import Randomness
 from diffusion.types import Cond
@@ -28,7 +28,13 @@ class ClassificationObjective(NoisingObjective):
         super().__init__(time_distribution)
 
     def __call__(
-        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+        self,
+        denoiser: NetworkDenoiser,
+        x0: Tensor,
+        cond: Cond,
+        *,
+        randomness: Randomness | None = None,
+        step: Step | None = None,
     ) -> Loss:
         if cond.class_label is None:
             raise ValueError("a classifier is trained on class labels and there are none; set conditioner=label")

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, TimeDistribution, Weighting
+from diffusion.objective.base import Loss, Step, TimeDistribution, Weighting
 from diffusion.objective.regression import RegressionObjective
 from diffusion.objective.variational import bound, table_of
 from diffusion.randomness import Randomness
@@ -50,7 +50,13 @@ class HybridObjective(RegressionObjective):
             )
 
     def __call__(
-        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+        self,
+        denoiser: NetworkDenoiser,
+        x0: Tensor,
+        cond: Cond,
+        *,
+        randomness: Randomness | None = None,
+        step: Step | None = None,
     ) -> Loss:
         self.check(denoiser)
         noised = self.noised(denoiser, x0, randomness)

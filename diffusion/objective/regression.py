@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, TimeDistribution, Weighting
+from diffusion.objective.base import Loss, Step, TimeDistribution, Weighting
 from diffusion.objective.noising import Noised, NoisingObjective, squared_error
 from diffusion.randomness import Randomness
 from diffusion.types import Cond
@@ -33,7 +33,13 @@ class RegressionObjective(NoisingObjective):
         self.weighting = weighting
 
     def __call__(
-        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+        self,
+        denoiser: NetworkDenoiser,
+        x0: Tensor,
+        cond: Cond,
+        *,
+        randomness: Randomness | None = None,
+        step: Step | None = None,
     ) -> Loss:
         noised = self.noised(denoiser, x0, randomness)
         output = denoiser.output(noised.x, noised.t, cond, (noised.alpha, noised.sigma))

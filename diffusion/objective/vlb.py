@@ -7,7 +7,7 @@ from typing import get_args
 from torch import Tensor
 
 from diffusion.denoiser import NetworkDenoiser
-from diffusion.objective.base import Loss, TimeDistribution
+from diffusion.objective.base import Loss, Step, TimeDistribution
 from diffusion.objective.noising import NoisingObjective, squared_error
 from diffusion.objective.variational import Variance, bound, table_of
 from diffusion.randomness import Randomness
@@ -40,7 +40,13 @@ class VLBObjective(NoisingObjective):
             )
 
     def __call__(
-        self, denoiser: NetworkDenoiser, x0: Tensor, cond: Cond, *, randomness: Randomness | None = None
+        self,
+        denoiser: NetworkDenoiser,
+        x0: Tensor,
+        cond: Cond,
+        *,
+        randomness: Randomness | None = None,
+        step: Step | None = None,
     ) -> Loss:
         noised = self.noised(denoiser, x0, randomness)
         said = denoiser(noised.x, noised.t, cond)

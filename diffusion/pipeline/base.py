@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+BATCH = 16
+"""Samples that are drawn together where no number is given."""
+
 
 @dataclass(frozen=True, slots=True)
 class Request:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, key, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
-from diffusion.model import BATCH, DiffusionModel
-from diffusion.pipeline.base import Pipeline, Request
+from diffusion.pipeline.base import BATCH, Pipeline, Request
 from diffusion.randomness import LABELS, SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.types import Cond, Denoiser
+
+if TYPE_CHECKING:
+    from diffusion.model import DiffusionModel
 
 log = logging.getLogger(__name__)
 
@@ -267,12 +269,10 @@ def _networks(denoiser: Any) -> list[NetworkDenoiser]:
     """The denoisers with weights inside any nest of guidance."""
     if isinstance(denoiser, NetworkDenoiser):
         return [denoiser]
-    if isinstance(denoiser, DiffusionModel):
-        return _networks(denoiser.denoiser)
     if isinstance(denoiser, Guidance):
         found = [network for part in vars(denoiser).values() for network in _networks(part)]
         return list({id(network): network for network in found}.values())
-    return []
+    return _networks(getattr(denoiser, "denoiser", None)) if denoiser is not None else []  # a model's own
 
 
 def _guidance(denoiser: Any) -> list[Any]:

@@ -16,13 +16,13 @@ from diffusion.reporting.table import short
 
 KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
         "plot", "notes", "cells"}  # fmt: skip
-CELL_KEYS = {"train", "evaluate", "published", "tolerance", "note"}
+ROW_KEYS = {"train", "evaluate", "published", "tolerance", "note"}
 MEASURED = "sampler=dpm_solver_v3"
 """A cell's override that needs statistics of its model."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class Row:
     """train, evaluate: the overrides of the training and of the evaluation, the table's own included. statistics: those
     of the measurement that the cell's sampler needs of the trained model, ``None`` where it needs none."""
 
@@ -46,7 +46,7 @@ class Ablation:
     protocol: str
     metrics: list[str]
     seeds: list[int]
-    cells: list[Cell]
+    cells: list[Row]
     plot: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -60,12 +60,12 @@ class Ablation:
         unknown = [key for key in node if key not in KEYS]
         missing = [key for key in ("title", "source", "data", "protocol", "metrics", "cells") if not node.get(key)]
         wrong = [f"{cell}.{key}" for cell, values in (node.get("cells") or {}).items() for key in values or {}
-                 if key not in CELL_KEYS]  # fmt: skip
+                 if key not in ROW_KEYS]  # fmt: skip
         if unknown or missing or wrong:
             what = f"'{[*unknown, *wrong][0]}' is not known" if unknown or wrong else f"'{missing[0]}' is missing"
             raise ReportError(f"conf/ablation/{name}.yaml: {what}; its keys are {', '.join(sorted(KEYS))}")
         cells = [
-            Cell(
+            Row(
                 name=str(key),
                 train=[*(node.get("train") or []), *(values.get("train") or [])],
                 evaluate=[*(node.get("evaluate") or []), *(values.get("evaluate") or [])],
@@ -80,7 +80,7 @@ class Ablation:
         return cls(name=name, metrics=list(node["metrics"]), seeds=list(node.get("seeds") or [0]), cells=cells,
                    plot=str(node.get("plot") or ""), notes=list(node.get("notes") or []), **plain)  # fmt: skip
 
-    def choose(self, patterns: Sequence[str]) -> list[Cell]:
+    def choose(self, patterns: Sequence[str]) -> list[Row]:
         """The cells of these names or patterns (``ddim_*``), all where none is given.
 
         Raises:
@@ -98,7 +98,7 @@ class Measured:
     """A cell's numbers: one for each seed that was run, by metric, what drawing a sample cost, and what as many real
     held-out images score."""
 
-    cell: Cell
+    cell: Row
     values: dict[str, list[float]]
     nfe: float | None = None
     seeds: Sequence[int] = ()

@@ -37,9 +37,10 @@ class Denoise:
         return self.denoiser(x, t, self.cond)
 
     def jump(self, x: Tensor, t: float, s: float) -> Tensor:
-        """x at t -> x at s in one call."""
-        model: Any = self.denoiser
-        return model.jump(x, t, s, self.cond)
+        """x at t -> x at s in one call: the denoiser's own flow map, or the DDIM step of its prediction."""
+        own = getattr(self.denoiser, "jump", None)
+        jumped: Tensor = self(x, t).at(self.schedule, s) if own is None else own(x, t, s, self.cond)
+        return jumped
 
     def at(self, noise: float) -> Level:
         """The level at which sigma / alpha is ``noise``."""
@@ -148,7 +149,8 @@ class Sampler(ABC):
         if start is None:
             x = scale(denoiser.schedule.prior_std(levels[0]), noise)
         else:
-            levels = below(levels, denoiser.schedule.level(start[1]))
+            top = denoiser.schedule.level(start[1])
+            levels = [top, *(level for level in levels if level.t < top.t)]
             x = combine(levels[0].alpha, start[0], levels[0].sigma, noise)
         denoise = Denoise(denoiser, cond, denoiser.schedule)
         state: Any = None
@@ -191,7 +193,7 @@ class Sampler(ABC):
         if not 0 < to <= 1:
             raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
         schedule = denoiser.schedule
-        levels = below(self.levels(schedule), schedule.level(to))
+        levels = below(self.levels(schedule), schedule, to)
         denoise = Denoise(denoiser, cond, schedule)
         up = levels[-2::-1]
         if up[0].alpha == 0:
@@ -205,7 +207,7 @@ class Sampler(ABC):
                 x = scale(nxt.sigma, denoise(x, cur.t).eps)
             else:
                 x, state = self.step(denoise, x, cur, nxt, state, torch.zeros_like)
-        return x if levels[0].t < 1 else scale(1 / schedule.prior_std(levels[0]), x)
+        return x if levels[0].t == to < 1 else scale(1 / schedule.prior_std(levels[0]), x)
 
     @abstractmethod
     def step(
@@ -214,9 +216,9 @@ class Sampler(ABC):
         """x at ``cur`` -> x at ``nxt`` and what the next step should remember (``None`` at the first step)."""
 
 
-def below(levels: list[Level], top: Level) -> list[Level]:
-    """``top`` and the levels below it."""
-    return [top, *(level for level in levels if level.t < top.t)]
+def below(levels: list[Level], schedule: Schedule, to: float) -> list[Level]:
+    """The level at time ``to`` and those below it; ``levels`` themselves where ``to`` lies above them."""
+    return levels if to >= levels[0].t else [schedule.level(to), *(level for level in levels if level.t < to)]
 
 
 def _even(schedule: Schedule, steps: int) -> list[float]:

@@ -74,7 +74,7 @@ class DDIMSampler(Sampler):
         denoise = Denoise(denoiser, cond, denoiser.schedule)
         if not 0 < to <= 1:
             raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
-        levels = below(self.levels(denoiser.schedule), denoiser.schedule.level(to))
+        levels = below(self.levels(denoiser.schedule), denoiser.schedule, to)
         x = x0
         for clean, noisy in pairwise(reversed(levels)):
             if noisy.alpha == 0:
@@ -85,4 +85,4 @@ class DDIMSampler(Sampler):
             ratio, start = noisy.alpha / clean.alpha, x
             for _ in range(iterations):
                 x = combine(ratio, start, noisy.sigma - ratio * clean.sigma, denoise(x, noisy.t).eps)
-        return x if levels[0].t < 1 else x / denoiser.schedule.prior_std(levels[0])
+        return x if levels[0].t == to < 1 else x / denoiser.schedule.prior_std(levels[0])

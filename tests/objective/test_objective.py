@@ -15,6 +15,7 @@ from scipy import stats
 from torch import Tensor, distributed
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
+from diffusion.model import DiffusionModel
 from diffusion.network.base import Network
 from diffusion.objective.base import TimeDistribution, Weighting
 from diffusion.objective.regression import RegressionObjective
@@ -493,10 +494,17 @@ OPTIONS = [
 ]
 
 
+def another_model() -> DiffusionModel:
+    return DiffusionModel(NetworkDenoiser(Recorder(), CosineSchedule(), X0Parameterization()))
+
+
 @pytest.mark.parametrize("overrides", OPTIONS)
 def test_every_file_builds_and_trains(overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        objective = instantiate(compose(overrides=overrides.split()).objective, _convert_="all")
+        node = compose(overrides=overrides.split()).objective
+    if "teacher" in node:
+        node.teacher = {"_target_": "test_objective.another_model"}
+    objective = instantiate(node, _convert_="all")
     denoiser = NetworkDenoiser(Recorder(factor=2), CosineSchedule(), EpsilonParameterization(learned_variance=True))
     loss = objective(denoiser, data(dtype=torch.float32).clamp(-1, 1), Cond(), randomness=keyed(4))
     loss.total.mean().backward()

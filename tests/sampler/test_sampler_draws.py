@@ -9,8 +9,8 @@ from diffusion.schedule.cosine import CosineSchedule
 
 MEAN, STD, STEPS = 0.3, 0.7, 6
 STOCHASTIC = {
-    "ancestral", "dpm_solver_pp_2m_sde", "euler_ancestral", "euler_maruyama", "predictor_corrector", "restart",
-    "reverse_diffusion",
+    "ancestral", "consistency", "dpm_solver_pp_2m_sde", "euler_ancestral", "euler_maruyama", "predictor_corrector",
+    "restart", "reverse_diffusion",
 }  # fmt: skip
 
 

@@ -32,7 +32,10 @@ CENTRE = torch.tensor([0.8, -0.6, *[0.0] * 30])
 # A second truth -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", SAMPLERS, ids=lambda path: path.stem)
+SOLVERS = [path for path in SAMPLERS if path.stem != "consistency"]  # which needs a model that is a flow map
+
+
+@pytest.mark.parametrize("path", SOLVERS, ids=lambda path: path.stem)
 def test_every_configured_sampler_draws_from_both_modes(path):
     """Along the line between the modes the samples have the mixture's distribution (Kolmogorov-Smirnov at 1e-4), across
     it its standard deviation, within four standard errors beside what 100 steps may be off."""

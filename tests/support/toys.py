@@ -14,13 +14,19 @@ TOY = '''
 """A toy."""
 from pathlib import Path
 from diffusion.experiment.cli.app import app
+from diffusion.experiment.run.needs import needs_overrides, with_needs
 
-@app("toy", conf=Path(__file__).parent / "conf")
+@app("toy", conf=Path(__file__).parent / "conf", rewrite=needs_overrides, finish=with_needs)
 def main(cfg):
+    run(cfg)
+
+def run(cfg):
     import os, signal, sys, time
     from diffusion.experiment.run.record import Record
+    from diffusion.experiment.task.needs import provide
     folder = Path(cfg.paths.run)
-    with Record(folder, cfg):
+    with Record(folder, with_needs(cfg)):
+        provide(cfg, run)
         with open(folder / "ran.txt", "a") as file:
             file.write(f"{os.getpid()} {cfg.resume}\\n")
         if cfg.part.mode == "fail" and not (Path(cfg.paths.outputs) / "mended").exists():
@@ -47,7 +53,10 @@ defaults: [_self_, {part: good}, {hydra: default}, {experiment: none}]
 name: toy
 seed: 0
 resume: null
+plan: false
+needs: {}
 scale: 1.0
+weak: null
 paths: {outputs: outputs, run: "${hydra:runtime.output_dir}"}
 """
 
@@ -70,19 +79,28 @@ def make_toy(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str, sweep: bool = True) -> subprocess.Popen[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    command = [sys.executable, "toy.py", "-m", *arguments]
+    command = [sys.executable, "toy.py", *(["-m"] if sweep else []), *arguments]
     return subprocess.Popen(
         command, cwd=folder, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
 
 
 def sweep(folder: Path, *arguments: str, code: int = 0) -> str:
-    child = start(folder, *arguments)
-    _, err = child.communicate(timeout=120)
-    assert child.returncode == code, err
-    return err
+    return ended(start(folder, *arguments), code)
+
+
+def single(folder: Path, *arguments: str, code: int = 0) -> str:
+    """One run without ``-m``."""
+    return ended(start(folder, *arguments, sweep=False), code)
+
+
+def ended(child: subprocess.Popen[str], code: int) -> str:
+    """What it wrote, its log first."""
+    out, err = child.communicate(timeout=120)
+    assert child.returncode == code, out + err
+    return err if "-m" in child.args else out + err
 
 
 def runs(folder: Path, name: str = "toy") -> dict[str, int]:

@@ -16,6 +16,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import one_line, user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.experiment.config.rules import half_precision
+from diffusion.experiment.process.allocator import keep_freed_memory
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
 from diffusion.training.module.diffusion import DiffusionModule
@@ -35,7 +36,7 @@ def build(node: Any, **extra: Any) -> Any:
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
     """The module of ``cfg.module``, its initial weights a function of ``cfg.seed``."""
-    set_matmul_precision(cfg)
+    prepare_process(cfg)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     module: DiffusionModule = build(cfg.module)
     if module.model.sampler is not None:
@@ -46,15 +47,17 @@ def build_module(cfg: DictConfig) -> DiffusionModule:
 
 def build_model(cfg: DictConfig) -> DiffusionModel:
     """The model of ``cfg.module``, its initial weights those of :func:`build_module`."""
-    set_matmul_precision(cfg)
+    prepare_process(cfg)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     model: DiffusionModel = build(cfg.module.model)
     return model
 
 
-def set_matmul_precision(cfg: DictConfig) -> None:
-    """How float32 matrices are multiplied from here on, in this process."""
+def prepare_process(cfg: DictConfig) -> None:
+    """How float32 matrices are multiplied and memory is allocated from here on, in this process."""
     torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
+    if cfg.get("keep_freed_memory", True):
+        keep_freed_memory()
 
 
 def supports_bf16(device: torch.device) -> bool:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
+from diffusion.experiment.run import needs
 from diffusion.experiment.run.saved_config import resume_overrides
 from diffusion.experiment.sweep import run as sweep
 
@@ -81,6 +82,9 @@ def app(
                         print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or ""))
                         return
                     cfg, whole = composer.compose()
+                    if cfg.get("plan") and "needs" in cfg and not args.multirun and args.cfg is None:
+                        needs.show([cfg])
+                        return
                     if args.cfg == "job" and args.package is None:  # composed once already
                         print(OmegaConf.to_yaml(cfg, resolve=bool(args.resolve)), end="")
                         return

@@ -14,8 +14,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 MACHINE = (
+    "keep_freed_memory",
     "name",
     "paths",
+    "plan",
     "resume",
     "tags",
     "logger",
@@ -47,6 +49,8 @@ def identity(cfg: DictConfig) -> str:
     paths = own.get("paths")
     for key in list(paths) if paths else []:
         paths[key] = f"<{key}>"  # whatever refers to a path refers to its name
+    for role, need in (own.get("needs") or {}).items():
+        own.needs[role] = need.identity  # what a need computes, wherever it lies
     precision = own.trainer._get_node("precision") if own.get("trainer") else None
     if precision is not None and precision._is_interpolation() and precision._value() == AUTO:
         own.trainer.precision = "auto"  # what the machine takes is the machine's, wherever the sweep is laid out

@@ -8,10 +8,12 @@ import re
 import secrets
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from diffusion.errors import ConfigError
 from diffusion.experiment.process.ranks import shared_id
 
 DRIVER, PROCESSOR = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
@@ -21,12 +23,13 @@ DRIVER, PROCESSOR = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
 def register() -> None:
     """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen;
     ``${run_name:<folder>}`` what a person calls the run; ``${precision:}`` this machine's;
-    ``${divided:a,b}`` how often b fits into a."""
+    ``${divided:a,b}`` how often b fits into a; ``${needed:role}`` the run folder of ``needs.<role>``."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("choice", choice, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("precision", precision, replace=True)
     OmegaConf.register_new_resolver("divided", divided, replace=True)
+    OmegaConf.register_new_resolver("needed", needed, replace=True)
 
 
 def choice(group: str) -> str | None:
@@ -66,13 +69,36 @@ def divided(a: int, b: int) -> int:
     return a // b if isinstance(a, int) and isinstance(b, int) and b else a
 
 
+def needed(role: str, *, _root_: DictConfig) -> str:
+    """``${needed:weak}``: the run folder of ``needs.weak``; its identity where that stands in its place.
+
+    Raises:
+        ConfigError: there is no such need.
+    """
+    needs = _root_.get("needs") or {}
+    if role not in needs:
+        raise ConfigError(f"${{needed:{role}}} is no run yet; set needs.{role}=[<overrides of the training>]")
+    need = needs[role]
+    if OmegaConf.is_list(need):
+        return f"<run folder of needs.{role}>"
+    return str(need.run) if OmegaConf.is_dict(need) else str(need)
+
+
+def task_overrides() -> list[str]:
+    """The running job's overrides as they were given, references not followed."""
+    if not HydraConfig.initialized():
+        return []
+    lines: Any = OmegaConf.to_container(HydraConfig.get().overrides.task)
+    return [str(line) for line in lines]
+
+
 def run_name(folder: str | None) -> str:
     """What is special about a run: a sweep's cell by its swept values, another by its overrides, else its folder."""
     run = Path(folder or "run")  # --cfg job has no folder yet
     try:
         words = json.loads((run.parent / "sweep.json").read_text(encoding="utf-8"))["cells"][run.name]
     except (OSError, ValueError, KeyError):
-        given = HydraConfig.get().overrides.task if HydraConfig.initialized() else []
+        given = task_overrides()
         words = [word for word in given if not word.startswith(("name=", "paths.", "logger", "resume="))]
     text = " ".join(words) or run.name
     return text if len(text) <= 120 else f"{text[:119]}…"

@@ -27,7 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import Preempted, RankFailedError
 from diffusion.experiment.process.ranks import joined, wanted_ranks
-from diffusion.experiment.run.record import _Signal, asked_to_stop, defer
+from diffusion.experiment.run.signals import defer, stop_requested
 from diffusion.files import write_atomic
 
 __all__ = ["RankFailedError", "joined", "launch", "wanted_ranks"]
@@ -64,7 +64,7 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.task
         passed_on, ended, lost = False, False, float("inf")
         while agent.poll() is None:
             time.sleep(0.05)
-            if asked_to_stop() and not passed_on:
+            if stop_requested() and not passed_on:
                 passed_on = _send(scratch, signal.SIGTERM)
             if lost == float("inf") and any(scratch.glob("rank*.json")):
                 lost = time.monotonic()
@@ -76,8 +76,8 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.task
     finally:
         defer(False)
     failure = _failure(scratch, ended)
-    if asked_to_stop() and failure is None:
-        raise Preempted(_Signal.asked or signal.SIGTERM)
+    if stop_requested() and failure is None:
+        raise Preempted(stop_requested() or signal.SIGTERM)
     if agent.returncode != 0:
         raise RankFailedError(failure or f"the agent of the ranks ended with code {agent.returncode}")
     shutil.rmtree(scratch, ignore_errors=True)

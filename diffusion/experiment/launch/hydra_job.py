@@ -1,13 +1,17 @@
-"""One job of a sweep in a process that a launcher started, as Hydra's own launchers run it."""
+"""A job of a sweep in a process that a launcher started, and a job inside another, as Hydra's own code runs them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
-from omegaconf import open_dict
+from omegaconf import DictConfig, open_dict
+
+from diffusion.experiment.config.session import session, sources
 
 
 def prepare(config: Any) -> None:
@@ -32,3 +36,29 @@ def launched(context: Any, config: Any, task: Any, state: Any, overrides: list[s
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+
+
+def run_in(folder: Path, overrides: Sequence[str], task: Callable[[DictConfig], Any]) -> None:
+    """The running job's script with other overrides, as a job inside this one with a folder and a log of its own.
+
+    Raises:
+        Exception: what the task raised.
+    """
+    job = HydraConfig.get()
+    configs, search = sources()
+    logging: Any = job.job_logging
+    errors: list[Exception] = []
+
+    def guarded(cfg: DictConfig) -> None:
+        try:
+            task(cfg)
+        except Exception as error:  # Hydra would print it too
+            errors.append(error)
+
+    try:
+        with session(configs, str(job.job.name)) as hydra:
+            hydra.run(str(job.job.config_name), guarded, [*search, *overrides, f"hydra.run.dir='{folder}'"])
+    finally:
+        configure_log(logging, job.verbose)
+    for error in errors:
+        raise error

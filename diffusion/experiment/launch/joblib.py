@@ -17,13 +17,17 @@ from hydra.core.utils import JobReturn, JobStatus
 from joblib.externals.loky import BrokenProcessPool, ProcessPoolExecutor, cpu_count
 
 from diffusion.experiment.launch.hydra_job import launched, prepare
-from diffusion.experiment.sweep.run import STOPPING
 
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
-def launch(context: Any, config: Any, task: Any, job_overrides: Sequence[Sequence[str]]) -> list[JobReturn]:
-    """Runs every list of overrides as a job, ``hydra.launcher.n_jobs`` at a time, and waits for all of them."""
+def launch(
+    context: Any, config: Any, task: Any, job_overrides: Sequence[Sequence[str]], stop: threading.Event
+) -> list[JobReturn]:
+    """Runs every list of overrides as a job, ``hydra.launcher.n_jobs`` at a time, and waits for all of them.
+
+    stop: once it is set, no other job begins.
+    """
     prepare(config)
     wanted = int(config.hydra.launcher.n_jobs)
     lanes = min(wanted if wanted > 0 else cpu_count(), len(job_overrides))
@@ -35,7 +39,7 @@ def launch(context: Any, config: Any, task: Any, job_overrides: Sequence[Sequenc
     pools: dict[int, ProcessPoolExecutor] = {}
 
     def lane(number: int) -> None:
-        while not STOPPING.is_set():
+        while not stop.is_set():
             try:
                 i = waiting.pop()
             except IndexError:
@@ -60,5 +64,5 @@ def launch(context: Any, config: Any, task: Any, job_overrides: Sequence[Sequenc
     finally:
         waiting.clear()
         for pool in list(pools.values()):
-            pool.shutdown(kill_workers=any(thread.is_alive() for thread in threads))  # asked to stop
+            pool.shutdown(kill_workers=any(thread.is_alive() for thread in threads))  # after a signal
     return returns

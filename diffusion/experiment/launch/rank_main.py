@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.experiment.config import resolvers
 from diffusion.experiment.launch.elastic import SCRATCH, die_with_parent
-from diffusion.experiment.run.record import listen
+from diffusion.experiment.run.signals import listen
 from diffusion.files import write_atomic
 
 

@@ -17,28 +17,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import hydra
 from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers, validate
+from diffusion.experiment.config.session import session
+from diffusion.experiment.run.needs import needs_overrides, with_needs
 from diffusion.experiment.run.saved_config import COMPOSED, MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
 from diffusion.experiment.run.status import read_status
 from diffusion.experiment.sweep import run as sweep
-from diffusion.experiment.sweep.config_cache import Loader
+from diffusion.experiment.sweep.plan import Cell, Layout
 from diffusion.experiment.task.evaluate_config import score_overrides, whole
 from diffusion.files import write_atomic
-from diffusion.reporting.ablation import Cell, Measured
+from diffusion.reporting.ablation import Measured, Row
 
 log = logging.getLogger(__name__)
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 FOLDER = "reproduce"
-Launch = Callable[[list[sweep.Cell]], int]
+Launch = Callable[[list[Cell]], int]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Settings:
     outputs: str = "outputs"
 
 
-def run(cells: Sequence[Cell], settings: Settings) -> int:
+def run(cells: Sequence[Row], settings: Settings) -> int:
     """Trains and scores what is not there yet, through the launcher of ``settings.hydra``.
 
     Returns: 0, 1 if any failed, more where it was asked to stop. What did not finish training is not scored.
@@ -83,7 +83,7 @@ def run(cells: Sequence[Cell], settings: Settings) -> int:
         return max(failed, launch(missing)) if missing else failed
 
 
-def measured(cells: Sequence[Cell], settings: Settings) -> list[Measured]:
+def measured(cells: Sequence[Row], settings: Settings) -> list[Measured]:
     """What is there of each cell, whoever made it."""
     found: dict[str, dict[int, dict[str, Any]]] = {cell.name: {} for cell in cells}
     runs = list(_runs(cells, settings))
@@ -94,7 +94,7 @@ def measured(cells: Sequence[Cell], settings: Settings) -> list[Measured]:
     return [_measured(cell, found[cell.name]) for cell in cells]
 
 
-def configs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, DictConfig, str]]:
+def configs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, DictConfig, str]]:
     """Each cell with the config that would score it, checked, and the identity of its training; nothing is run."""
     with TemporaryDirectory() as place:
         with _entry("train", train_task, settings) as (layout, _):
@@ -118,6 +118,9 @@ def train_task(cfg: DictConfig) -> Any:
     """A training, as a launcher runs it."""
     resolvers.register()
     return sweep.job(_train, cfg)
+
+
+train_task.finish = with_needs  # type: ignore[attr-defined]
 
 
 def evaluate_task(cfg: DictConfig) -> Any:
@@ -157,55 +160,41 @@ def _measure(cfg: DictConfig) -> None:
 
 
 @contextmanager
-def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[sweep.Layout, Launch]]:
+def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[Layout, Launch]]:
     """Hydra as ``scripts/<name>.py -m`` has it, and how cells are run; what the caller's Hydra knew comes back."""
     resolvers.register()
-    before, outer = HydraConfig.instance().cfg, GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
     folder = CONF if CONF.is_dir() else Path.cwd() / "conf"
     root = f"{settings.outputs}/{FOLDER}"
     own = [f"hydra.sweep.dir={root}", *settings.hydra]
     own += [f"name={FOLDER}", f"paths.outputs={settings.outputs}"] if name == "train" else []
     own += [f"paths.outputs={settings.outputs}", f"run={root}"] if name != "train" else []
-    try:
-        with hydra.initialize_config_dir(str(folder), version_base="1.3", job_name=name):
-            inner = GlobalHydra.instance().hydra
-            if inner is None:
-                raise RuntimeError("Hydra did not start")
-            config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
-            HydraConfig.instance().set_config(config)
-            context = HydraContext(
-                config_loader=Loader(inner.config_loader),  # type: ignore[arg-type]
-                callbacks=Callbacks(),
-            )
-            yield sweep.Layout(context, task, config), lambda cells: sweep.Sweep(context, task, config, cells).run()
-    finally:
-        GlobalHydra.instance().clear()
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
-        HydraConfig.instance().cfg = before
+    with session(folder, name) as inner:
+        config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
+        HydraConfig.instance().set_config(config)
+        context = sweep.remembering(HydraContext(config_loader=inner.config_loader, callbacks=Callbacks()))
+        yield Layout(context, task, config), lambda cells: sweep.Sweep(context, task, config, cells).run()
 
 
-def _key(cell: Cell, seed: int) -> tuple[str, ...]:
+def _key(cell: Row, seed: int) -> tuple[str, ...]:
     return (*cell.train, f"seed={seed}")
 
 
-def _trainings(cells: Sequence[Cell], settings: Settings, layout: sweep.Layout) -> dict[tuple[str, ...], sweep.Cell]:
+def _trainings(cells: Sequence[Row], settings: Settings, layout: Layout) -> dict[tuple[str, ...], Cell]:
     """Each training once, by what makes it."""
-    out: dict[tuple[str, ...], sweep.Cell] = {}
-    same: dict[str, sweep.Cell] = {}
+    out: dict[tuple[str, ...], Cell] = {}
+    same: dict[str, Cell] = {}
     for cell in cells:
         for seed in settings.seeds:
             key = _key(cell, seed)
             if key not in out:
-                mine = [*key, "evaluation=none", *settings.train]
+                mine = needs_overrides([*key, "evaluation=none", *settings.train])
                 whole_line = [*mine, f"name={FOLDER}", f"paths.outputs={settings.outputs}"]
                 training = layout.cell(whole_line, list(key))
                 out[key] = same.setdefault(training.identity, training)
     return out
 
 
-def _runs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Path, int]]:
+def _runs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, Path, int]]:
     with _entry("train", train_task, settings) as (layout, _):
         trainings = _trainings(cells, settings, layout)
     for cell in cells:
@@ -213,12 +202,12 @@ def _runs(cells: Sequence[Cell], settings: Settings) -> Iterator[tuple[Cell, Pat
             yield cell, trainings[_key(cell, seed)].folder, seed
 
 
-def _scoring(cell: Cell, folder: Path, seed: int, settings: Settings) -> list[str]:
+def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
     lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={settings.outputs}"]
     return score_overrides([f"run={os.path.abspath(folder)}", *lines, f"seed={seed}", f"evaluation.seed={seed}"])
 
 
-def _score(cell: Cell, folder: Path, seed: int, settings: Settings, layout: sweep.Layout) -> dict[str, Any] | None:
+def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:
     """The record of a finished evaluation, ``None`` where it is not there."""
     from diffusion.experiment.task.evaluate import target
 
@@ -236,7 +225,7 @@ def _trained(folder: Path) -> bool:
     return (read_status(folder) or {}).get("status") == "finished"
 
 
-def _measured(cell: Cell, records: dict[int, dict[str, Any]]) -> Measured:
+def _measured(cell: Row, records: dict[int, dict[str, Any]]) -> Measured:
     names = dict.fromkeys(name for record in records.values() for name in record["metrics"])
     values = {name: [r["metrics"][name] for r in records.values() if name in r["metrics"]] for name in names}
     nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records.values()]

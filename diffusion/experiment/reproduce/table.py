@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from diffusion.errors import ConfigError, ReportError
 from diffusion.experiment.reproduce import cells as ablation
+from diffusion.experiment.run.needs import quoted
 from diffusion.reporting import ablation as tables
 
 
@@ -22,9 +22,8 @@ def list_overrides(overrides: list[str]) -> list[str]:
     out = []
     for line in overrides:
         key, _, value = line.partition("=")
-        if key in ("train", "evaluate", "cells") and value.startswith("[") and not set(value) & set("'\""):
-            inside = re.split(r",(?![^\[\]]*\])", value[1:-1])  # not the commas of a list in a list
-            line = f"{key}=[{','.join(repr(part.strip()) for part in inside if part.strip())}]"
+        if key in ("train", "evaluate", "cells") and value.startswith("["):
+            line = f"{key}={quoted(value)}"
         out.append(line)
     return out
 
@@ -76,7 +75,7 @@ def reproduce(cfg: DictConfig) -> None:
         sys.exit(1)
 
 
-def _plan(cells: list[tables.Cell], settings: ablation.Settings, tflops: float, console: Console) -> None:
+def _plan(cells: list[tables.Row], settings: ablation.Settings, tflops: float, console: Console) -> None:
     from diffusion.experiment.task.cost import cost
 
     rows, seen, total = [], set(), 0.0

@@ -1,3 +1,3 @@
 """A run folder: its record, status, environment, and the config that it was started with."""
 
-__all__ = ["environment", "preemption", "record", "saved_config", "status"]
+__all__ = ["environment", "needs", "preemption", "record", "saved_config", "signals", "status"]

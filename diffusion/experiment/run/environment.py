@@ -13,6 +13,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from diffusion.experiment.process.allocator import allocator
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -25,6 +27,7 @@ def environment() -> dict[str, Any]:
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
         "device": device(),
+        "allocator": allocator(),
         "packages": _packages(),
     }
 

@@ -10,18 +10,15 @@ import torch.distributed as dist
 from pytorch_lightning.callbacks.callback import Callback
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
-from diffusion.experiment.run.record import asked_to_stop, defer, listen
+from diffusion.experiment.run.signals import defer, listen, stop_requested
 
 
-class StopWhenAsked(Callback):
-    """Raises Lightning's ``SIGTERMException`` after the optimizer step in which SIGTERM came to any rank.
+class Preemption(Callback):
+    """Raises Lightning's ``SIGTERMException`` after the optimizer step in which SIGTERM reached any rank.
 
     Lightning's own handler exchanges messages between ranks in the middle of whatever they do, which hangs where the
     signal reaches all of them, and stops between two accumulated batches; it is replaced while training runs.
     """
-
-    stops_all_ranks = True
-    """Lightning's loop need not ask the ranks itself."""
 
     def __init__(self) -> None:
         self._step = 0
@@ -29,7 +26,7 @@ class StopWhenAsked(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._step = trainer.global_step
-        if trainer.world_size > 1:  # asked on the host: a flag on the GPU would be waited for at every step
+        if trainer.world_size > 1:  # on the host: a flag on the GPU would cost a synchronisation at every step
             self._group = dist.new_group(backend="gloo")
         defer(True)
         listen()
@@ -40,12 +37,12 @@ class StopWhenAsked(Callback):
         if trainer.global_step == self._step:
             return  # between two accumulated batches: a checkpoint would lose the first
         self._step = trainer.global_step
-        asked = asked_to_stop()
+        stop = stop_requested() is not None
         if self._group is not None:
-            anywhere = torch.tensor(int(asked))
+            anywhere = torch.tensor(int(stop))
             dist.all_reduce(anywhere, dist.ReduceOp.MAX, group=self._group)
-            asked = bool(anywhere)
-        if asked:
+            stop = bool(anywhere)
+        if stop:
             raise SIGTERMException
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

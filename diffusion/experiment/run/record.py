@@ -7,109 +7,66 @@
         status.json       running, finished, failed with the reason, preempted
         traceback.txt     of a failure; also in the run's log
 
-SIGTERM ends a run as preempted with exit code 143, Ctrl-C with 130. Training is asked to stop at its next step and
-saves first (:class:`diffusion.experiment.run.preemption.StopWhenAsked`); anything else stops at once.
+SIGTERM ends a run as preempted with exit code 143, Ctrl-C with 130. Training stops after its step and saves first
+(:class:`diffusion.experiment.run.preemption.Preemption`); anything else stops at once.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError, Preempted, PrunedError, RankFailedError, UserError
+from diffusion.experiment.config.config_hash import AUTO, identity
 from diffusion.experiment.process.ranks import rank
-from diffusion.experiment.run import environment
+from diffusion.experiment.run import environment, signals
 from diffusion.experiment.run.status import now, process, read_status, write_status
 from diffusion.files import write_atomic
 
 log = logging.getLogger(__name__)
 
 
-class _Signal:
-    """Which signal asked this process to stop, and whether somebody saves before stopping."""
-
-    asked: int | None = None
-    deferred = False
-    before: tuple[Any, ...] | None = None
-
-    @classmethod
-    def handle(cls, signum: int, frame: FrameType | None) -> None:
-        again, cls.asked = cls.asked, signum
-        if signum == signal.SIGINT and (again or not cls.deferred):  # a second Ctrl-C does not wait
-            raise KeyboardInterrupt
-        if not cls.deferred:
-            raise Preempted(signum)
-
-
-def asked_to_stop() -> bool:
-    """Did SIGTERM or Ctrl-C come?"""
-    return _Signal.asked is not None
-
-
-def defer(on: bool) -> None:
-    """From now on a signal waits for whoever asks :func:`asked_to_stop` (on), or stops the run at once (off)."""
-    _Signal.deferred = on
-
-
-def listen() -> None:
-    """Installs the handler of SIGTERM and SIGINT, where this is the main thread."""
-    if threading.current_thread() is threading.main_thread():
-        before = tuple(signal.signal(number, _Signal.handle) for number in _SIGNALS)
-        if _Signal.before is None:
-            _Signal.before = before
-
-
-def _silence() -> None:
-    """The handlers that were there before."""
-    before, _Signal.before = _Signal.before, None
-    if before is not None and threading.current_thread() is threading.main_thread():
-        for number, handler in zip(_SIGNALS, before, strict=True):
-            signal.signal(number, handler)
-
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
-
 class Record:
-    """The life of a run as a context: running on entry, then finished, failed or preempted.
+    """The life of a run as a context: running on entry, then finished, failed or preempted. Records may be nested.
 
     Where ranks were started together, the first one keeps the record.
 
     Args:
         folder: the run folder; made where missing.
-        cfg: the run's config; ``None`` leaves ``config.yaml`` as it is.
+        cfg: the run's config, its needs resolved; ``None`` leaves ``config.yaml`` as it is.
         overrides: the command line's, kept in ``status.json`` for tables.
-        cell: the run's identity in a sweep.
 
     Raises:
         ConfigError: another living process is writing to this folder.
     """
 
-    def __init__(
-        self, folder: Path, cfg: DictConfig | None = None, overrides: Sequence[str] = (), cell: str | None = None
-    ) -> None:
+    def __init__(self, folder: Path, cfg: DictConfig | None = None, overrides: Sequence[str] = ()) -> None:
         self.folder, self.cfg = folder, cfg
-        self.status: dict[str, Any] = {"status": "running", "overrides": list(overrides), "cell": cell}
+        self.status: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
         self._clock = 0.0
-        self._watching = rank() > 0
+        self._follower = rank() > 0
 
     def __enter__(self) -> Record:
-        _Signal.asked, _Signal.deferred = None, False
-        listen()
-        if self._watching:
-            return self
+        self._signals = signals.begin()
+        try:
+            return self if self._follower else self._begin()
+        except BaseException:
+            signals.end(self._signals)
+            raise
+
+    def _begin(self) -> Record:
         before = read_status(self.folder)
         if before is not None and before["status"] == "running" and before.get("pid") != os.getpid():
             raise ConfigError(
@@ -118,7 +75,7 @@ class Record:
             )
         segment = 1 + int((before or {}).get("segments", 0))
         self._clock = time.monotonic()
-        self.status |= {"started": now(), "segments": segment, **process()}
+        self.status |= {"identity": self._identity(before or {}), "started": now(), "segments": segment, **process()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_status(self.folder, self.status)
         self._environment = self.folder / ("environment.json" if segment == 1 else f"environment-{segment}.json")
@@ -130,8 +87,9 @@ class Record:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        _silence()
-        if self._watching:
+        signum = signals.stop_requested() or signal.SIGTERM
+        signals.end(self._signals)
+        if self._follower:
             return False
         ended = {"ended": now(), "seconds": round(time.monotonic() - self._clock, 3)}
         preempted = isinstance(error, Preempted) or _is_sigterm(error)
@@ -140,14 +98,16 @@ class Record:
             write_status(self.folder, self.status | ended | {"status": "finished"})
             return False
         if isinstance(error, PrunedError):
-            told = {"status": "finished", "pruned": True, "reason": str(error)}
-            write_status(self.folder, self.status | ended | told)
+            pruned = {"status": "finished", "pruned": True, "reason": str(error)}
+            write_status(self.folder, self.status | ended | pruned)
             return True
         if preempted or isinstance(error, KeyboardInterrupt):
-            signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else _Signal.asked or signal.SIGTERM
+            signum = signal.SIGINT if isinstance(error, KeyboardInterrupt) else _signum(error) or signum
             reason = "SIGTERM" if signum == signal.SIGTERM else "interrupted at the keyboard"
             write_status(self.folder, self.status | ended | {"status": "preempted", "reason": reason})
-            log.warning("%s: the run stops here; resume=%s continues it", reason, self.folder)
+            saved = (self.folder / "checkpoints" / "last.ckpt").is_file()
+            how = f"resume={self.folder} continues it" if saved else "it has no checkpoint yet, start it again"
+            log.warning("%s: the run stops here; %s", reason, how)
             raise Preempted(signum) from None
         text = "".join(traceback.format_exception(kind, error, trace))
         write_atomic(self.folder / "traceback.txt", text)
@@ -160,7 +120,24 @@ class Record:
 
     def _write_environment(self) -> None:
         """Again at the end, when torch is there to say what it ran on."""
-        write_atomic(self._environment, json.dumps(environment.environment(), indent=2) + "\n")
+        needs = (self.cfg.get("needs") if self.cfg is not None else None) or {}
+        built_on = {"needs": {str(role): {"run": n.run, "identity": n.identity} for role, n in needs.items()}}
+        write_atomic(self._environment, json.dumps(environment.environment() | built_on, indent=2) + "\n")
+
+    def _identity(self, before: Mapping[str, Any]) -> str | None:
+        """Of the config; a run that continues in its recorded precision, where the machine chose it, stays the same."""
+        if self.cfg is None:
+            return before.get("identity")
+        own = identity(self.cfg)
+        if before.get("identity") not in (own, None) and self.cfg.get("trainer"):
+            cfg = copy.deepcopy(self.cfg)
+            cfg.trainer.precision = AUTO
+            own = identity(cfg) if identity(cfg) == before["identity"] else own
+        return own
+
+
+def _signum(error: BaseException | None) -> int | None:
+    return int(error.code) - 128 if isinstance(error, Preempted) and isinstance(error.code, int) else None
 
 
 def _is_sigterm(error: BaseException | None) -> bool:

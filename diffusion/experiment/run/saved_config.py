@@ -46,9 +46,9 @@ def resume_overrides(overrides: list[str]) -> list[str]:
             f"resume={run}: the run has no checkpoints/last.ckpt to continue from; it stopped before its first save, "
             "so start it again without resume"
         )
-    stored = [str(line) for line in _read(run, OVERRIDES)]
+    stored = _read(run, OVERRIDES)
     new = {_key(line) for line in overrides}
-    kept = [line for line in stored if _key(line) not in new and _key(line) != "resume"]
+    kept = [line for line in map(str, stored) if _key(line) not in new and _key(line) != "resume"]
     recorded = OmegaConf.select(_read(run, RESOLVED), "trainer.precision")
     chosen = new | set(map(_key, stored))
     keep = (
@@ -57,6 +57,18 @@ def resume_overrides(overrides: list[str]) -> list[str]:
         else [f"trainer.precision={recorded}"]
     )
     return [*kept, *overrides, *keep, f"hydra.run.dir='{run}'"]
+
+
+def continue_in(cfg: DictConfig, folder: Path) -> None:
+    """Continues the run of ``folder`` where it has a checkpoint, in the precision that it recorded where the machine
+    chooses it: another machine may have begun it."""
+    if not (folder / "checkpoints" / "last.ckpt").is_file():
+        return
+    cfg.resume = str(folder)
+    recorded = OmegaConf.select(_read(folder, RESOLVED), "trainer.precision") if (folder / RESOLVED).is_file() else None
+    node = cfg.trainer._get_node("precision") if cfg.get("trainer") else None
+    if recorded is not None and node is not None and node._is_interpolation():
+        cfg.trainer.precision = recorded
 
 
 def with_run(cfg: DictConfig) -> DictConfig:
@@ -156,7 +168,7 @@ def _read(run: Path, name: str) -> Any:
         raise ConfigError(f"{run / name} is damaged or half-written ({' '.join(str(error).split())[:80]})") from None
     if not isinstance(node, ListConfig if name == OVERRIDES else DictConfig):
         raise ConfigError(f"{run / name} is damaged or half-written: it holds nothing that could be read")
-    return node
+    return OmegaConf.to_container(node) if name == OVERRIDES else node  # references in overrides are not followed
 
 
 def _expect_run(run: Path, key: str) -> None:

@@ -1,7 +1,7 @@
 """``status.json``: what became of a run. Reading it costs no torch, since comparisons read thousands of them.
 
     {"status": "running" | "finished" | "failed" | "preempted", "reason": ..., "traceback": <file>, "pid": ...,
-     "host": ..., "started": ..., "ended": ..., "seconds": ..., "segments": ..., "cell": ..., "overrides": [...]}
+     "host": ..., "started": ..., "ended": ..., "seconds": ..., "segments": ..., "identity": ..., "overrides": [...]}
 
 A run that was killed cannot say so: its file still says running. Read on the machine that it ran on, it is failed,
 with ``"killed": true``, once its process is gone.
@@ -13,6 +13,7 @@ import functools
 import hashlib
 import json
 import os
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -22,6 +23,8 @@ from typing import Any
 from diffusion.files import write_atomic
 
 FILE = "status.json"
+SKIPPED = "skipped"
+"""What a job returns whose result was there already."""
 
 
 def read_status(folder: Path) -> dict[str, Any] | None:
@@ -35,6 +38,13 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     if status["status"] == "running" and status.get("host") == host() and not _alive(status):
         status |= {"status": "failed", "killed": True, "reason": f"killed: process {status.get('pid')} is gone"}
     return status
+
+
+def wait(folder: Path) -> str | None:
+    """The status of a run once no other process is at it, ``None`` where it has none."""
+    while (status := read_status(folder) or {}).get("status") == "running" and status.get("pid") != os.getpid():
+        time.sleep(0.2)
+    return status.get("status")
 
 
 def write_status(folder: Path, status: Mapping[str, Any]) -> None:

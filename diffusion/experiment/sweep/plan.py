@@ -114,22 +114,30 @@ class Layout:
             parsed = OverridesParser.create().parse_overrides(overrides)
             raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
 
+    def checked(self, overrides: list[str], swept: Sequence[str] = ()) -> tuple[DictConfig, str]:
+        """A job's config without an error that can be found before it runs, and its identity.
+
+        Raises:
+            ConfigError: the first error.
+        """
+        try:
+            cfg = self.compose(overrides)
+            try:
+                validate.check(cfg)
+            except ConfigError as error:
+                raise ConfigError(f"{' '.join(swept)}: {error}" if swept else str(error)) from None
+            return cfg, identity(cfg)
+        finally:
+            HydraConfig.instance().set_config(self.config)
+
     def cell(self, overrides: list[str], swept: list[str]) -> Cell:
         """One cell, composed and checked.
 
         Raises:
-            ConfigError: a mistake in it.
+            ConfigError: an error in it.
         """
-        try:
-            cfg = self.compose(overrides)
-            recorded = "run" not in cfg
-            try:
-                validate.check(cfg)
-            except ConfigError as mistake:
-                raise ConfigError(f"{' '.join(swept)}: {mistake}" if swept else str(mistake)) from None
-            name = identity(cfg)
-        finally:
-            HydraConfig.instance().set_config(self.config)
+        cfg, name = self.checked(overrides, swept)
+        recorded = "run" not in cfg
         folder = Path(str(self.config.hydra.sweep.dir)) / name if recorded else Path(str(cfg.run or cfg.get("output")))
         return Cell(overrides, swept, folder, name, recorded, OmegaConf.select(cfg, "trainer.max_steps"))
 

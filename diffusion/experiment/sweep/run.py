@@ -17,21 +17,22 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf
-from yaml import YAMLError
 
 from diffusion.errors import ConfigError, JobFailedError, Preempted
 from diffusion.experiment.config.config_hash import identity
+from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.process.ranks import joined
-from diffusion.experiment.run.status import read_status
+from diffusion.experiment.run.needs import show, with_needs
+from diffusion.experiment.run.record import Record
+from diffusion.experiment.run.saved_config import continue_in
+from diffusion.experiment.run.status import SKIPPED, host, wait
 from diffusion.experiment.sweep.config_cache import Loader
-from diffusion.experiment.sweep.plan import Cell, Layout, plan
-
-__all__ = ["Cell", "Layout", "Sweep", "grid", "job", "plan", "refuse_ranks"]
+from diffusion.experiment.sweep.plan import Cell, Layout, combinations, plan
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,11 @@ def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, r
     try:
         refuse_ranks()
         context = remembering(context)
+        if config.get("plan") and "needs" in config:
+            layout = Layout(context, task, config)
+            parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
+            show(layout.checked(overrides)[0] for overrides in combinations(parsed))
+            return
         cells = plan(context, task, config, arguments)
         code = Sweep(context, task, config, cells).run(retry=retry)
     except ConfigError as mistake:
@@ -135,7 +141,7 @@ class Sweep:
         if str(config.hydra.launcher._target_).endswith(".JoblibLauncher"):
             from diffusion.experiment.launch import joblib
 
-            return joblib.launch(self.context, config, self.task, words)
+            return joblib.launch(self.context, config, self.task, words, STOPPING)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=self.context, task_function=self.task, config=config
         )
@@ -167,8 +173,6 @@ class Sweep:
             self._launch(killed)
 
 
-SKIPPED = "skipped"
-"""What a job returns that found its result there."""
 STOPPING = threading.Event()
 """The sweep of this process was asked to stop: its launcher begins no other job."""
 SWEEPER = "ALPHABAR_SWEEPER"
@@ -181,21 +185,18 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     Raises:
         JobFailedError: it failed; what a launcher can carry to another process.
     """
-    from diffusion.experiment.run.record import Record
-
     recorded = "run" not in cfg
     folder = Path(str(cfg.paths.run))
-    edited = recorded and os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name
-    if recorded:
-        before = (read_status(folder) or {}).get("status")
-        if before == "finished":
-            return None
-        if (folder / "checkpoints" / "last.ckpt").is_file():
-            cfg.resume = str(folder)
-            _keep_precision(cfg, folder)
     try:
-        if edited:
-            raise ConfigError("a config file was edited while the sweep ran; the same command again lays out new cells")
+        with_needs(cfg)
+        if recorded:
+            if wait(folder) == "finished":
+                return None
+            if os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name:
+                raise ConfigError(
+                    "a config file was edited while the sweep ran; the same command again lays out new cells"
+                )
+            continue_in(cfg, folder)
         return main(cfg)
     except (Exception, SystemExit) as error:
         preempted = isinstance(error, Preempted)
@@ -203,7 +204,7 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
             raise
         if recorded and not preempted and not getattr(error, "recorded", False):
             try:
-                with Record(folder, cfg, list(HydraConfig.get().overrides.task)):
+                with Record(folder, cfg, task_overrides()):
                     raise error
             except type(error):
                 pass
@@ -213,20 +214,8 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         raise JobFailedError("preempted" if preempted else text) from None
 
 
-def _keep_precision(cfg: DictConfig, folder: Path) -> None:
-    """A cell that another machine began goes on in that one's precision, where nobody chose any."""
-    try:
-        recorded = OmegaConf.select(OmegaConf.load(folder / "config.yaml"), "trainer.precision")
-    except (OSError, YAMLError):
-        return
-    node = cfg.trainer._get_node("precision") if cfg.get("trainer") else None
-    if recorded is not None and node is not None and node._is_interpolation():
-        cfg.trainer.precision = recorded
-
-
 def _stop_jobs(cells: list[Cell], seconds: float = 60.0) -> None:
     """SIGTERM for the jobs that still run in processes of this machine; they save and stop."""
-    from diffusion.experiment.run.status import host
 
     def running() -> list[int]:
         states = [cell.status for cell in cells if cell.recorded]

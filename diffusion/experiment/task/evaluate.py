@@ -15,6 +15,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import Progress
@@ -24,13 +26,14 @@ from diffusion.errors import ConfigError, RankFailedError
 from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.sample_folder import load_images
-from diffusion.experiment.build.build import build, build_data, set_matmul_precision
+from diffusion.experiment.build.build import build, build_data, prepare_process
 from diffusion.experiment.build.load import load_model
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.experiment.run.status import SKIPPED
 from diffusion.experiment.task.sample import build_pipeline, settings_name
 from diffusion.files import sha256_of
 from diffusion.model import DiffusionModel
@@ -50,6 +53,26 @@ def evaluate(cfg: DictConfig) -> None:
     start(target(cfg), cfg, "diffusion.experiment.task.evaluate:run")
 
 
+def evaluate_once(cfg: DictConfig) -> str | None:
+    """:func:`evaluate`; in a sweep only where this score of this checkpoint is missing, else ``SKIPPED``."""
+    if HydraConfig.get().mode is RunMode.MULTIRUN and _scored(cfg):
+        log.info("%s is there already", target(cfg))
+        return SKIPPED
+    evaluate(cfg)
+    return None
+
+
+def _scored(cfg: DictConfig) -> bool:
+    if cfg.get("images") is not None:  # images may have changed
+        return False
+    try:
+        record = json.loads((target(cfg) / "metrics.json").read_text(encoding="utf-8"))
+        known = record["fingerprint"]["about"]["checkpoint_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return bool(known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint)))
+
+
 def start(folder: Path, cfg: DictConfig, task: str) -> None:
     """``task(cfg)`` on several ranks.
 
@@ -65,7 +88,7 @@ def start(folder: Path, cfg: DictConfig, task: str) -> None:
 
 def run(cfg: DictConfig) -> Result | Forecast:
     """The evaluation in this process, one of the ranks; with ``cfg.plan`` what it will take."""
-    set_matmul_precision(cfg)  # of images' features too
+    prepare_process(cfg)  # of images' features too
     evaluator = build(cfg.evaluation)  # settings that make no sense are refused before anything is loaded
     with process_group(cfg) as where:
         if cfg.get("images") is not None:

@@ -7,8 +7,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from diffusion.autoencoder import weights
@@ -16,13 +14,16 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_data, build_module, build_trainer
 from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
 from diffusion.experiment.config.errors import user_errors
+from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
 from diffusion.experiment.run.environment import environment
-from diffusion.experiment.run.preemption import StopWhenAsked
+from diffusion.experiment.run.needs import with_needs
+from diffusion.experiment.run.preemption import Preemption
 from diffusion.experiment.run.record import Record
 from diffusion.experiment.run.saved_config import refuse_to_continue
 from diffusion.experiment.task.evaluate import score
+from diffusion.experiment.task.needs import provide
 from diffusion.model import Identity
 from diffusion.training.callbacks.micro_batch import MicroBatch
 from diffusion.training.checkpoint import LAST
@@ -32,22 +33,23 @@ log = logging.getLogger(__name__)
 
 
 def train(cfg: DictConfig) -> None:
-    """Runs ``cfg`` in its run folder, on as many ranks as its trainer asks for; continues where ``cfg.resume`` is set.
-
-    Under torchrun or srun every rank comes here, and the first keeps the record.
+    """Runs ``cfg`` in its run folder after what it needs, on as many ranks as its trainer requests; continues where
+    ``cfg.resume`` is set. Under torchrun or srun every rank comes here, and the first keeps the record.
 
     Raises:
         RankFailedError: a rank failed; its message is the reason.
+        JobFailedError: a run that this one needs failed.
     """
+    with_needs(cfg)
     if joined() and rank() > 0:
+        provide(cfg, train)
         run(cfg)
         return
     folder = Path(cfg.paths.run)
     if cfg.get("resume") is not None:
         refuse_to_continue(cfg, folder)
-    job = HydraConfig.get() if HydraConfig.initialized() else None
-    cell = folder.name if job is not None and job.mode is RunMode.MULTIRUN else None
-    with Record(folder, cfg, [] if job is None else list(job.overrides.task), cell):
+    with Record(folder, cfg, task_overrides()):
+        provide(cfg, train)
         if wanted_ranks(cfg) > 1 and not joined():
             launch(folder, cfg)
         else:
@@ -87,7 +89,7 @@ def run(cfg: DictConfig) -> None:
         about = {"parameters": trained, "git": environment()["git"], "parts": module.parts}
         if (sha256 := module.model.autoencoder.sha256) is not None:
             about["autoencoder_sha256"] = sha256
-        trainer = build_trainer(cfg, extra=[micro_batch, StopWhenAsked()], about=about)
+        trainer = build_trainer(cfg, extra=[micro_batch, Preemption()], about=about)
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         if cfg.evaluation:

@@ -19,7 +19,8 @@ from torch.profiler import ProfilerActivity
 
 from diffusion.training.callbacks.samples import SampleGrid
 from diffusion.training.flops import STEP, arithmetic, peak
-from diffusion.training.module.diffusion import AVERAGING, DiffusionModule
+from diffusion.training.module.base import AVERAGING
+from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
 

@@ -1,3 +1,3 @@
 """Lightning modules: what is trained."""
 
-__all__ = ["diffusion"]
+__all__ = ["base", "diffusion", "rival"]
