@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from diffusion.evaluation.generate import Generator
 from rich.console import Console
 
 from diffusion.data.digits import Digits
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.evaluation.generate import Generator
 from diffusion.network.unet import UNet
 from diffusion.parameterization.epsilon import EpsilonParameterization
 from diffusion.sampler.ancestral import AncestralSampler

@@ -49,7 +49,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
     group, name = str(option.parent), option.name
     folder = ["data=image_folder", f"data.root={tmp_path}"]
     if group == "operator":
-        return ["guidance=dps", "guidance.dps.measurement=y.npy"]
+        np.save(tmp_path / "y.npy", np.zeros((1, 8, 8)))
+        return ["guidance=dps", f"guidance.dps.measurement={tmp_path / 'y.npy'}"]
     if group == "network":
         small = {"mlp": 1, "unet_tiny": 8, "classifier_digits": 8}
         size = next((s for s in (512, 256, 128, 64) if str(s) in name), small.get(name, 32))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -40,7 +40,7 @@ class CelebA(ImageData):
         num_classes: int = 0,
         crop: str = "ddim",
         filter: str = "bilinear",
-        memory: str = "mmap",
+        memory: Literal["auto", "ram", "mmap"] = "mmap",
         cache: str = "data/cache",
         batch_size: int = 128,
         flip: bool = True,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class ImageFolder(ImageData):
         filter: str = "lanczos",
         background: str = "white",
         test_fraction: float = 0.1,
-        memory: str = "auto",
+        memory: Literal["auto", "ram", "mmap"] = "auto",
         cache: str = "data/cache",
         batch_size: int = 64,
         flip: bool = False,

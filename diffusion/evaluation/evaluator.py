@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ class Evaluator:
         batch_size: int = 250,
         seed: int = 0,
         repeats: int = 1,
-        labels: str | int = "balanced",
+        labels: Literal["balanced", "drawn"] | int = "balanced",
         reference: str = "train",
         is_splits: int = 10,
         kid_subsets: int = 100,
@@ -74,6 +74,10 @@ class Evaluator:
     ) -> None:
         if repeats < 1 or batch_size < 1:
             raise ValueError(f"evaluation.repeats and .batch_size are at least 1, got {repeats} and {batch_size}")
+        if reference not in ("train", "test") and not Path(reference).is_file():
+            raise ValueError(
+                f"evaluation.reference is train, test or a file of statistics; there is no file {reference}"
+            )
         asked = ["fd", "is", "kid", "precision", "recall"] if metrics is None else metrics
         self.extractor = Extractor(extractor, weights, weights_sha256)
         self.metrics = [naming.canonical(metric, extractor) for metric in asked]

@@ -12,7 +12,7 @@ from diffusion.network.attention import SelfAttention, attend, heads_of
 from diffusion.network.base import Network, zero_
 from diffusion.network.blocks import AttentionBlock, Context, Downsample, ResBlock, Stage, group_norm
 from diffusion.network.embedding import Embedding
-from diffusion.network.sizes import check_attention, levels_of, width_of
+from diffusion.network.sizes import check_attention, check_least, levels_of, width_of
 from diffusion.types import Cond
 
 
@@ -48,6 +48,7 @@ class Classifier(Network):
             raise ValueError(
                 f"a classifier needs data with two classes or more, and this has {num_classes}; choose data with labels"
             )
+        check_least(1, num_res_blocks=num_res_blocks, heads=heads)
         sizes = levels_of(resolution, len(channel_mult))
         check_attention(attention, sizes)
         self.in_channels = in_channels

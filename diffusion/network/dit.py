@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from diffusion.network.attention import CrossAttention, SelfAttention, check_tokens, heads_of
 from diffusion.network.base import Network, zero_
 from diffusion.network.embedding import MAX_PERIOD, Embedding, NumberEmbedding
-from diffusion.network.sizes import refuse_image
+from diffusion.network.sizes import check_least, refuse_image
 from diffusion.types import Cond
 
 SINUSOIDS = 256
@@ -100,6 +100,8 @@ class DiT(Network):
             )
         if width < 4 or width % 4:
             raise ValueError(f"a token holds sines and cosines of two coordinates: width a multiple of 4, not {width}")
+        check_least(1, depth=depth, heads=heads)
+        check_least(0.1, mlp_ratio=mlp_ratio)
         self.numbers = tuple(numbers)
         self.in_channels = in_channels
         self.resolution = resolution

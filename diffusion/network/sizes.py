@@ -40,6 +40,13 @@ def check_attention(attention: Sequence[int], sizes: list[int]) -> None:
         )
 
 
+def check_least(least: float, **values: float) -> None:
+    """Refuses a setting below ``least``."""
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"network.{name} is at least {least}, got {value}; set network.{name} to {least} or more")
+
+
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     """Refuses a word that is not one of the choices."""
     if value not in choices:

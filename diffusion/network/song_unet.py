@@ -13,7 +13,7 @@ from diffusion.network.attention import SelfAttention, check_tokens
 from diffusion.network.base import Network, zero_
 from diffusion.network.blocks import Context, ResBlock, Stage, group_norm, run
 from diffusion.network.embedding import NumberEmbedding
-from diffusion.network.sizes import check_attention, check_choice, check_image, levels_of, width_of
+from diffusion.network.sizes import check_attention, check_choice, check_image, check_least, levels_of, width_of
 from diffusion.network.song_blocks import ResidualInput, SongAttentionBlock, SongEmbedding, SongResBlock
 from diffusion.types import Cond
 
@@ -68,6 +68,7 @@ class SongUNet(Network):
             raise ValueError(f"a U-Net's channels are even and at least 4, got {channels}; set network.channels")
         if residual_input and taps is None:
             raise ValueError("network.residual_input filters the input; set network.taps, such as [1, 3, 3, 1]")
+        check_least(1, num_res_blocks=num_res_blocks)
         sizes = levels_of(resolution, len(channel_mult))
         check_attention(attention, sizes)
         check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))

@@ -22,7 +22,7 @@ from diffusion.network.blocks import (
     run,
 )
 from diffusion.network.embedding import Embedding, NumberEmbedding
-from diffusion.network.sizes import check_attention, check_choice, check_image, levels_of, width_of
+from diffusion.network.sizes import check_attention, check_choice, check_image, check_least, levels_of, width_of
 from diffusion.types import Cond
 
 
@@ -85,6 +85,7 @@ class UNet(Network):
         super().__init__()
         if channels < 4 or channels % 2:
             raise ValueError(f"a U-Net's channels are even and at least 4, got {channels}; set network.channels")
+        check_least(1, num_res_blocks=num_res_blocks, heads=heads)
         sizes = levels_of(resolution, len(channel_mult))
         check_attention(attention, sizes)
         check_choice("memory_format", memory_format, ("auto", "contiguous", "channels_last"))

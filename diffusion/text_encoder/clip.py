@@ -40,7 +40,7 @@ class CLIPTextEncoder(PretrainedTextEncoder):
         pooled: Literal["none", "eos", "projection"] = "none",
         mask: bool = True,
         tokenizer: str | None = None,
-        dtype: str = "float32",
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         cache: str | None = None,
         sha256: str | None = None,
     ) -> None:

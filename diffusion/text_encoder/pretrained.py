@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,7 +53,7 @@ class PretrainedTextEncoder(TextEncoder):
         length: int = 77,
         mask: bool = True,
         tokenizer: str | None = None,
-        dtype: str = "float32",
+        dtype: Literal["float32", "float16", "bfloat16"] = "float32",
         cache: str | None = None,
         sha256: str | None = None,
     ) -> None:

@@ -13,10 +13,10 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 
 from diffusion.errors import ConfigError
-from diffusion.experiment.cli.app import CONF, Composer
-from diffusion.experiment.config import resolvers
+from diffusion.experiment.cli.app import CONF
+from diffusion.experiment.config import resolvers, validate
+from diffusion.experiment.config.compose import Composer
 from diffusion.experiment.config.errors import nearest
-from diffusion.experiment.config.sizes import misfits
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +31,7 @@ def compose(*arguments: str, folder: Path = CONF, name: str = "train") -> None:
     resolvers.register()
     try:
         args = get_args_parser().parse_args(list(arguments))
-        Composer(folder, args.config_name or name, args).check()
+        validate.check(Composer(folder, args.config_name or name, args).compose()[1])
     finally:
         GlobalHydra.instance().clear()
 
@@ -142,7 +142,7 @@ def test_parts_that_do_not_fit_are_refused_with_what_to_change(arguments: list[s
 def test_the_same_numbers_are_fine_where_they_fit():
     compose("schedule.beta_max=1", "parameterization=velocity", "evaluation=none")
     compose("conditioner=label", "guidance=[clip,classifier_free]")
-    assert misfits({}) == []
+    validate.rules({})
 
 
 @pytest.mark.parametrize(

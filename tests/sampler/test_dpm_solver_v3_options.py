@@ -8,7 +8,6 @@ import torch
 from exact import Between, ContinuousVP, Exploding, Flow, Mixture, noise, slope
 
 from diffusion.denoiser import GaussianDenoiser
-from diffusion.experiment.config.refusals import refusal
 from diffusion.sampler.base import Denoise
 from diffusion.sampler.exponential.base import lagrange, pseudo_order
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler, State
@@ -246,9 +245,6 @@ def test_a_half_corrector_is_none_on_one_side_and_whole_on_the_other(schedule):
         ({"answers": 4}, "answers"),
     ],
 )
-def test_options_that_mean_nothing_are_refused_before_torch_is_loaded(bad, key):
-    with pytest.raises(ValueError, match=rf"set sampler\.{key}") as caught:
+def test_options_that_mean_nothing_are_refused(bad, key):
+    with pytest.raises(ValueError, match=rf"set sampler\.{key}"):
         DPMSolverV3Sampler(6, **bad)
-    assert refusal("diffusion.sampler.exponential.dpm_solver_v3.DPMSolverV3Sampler", {"steps": 6, **bad}) == str(
-        caught.value
-    )

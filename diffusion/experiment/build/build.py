@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.errors import one_line, user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
-from diffusion.experiment.config.sizes import half_precision
+from diffusion.experiment.config.rules import half_precision
 from diffusion.experiment.process.allocator import keep_freed_memory
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
@@ -29,12 +30,8 @@ def build(node: Any, **extra: Any) -> Any:
     Raises:
         ConfigError: a part refuses its settings; the part's own sentence.
     """
-    try:
+    with user_errors():
         return instantiate(node, **extra, _convert_="all")
-    except InstantiationException as error:
-        if isinstance(error.__cause__, ValueError | ConfigError):
-            raise ConfigError(str(error.__cause__)) from error
-        raise
 
 
 def build_module(cfg: DictConfig) -> DiffusionModule:
@@ -54,19 +51,6 @@ def build_model(cfg: DictConfig) -> DiffusionModel:
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
     model: DiffusionModel = build(cfg.module.model)
     return model
-
-
-@contextmanager
-def user_errors() -> Iterator[None]:
-    """What a part refuses with a ``ValueError`` is the user's to mend.
-
-    Raises:
-        ConfigError: the part's own sentence.
-    """
-    try:
-        yield
-    except ValueError as error:
-        raise ConfigError(" ".join(str(error).split())) from error
 
 
 def prepare_process(cfg: DictConfig) -> None:
@@ -89,15 +73,20 @@ def build_data(cfg: DictConfig) -> Any:
 
 
 def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str, Any] | None = None) -> Any:
-    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger is told the resolved config, and
-    ``about`` the run what is no setting."""
+    """The trainer with its callbacks (``extra`` ones last) and loggers; every logger gets the resolved config, and
+    in ``about`` the facts of the run that are no settings."""
     callbacks = [*(build(node) for node in cfg.callbacks.values()), *extra]
     loggers = [build(node) for node in cfg.logger.values()]
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     plain["run"] = dict(about or {})
     for logger in loggers:
         logger.log_hyperparams(plain)
-    trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    try:
+        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, MisconfigurationException):
+            raise ConfigError(f"trainer: {one_line(error.__cause__)}") from error
+        raise
     device = trainer.strategy.root_device
     if str(cfg.trainer.get("precision")).startswith("bf16") and not supports_bf16(device):
         log.warning(

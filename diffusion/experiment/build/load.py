@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -26,7 +26,10 @@ LOADER = "diffusion.load"
 
 
 def load(
-    run: str | Path, checkpoint: str = "last", weights: str = "ema", device: str | torch.device | None = None
+    run: str | Path,
+    checkpoint: str = "last",
+    weights: Literal["ema", "raw"] = "ema",
+    device: str | torch.device | None = None,
 ) -> DiffusionModel:
     """The model of a run folder, frozen, with the run's own sampler and guidance.
 

@@ -1,15 +1,3 @@
-"""Composed configs: checks before anything is built, resolvers, and the hash that names a run."""
+"""Configs: composed, checked before anything is built for a run, resolved, and hashed."""
 
-__all__ = [
-    "annotation",
-    "config_hash",
-    "errors",
-    "latents",
-    "light",
-    "refusals",
-    "resolvers",
-    "signature",
-    "sizes",
-    "source",
-    "validate",
-]
+__all__ = ["arguments", "compose", "config_hash", "errors", "numbers", "resolvers", "rules", "validate"]

@@ -1,13 +1,10 @@
-"""Mistakes on the command line and in config files, each said in one sentence: expected, got, what to do.
-
-Nothing here imports torch: a mistake is answered before anything heavy is loaded.
-"""
+"""Errors of settings, one sentence each: what was expected, what came, what to change. Nothing here imports torch."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -16,24 +13,31 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from diffusion.errors import ConfigError
+from diffusion.errors import ConfigError, EvaluationError, UserError
 
 
-def as_mistake(error: BaseException) -> str | None:
-    """The sentence where an exception is the user's to mend, ``None`` where it is a failure of the code.
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turns what a part refuses with a ``ValueError``, when it is built or called, into an error of the user's.
 
-    Parts refuse what does not fit them with a ``ValueError`` when they are built; data with a ``DataError``.
+    Raises:
+        ConfigError: the part's own sentence, or what another rank failed with. Other errors keep their traceback.
     """
-    if isinstance(error, ConfigError):
-        return str(error)
-    data = sys.modules.get("diffusion.data.base")
-    if isinstance(error, InstantiationException):
-        error = error.__cause__ or error
-        if isinstance(error, ValueError):
-            return " ".join(str(error).split())
-    if data is not None and isinstance(error, data.DataError):
-        return " ".join(str(error).split())
-    return None
+    try:
+        yield
+    except UserError:
+        raise
+    except (ValueError, EvaluationError) as error:
+        raise ConfigError(one_line(error)) from error
+    except InstantiationException as error:
+        if isinstance(error.__cause__, ValueError | UserError):
+            raise ConfigError(one_line(error.__cause__)) from error
+        raise
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message without line breaks."""
+    return " ".join(str(error).split())
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
@@ -63,7 +67,7 @@ def paths(cfg: Any, prefix: str = "") -> Iterator[str]:
 
 
 def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = ()) -> ConfigError:
-    """The sentence for a key that does not exist, with the real one that was probably meant."""
+    """The sentence for a key that does not exist, with the existing one that was probably meant."""
     head, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == head]
     meant = None
@@ -131,7 +135,7 @@ def _options(override: Override) -> list[str]:
 def explain(
     error: Exception, overrides: Sequence[Override], base: DictConfig | None, groups: Sequence[str]
 ) -> ConfigError:
-    """One sentence for whatever Hydra or OmegaConf said while composing.
+    """One sentence for whatever error Hydra or OmegaConf raised while composing.
 
     Args:
         error: what was raised.
@@ -147,15 +151,14 @@ def explain(
                 continue
             if key not in known and not _behind_reference(base, key):
                 return unknown_key(key, known, groups)
-    text = " ".join(str(error).split())
-    cause = error.__cause__
+    text, cause = one_line(error), error.__cause__
     if match := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
         return ConfigError(
             f"{match[1]} is a config group, but this script has no such part; "
             f"run it with --help for the groups that it takes"
         )
     if isinstance(error, HydraException) and cause is not None and str(cause) not in text:
-        text = f"{text} ({' '.join(str(cause).split())})" if text else " ".join(str(cause).split())
+        text = f"{text} ({one_line(cause)})" if text else one_line(cause)
     text = re.sub(r" ?(full_key: .*|object_type=\w+|To append to your config use \+\S+|Search path:.*)", "", text)
     return ConfigError(text.strip().rstrip(".") or type(error).__name__)
 

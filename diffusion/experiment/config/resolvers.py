@@ -65,8 +65,8 @@ def multiplies_bf16() -> bool:
 
 
 def divided(a: int, b: int) -> int:
-    """How often b fits into a, a remainder left out (a check refuses it where it matters); a itself where b is 0."""
-    return a // b if b else a
+    """floor(a / b); a itself where that is undefined, which a check of a or b refuses."""
+    return a // b if isinstance(a, int) and isinstance(b, int) and b else a
 
 
 def needed(role: str, *, _root_: DictConfig) -> str:

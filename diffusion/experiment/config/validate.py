@@ -1,48 +1,68 @@
-"""Checks of a composed config that need names and numbers only, before torch is loaded and time is spent."""
+"""Every error of a composed config that can be found before data are read: rules, arguments, and parts that are built.
+
+Parts are built in an order of cost: those that need torch alone, then those that import Lightning. A part that passed
+is not built again for the next config of a sweep.
+"""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hydra.core.override_parser.types import Override
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from diffusion.errors import ConfigError
-from diffusion.experiment.config.errors import nearest, paths, ranked, unknown_key, unresolved
-from diffusion.experiment.config.refusals import refusal
-from diffusion.experiment.config.signature import NoSuchPartError, signature
-from diffusion.experiment.config.sizes import misfits
+from diffusion.errors import ConfigError, UserError
+from diffusion.experiment.config.arguments import arguments
+from diffusion.experiment.config.errors import nearest, one_line, ranked, unresolved
+from diffusion.experiment.config.numbers import SLOW, counts
+from diffusion.experiment.config.rules import RULES
 
-_HYDRAS_OWN = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
+META = {"network", "conditioner", "text_encoder"}
+"""Built on the meta device: shapes without memory."""
+BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema", "augmentation", "autoencoder"}
+BUILT |= {"guidance", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks"}
+LAST = {"network": 1, "lr_scheduler": 2, "optimizer": 3}
+"""Networks are as wide as other parts say; the first optimizer of a process makes torch import its compiler (1.4 s)."""
+LOADED = re.compile(r"diffusion\.(load$|text_encoder\.(?!words\.)|autoencoder\.(?!identity\.))")
+"""Parts that read weights when they are built."""
+_passed: set[str] = set()
 
 
-def check(cfg: DictConfig, added: Sequence[Override] = (), base: DictConfig | None = None) -> None:
-    """Names, types, references and sizes of a composed config.
-
-    Args:
-        cfg: what the job will get, without Hydra's own node.
-        added: overrides that add a key (``+key=value``).
-        base: the config without them.
+def check(cfg: DictConfig) -> None:
+    """Checks what a job will get, without Hydra's own node.
 
     Raises:
-        ConfigError: the first mistake found.
+        ConfigError: the first error found.
     """
-    if base is not None:
-        _check_added(cfg, added, base)
     plain = resolved(cfg)
-    for referred in (False, True):  # a mistake is told of the part that has it, not of one that refers to it
-        for path, node in targets(cfg):
-            _check_target(path, node, plain, referred=referred)
-    for sentence in misfits(plain):
-        raise ConfigError(sentence)
-    for path, _ in targets(cfg):
-        values = at(plain, path)
-        if (refused := refusal(values["_target_"], values)) is not None:
-            ours = values["_target_"].startswith("diffusion.")  # these name their keys themselves
-            raise ConfigError(refused if ours else f"{path}: {refused}")
+    rules(plain)
+    nodes = list(targets(cfg))
+    for slow in (False, True):
+        here = [(path, node) for path, node in nodes if (path.partition(".")[0] in SLOW) is slow]
+        for referred in (False, True):  # an error is named after the part that has it, not after one that refers to it
+            for path, node in here:
+                _check_arguments(path, node, at(plain, path), referred=referred)
+        for path, _ in sorted(here, key=lambda found: LAST.get(found[0], 0)):
+            _check_built(path, at(plain, path))
+        if not slow:
+            _check_steps(plain)
+
+
+def rules(plain: Mapping[str, Any]) -> None:
+    """Checks across parts, of a config as plain containers.
+
+    Raises:
+        ConfigError: the first error found.
+    """
+    for rule in (counts, *RULES):
+        if (sentence := rule(plain)) is not None:
+            raise ConfigError(sentence)
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -59,15 +79,15 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
 
 
 def targets(cfg: Any, prefix: str = "") -> Iterator[tuple[str, DictConfig]]:
-    """Every node that names a class, with its dotted path; references to it elsewhere do not count."""
+    """Every node that names a class, with its dotted path, inner ones first; references to one do not count."""
     if isinstance(cfg, DictConfig | ListConfig) and not (
         cfg._is_none() or cfg._is_missing() or cfg._is_interpolation()
     ):
-        if isinstance(cfg, DictConfig) and "_target_" in cfg:
-            yield prefix, cfg
         names: Any = cfg.keys() if isinstance(cfg, DictConfig) else range(len(cfg))
         for name in names:
             yield from targets(cfg._get_node(name), f"{prefix}.{name}" if prefix else str(name))
+        if isinstance(cfg, DictConfig) and "_target_" in cfg:
+            yield prefix, cfg
 
 
 def at(plain: Mapping[str, Any], path: str) -> Any:
@@ -81,49 +101,102 @@ def at(plain: Mapping[str, Any], path: str) -> Any:
     return value
 
 
-def _check_added(cfg: DictConfig, added: Sequence[Override], base: DictConfig) -> None:
-    parts = dict(targets(cfg))
-    for override in added:
-        key = override.key_or_group.partition("@")[0]
-        known = list(paths(base))
-        heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
-        if key in known or "needs" in heads or any(head in parts for head in heads):
-            continue  # the roles of needs are free; arguments of a part are held to its signature
-        if key in parts and key.rpartition(".")[0] in known:
-            continue  # one more part in a mapping of parts: +callbacks.mine={_target_: ...}
-        raise unknown_key(key, known)
-
-
-def _check_target(path: str, node: DictConfig, plain: Mapping[str, Any], *, referred: bool) -> None:
-    values = at(plain, path)
+def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, referred: bool) -> None:
+    """Are the arguments known, and of the right type? Of those that are references, or of the others."""
     target = values["_target_"]
-    try:
-        takes = signature(target)
-    except NoSuchPartError as error:
-        raise ConfigError(f"{path}._target_ is '{target}', but {error}") from None
-    if takes is None:
+    keys = [key for key in values if key not in HYDRAS and node._get_node(key)._is_interpolation() is referred]  # type: ignore[union-attr]
+    done = _name("arguments", path, {key: values[key] for key in ("_target_", *keys)})
+    if done in _passed:
         return
-    name = target.rpartition(".")[2]
-    for key, value in values.items():
-        if key in _HYDRAS_OWN or node._get_node(key)._is_interpolation() is not referred:  # type: ignore[union-attr]
-            continue
-        if key not in takes.arguments:
+    try:
+        takes = arguments(target)
+    except LookupError as error:
+        raise ConfigError(f"{path}._target_ is '{target}', but {error}") from None
+    for key in keys:
+        if key not in takes.hints:
             if takes.open:
                 continue
-            near = nearest(key, takes.arguments)
-            hint = (
-                f"did you mean '{path}.{near}'?"
-                if near
-                else f"it takes {', '.join(ranked(key, takes.arguments)) or 'none'}"
-            )
-            raise ConfigError(f"'{path}.{key}' is no argument of {name}; {hint}")
-        argument = takes.arguments[key]
-        if not argument.accepts(value):
+            near = nearest(key, takes.hints)
+            others = ", ".join(ranked(key, takes.hints)) or "none"
+            hint = f"did you mean '{path}.{near}'?" if near else f"it takes {others}"
+            raise ConfigError(f"'{path}.{key}' is no argument of {takes.name}; {hint}")
+        if not takes.accepts(key, values[key]):
             source = _source(node, key) or f"{path}.{key}"
-            whose = f"of {name}" if source == f"{path}.{key}" else f"is what {path}.{key} of {name} takes, and that"
+            whose = f"of {takes.name}" if source == f"{path}.{key}" else f"is {path}.{key} of {takes.name}, which"
             raise ConfigError(
-                f"{source} {whose} is {argument.expects()}, got {_shown(value)}; set {source} to such a value"
+                f"{source} {whose} is {takes.expected(key)}, got {_shown(values[key])}; set {source} to such a value"
             )
+    _passed.add(done)
+
+
+def _check_built(path: str, values: Mapping[str, Any]) -> None:
+    """Builds a part and drops it."""
+    room, done = path.partition(".")[0], _name("built", path, values)
+    if room not in BUILT | META or done in _passed or any(LOADED.match(target) for target in _targets_in(values)):
+        return
+    import torch
+
+    try:
+        with torch.device("meta" if room in META else "cpu"):
+            built = instantiate(values, _convert_="all")
+        if values.get("_partial_") and path.count(".") == (room == "guidance"):
+            built(_stand_in(room))
+    except (InstantiationException, TypeError, ValueError, UserError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if not isinstance(cause, TypeError | ValueError | UserError):
+            raise
+        raise ConfigError(_at(path, values, one_line(cause))) from error
+    _passed.add(done)
+
+
+def _stand_in(room: str) -> Any:
+    """What a partial part is completed with in training, as small as can be."""
+    import torch
+
+    from diffusion.denoiser import GaussianDenoiser
+    from diffusion.schedule.cosine import CosineSchedule
+
+    class Optimizer(torch.optim.Optimizer):
+        """Without the base's constructor, which imports torch's compiler."""
+
+        def __init__(self) -> None:
+            self.param_groups, self.defaults = [{"params": weights, "lr": 1.0}], {"lr": 1.0}
+
+    weights = [torch.nn.Parameter(torch.zeros(1))]
+    return {"optimizer": weights, "lr_scheduler": Optimizer()}.get(room) or GaussianDenoiser(CosineSchedule())
+
+
+def _check_steps(plain: Mapping[str, Any]) -> None:
+    """Can the sampler take its steps on this schedule?"""
+    parts = {room: plain[room] for room in ("sampler", "schedule") if "_target_" in (plain.get(room) or {})}
+    done = _name("steps", "sampler", parts)
+    if len(parts) < 2 or done in _passed:
+        return
+    try:
+        instantiate(parts["sampler"], _convert_="all").levels(instantiate(parts["schedule"], _convert_="all"))
+    except ValueError as error:
+        raise ConfigError(_at("sampler", parts["sampler"], one_line(error))) from error
+    _passed.add(done)
+
+
+def _at(path: str, values: Mapping[str, Any], sentence: str) -> str:
+    """A part's own sentence, with the path of the config that it is about where it does not name that itself."""
+    if any(f"{room}." in sentence or f"{room}=" in sentence for room in {path, path.partition(".")[0]}):
+        return sentence
+    first = sentence.partition(" ")[0]
+    return f"{path}.{sentence}" if first in values else f"{path}: {sentence}"
+
+
+def _name(*what: Any) -> str:
+    return json.dumps(what, sort_keys=True, default=str)
+
+
+def _targets_in(value: Any) -> Iterator[str]:
+    for key, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+        if key == "_target_":
+            yield inner
+        elif isinstance(inner, Mapping | list):
+            yield from _targets_in(inner)
 
 
 def _source(node: DictConfig, key: str) -> str | None:

@@ -28,9 +28,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import ConfigError, Preempted, PrunedError, RankFailedError
+from diffusion.errors import ConfigError, Preempted, PrunedError, RankFailedError, UserError
 from diffusion.experiment.config.config_hash import AUTO, identity
-from diffusion.experiment.config.errors import as_mistake
 from diffusion.experiment.process.ranks import rank
 from diffusion.experiment.run import environment, signals
 from diffusion.experiment.run.status import now, process, read_status, write_status
@@ -112,10 +111,10 @@ class Record:
             raise Preempted(signum) from None
         text = "".join(traceback.format_exception(kind, error, trace))
         write_atomic(self.folder / "traceback.txt", text)
-        mistake = as_mistake(error)
-        log.error("the run failed: see traceback.txt" if mistake else f"the run failed\n{text}")
+        sentence = " ".join(str(error).split()) if isinstance(error, UserError) else None
+        log.error("the run failed: see traceback.txt" if sentence else f"the run failed\n{text}")
         error.recorded = True  # type: ignore[attr-defined]
-        failed = {"status": "failed", "reason": mistake or _reason(error), "traceback": "traceback.txt"}
+        failed = {"status": "failed", "reason": sentence or _reason(error), "traceback": "traceback.txt"}
         write_status(self.folder, self.status | ended | failed)
         return False
 

@@ -22,12 +22,13 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from diffusion.errors import ConfigError, EvaluationError, RankFailedError
+from diffusion.errors import ConfigError, RankFailedError
 from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.sample_folder import load_images
 from diffusion.experiment.build.build import build, build_data, prepare_process
 from diffusion.experiment.build.load import load_model
+from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
 from diffusion.experiment.run.environment import environment
@@ -156,7 +157,7 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
 
 def _plan(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Forecast:
     pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
-    with progress() as show, in_one_sentence():
+    with progress() as show, user_errors():
         forecast = evaluator.forecast(pipeline, data, target(cfg), progress=show)
     if rank() == 0:
         log.info("%s", forecast)
@@ -186,20 +187,11 @@ def _score_images(cfg: DictConfig, evaluator: Evaluator, where: torch.device) ->
 
 def _evaluate(cfg: DictConfig, evaluator: Evaluator, samples: Any, data: Any, more: dict[str, Any]) -> Result:
     folder = target(cfg)
-    with progress() as show, in_one_sentence():
+    with progress() as show, user_errors():
         result: Result = evaluator.evaluate(samples, data, folder, progress=show, **more)
     if rank() == 0:
         _show(result, folder)
     return result
-
-
-@contextmanager
-def in_one_sentence() -> Iterator[None]:
-    """What the evaluation refuses, and what another rank failed with, as the command line says it."""
-    try:
-        yield
-    except (ValueError, EvaluationError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
 
 
 @contextmanager

@@ -13,8 +13,9 @@ from rich.progress import Progress
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, weights_sha256
 from diffusion.errors import ConfigError
-from diffusion.experiment.build.build import build, build_data, user_errors
+from diffusion.experiment.build.build import build, build_data
 from diffusion.experiment.build.load import load_model
+from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.saved_config import MODEL_STATISTICS
 from diffusion.guidance.base import guide
 from diffusion.model import DiffusionModel

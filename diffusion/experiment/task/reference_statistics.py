@@ -12,8 +12,9 @@ from diffusion.errors import ConfigError
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.scoring import Scoring
 from diffusion.experiment.build.build import build, build_data
+from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
-from diffusion.experiment.task.evaluate import in_one_sentence, process_group, progress, start
+from diffusion.experiment.task.evaluate import process_group, progress, start
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def run(cfg: DictConfig) -> None:
     with process_group(cfg) as where, progress() as show:
         ranks = Ranks()
         try:
-            with in_one_sentence():
+            with user_errors():
                 made = Scoring(evaluator, ranks, where, data, show).build_reference()
         finally:
             ranks.close()

@@ -16,8 +16,9 @@ from PIL import Image
 from rich.progress import track
 
 from diffusion.errors import ConfigError
-from diffusion.experiment.build.build import build, build_data, user_errors
+from diffusion.experiment.build.build import build, build_data
 from diffusion.experiment.build.load import identities, load_model, plain
+from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.task.model_statistics import check_statistics
 from diffusion.model import DiffusionModel
 from diffusion.pipeline.base import Request

@@ -11,8 +11,9 @@ from omegaconf import DictConfig
 
 from diffusion.autoencoder import weights
 from diffusion.errors import ConfigError
-from diffusion.experiment.build.build import build, build_data, build_module, build_trainer, user_errors
+from diffusion.experiment.build.build import build, build_data, build_module, build_trainer
 from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
+from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, rank, wanted_ranks

@@ -1,30 +1,28 @@
-"""Do the parts of a config fit each other? What numbers and names can tell, before torch is loaded.
+"""Rules across parts: what no part can see by itself, from numbers and names only, before torch is imported.
 
-One small function for each way not to fit; it returns the sentence, or ``None``. The parts check themselves as well
-when they are built: these are the same mistakes, met earlier.
+``RULES`` holds a short function for each: a config as plain containers -> the sentence of the error, or ``None``.
+What a part can see by itself, it refuses in its own constructor.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
-from diffusion.experiment.config import latents
+from diffusion.autoencoder import weights
 
 Plain = Mapping[str, Any]
 
 NEED_LABELS = {"ClassifierFreeGuidance", "CFGPlusPlusGuidance", "APGGuidance", "ClassifierGuidance"}
 """Guidance that strengthens a condition."""
+MEASURED = {"DPSGuidance", "InpaintGuidance", "PiGDMGuidance", "RePaintGuidance"}
+"""Guidance by a measurement of images."""
 EXTRACTORS = {"digits-cnn-v1": (1, 8), "fashion-cnn-v1": (1, 28)}
 """Channels and resolution of the feature extractors that take one size only."""
-
-
-def misfits(cfg: Plain) -> list[str]:
-    """A sentence for each thing that does not fit, in the order in which data flow."""
-    return [sentence for check in CHECKS if (sentence := check(cfg)) is not None]
 
 
 def data_and_autoencoder(cfg: Plain) -> str | None:
@@ -34,7 +32,7 @@ def data_and_autoencoder(cfg: Plain) -> str | None:
     for key in ("channels", "resolution"):
         if _differ(data.get(key), coder.get(key)):
             return (
-                f"autoencoder=identity hands on images as they are, but autoencoder.{key} is {coder[key]} and "
+                f"autoencoder=identity passes images on as they are, but autoencoder.{key} is {coder[key]} and "
                 f"data.{key} is {data[key]}; set autoencoder.{key}={data[key]}"
             )
     return None
@@ -52,42 +50,29 @@ def network_and_latents(cfg: Plain) -> str | None:
 
 
 def network_and_resolution(cfg: Plain) -> str | None:
+    """A U-Net halves latents, and images are ``factor`` times as large."""
     network, factor = _part(cfg, "network"), _part(cfg, "autoencoder").get("factor", 1)
-    resolution, mult, patch = network.get("resolution"), network.get("channel_mult"), network.get("patch")
-    if not isinstance(resolution, int) or resolution < 1:
+    resolution, mult = network.get("resolution"), network.get("channel_mult")
+    if not (isinstance(resolution, int) and resolution > 0 and isinstance(mult, list) and mult):
         return None
-    if isinstance(mult, list) and mult and resolution % 2 ** (len(mult) - 1):
-        times = next(n for n in range(len(mult)) if resolution % 2 ** (n + 1))
-        return (
-            f"a U-Net of {len(mult)} levels (network.channel_mult) halves the resolution {len(mult) - 1} times, and "
-            f"{resolution} can be halved {times} times; give network.channel_mult at most {times + 1} entries, "
-            f"or make data.resolution a multiple of {factor * 2 ** (len(mult) - 1)}"
-        )
-    attention = network.get("attention")
-    if isinstance(mult, list) and isinstance(attention, list):
-        levels = [resolution // 2**n for n in range(len(mult))]
-        wrong = [size for size in attention if size not in levels]
-        if wrong:
-            return (
-                f"network.attention names the resolutions {wrong}, and the levels of this U-Net have {levels}; "
-                "list resolutions among them"
-            )
-    if isinstance(patch, int) and patch > 0 and resolution % patch:
-        return (
-            f"images of {resolution} pixels a side cannot be cut into patches of {patch}; "
-            "set network.patch to a divisor of the resolution"
-        )
-    return None
+    times, possible = len(mult) - 1, (resolution & -resolution).bit_length() - 1
+    if times <= possible:
+        return None
+    return (
+        f"a U-Net of {times + 1} levels (network.channel_mult) halves the resolution {times} times, and {resolution} "
+        f"can be halved {possible} times; give network.channel_mult at most {possible + 1} entries, or make "
+        f"data.resolution a multiple of {factor * 2**times}"
+    )
 
 
 def augmentation(cfg: Plain) -> str | None:
-    told, heard = _part(cfg, "augmentation").get("dim", 0), _part(cfg, "network").get("augment_dim", 0)
-    if told == heard:
+    given, read = _part(cfg, "augmentation").get("dim", 0), _part(cfg, "network").get("augment_dim", 0)
+    if given == read:
         return None
     return (
-        f"this augmentation tells the network {told} numbers and network.augment_dim is {heard}; a network that is not "
-        "told would learn to draw augmented images: use network=ddpmpp_cifar10 or ncsnpp_cifar10, which take "
-        "augment_dim from the augmentation, or augmentation=none"
+        f"this augmentation has {given} augment labels and network.augment_dim is {read}; a network that is not "
+        "conditioned on them would learn to draw augmented images: use network=ddpmpp_cifar10 or ncsnpp_cifar10, "
+        "which take augment_dim from the augmentation, or augmentation=none"
     )
 
 
@@ -116,13 +101,13 @@ def second_models(cfg: Plain) -> str | None:
             run = second.get("run") if isinstance(second, Mapping) else None
             file = None if run is None else Path(str(run)) / "config.yaml"
             if file is None or not file.is_file():
-                continue  # said where it is loaded
+                continue  # an error where it is loaded
             theirs = _identity(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
             differing = [what for what in mine if mine[what] != theirs.get(what)]
             if differing:
-                said = ", ".join(f"{what} {theirs.get(what)} instead of {mine[what]}" for what in differing)
+                listed = ", ".join(f"{what} {theirs.get(what)} instead of {mine[what]}" for what in differing)
                 return (
-                    f"guidance.{name}.{key} is of another data set (its data have {said}); "
+                    f"guidance.{name}.{key} is of another data set (its data have {listed}); "
                     f"set guidance.{name}.{key}.run to a run on this data"
                 )
     return None
@@ -132,25 +117,10 @@ def _identity(cfg: Plain) -> dict[str, Any]:
     """What tells data sets apart: the class, its own names and sizes, a folder of images by its last name; and what
     is made of images before a network sees them."""
     data = _part(cfg, "data")
-    told = {key: data.get(key) for key in ("dataset", "channels", "resolution", "num_classes") if key in data}
+    facts = {key: data.get(key) for key in ("dataset", "channels", "resolution", "num_classes") if key in data}
     folder = {"folder": Path(str(data["root"])).name} if _class(data) == "ImageFolder" else {}
-    coder = _class(_part(cfg, "autoencoder")) if latents.has_latents(cfg) else "none"
-    return {"class": _class(data), **told, **folder, "autoencoder": coder}
-
-
-def table(cfg: Plain) -> str | None:
-    sampler, schedule = _part(cfg, "sampler"), _part(cfg, "schedule")
-    steps, entries = sampler.get("steps"), schedule.get("T")
-    if not isinstance(steps, int) or isinstance(steps, bool):
-        return None
-    if steps < 1:
-        return f"a sampler takes at least 1 step, and sampler.steps is {steps}; set sampler.steps to 1 or more"
-    if isinstance(entries, int) and steps > entries:
-        return (
-            f"sampler.steps is {steps}, but the schedule's table has {entries} entries (schedule.T); "
-            f"set sampler.steps to at most {entries}"
-        )
-    return None
+    coder = _class(_part(cfg, "autoencoder")) if has_latents(cfg) else "none"
+    return {"class": _class(data), **facts, **folder, "autoencoder": coder}
 
 
 def micro_batch(cfg: Plain) -> str | None:
@@ -175,8 +145,8 @@ def recorded_graphs(cfg: Plain) -> str | None:
     )
 
 
-def products(cfg: Plain) -> str | None:
-    """What torch.set_float32_matmul_precision takes."""
+def matmul_precision(cfg: Plain) -> str | None:
+    """The arguments of torch.set_float32_matmul_precision."""
     kinds, given = ("highest", "high", "medium"), cfg.get("matmul_precision", "highest")
     return None if given in kinds else f"matmul_precision is one of {', '.join(kinds)}, got {given!r}"
 
@@ -185,7 +155,7 @@ def half_precision(cfg: Plain) -> str | None:
     trainer = _part(cfg, "trainer")
     if trainer.get("accelerator") == "cpu" and str(trainer.get("precision")).startswith("16"):
         return (
-            f"trainer.precision={trainer['precision']} is for GPUs: processors do not multiply in fp16; "
+            f"trainer.precision={trainer['precision']} is for GPUs: CPUs do not multiply in fp16; "
             "set trainer.precision=bf16-mixed or 32-true, or trainer=gpu"
         )
     if str(trainer.get("precision")) in ("16-true", "bf16-true"):
@@ -213,7 +183,7 @@ def learned_variance(cfg: Plain) -> str | None:
     sampler, target = _part(cfg, "sampler"), _part(cfg, "parameterization")
     if sampler.get("variance") == "learned" and target.get("learned_variance") is False:
         return (
-            "sampler.variance=learned asks for a variance that this model does not predict; "
+            "sampler.variance=learned needs a variance that this model does not predict; "
             "train with parameterization.learned_variance=true, or set sampler.variance=small or large"
         )
     return None
@@ -221,8 +191,7 @@ def learned_variance(cfg: Plain) -> str | None:
 
 def extractor(cfg: Plain) -> str | None:
     evaluation, data = _part(cfg, "evaluation"), _part(cfg, "data")
-    name = evaluation.get("extractor")
-    size = EXTRACTORS.get(str(name))
+    size = EXTRACTORS.get(str(name := evaluation.get("extractor")))
     mine = (data.get("channels"), data.get("resolution"))
     if size is None or None in mine or mine == size:
         return None
@@ -232,43 +201,89 @@ def extractor(cfg: Plain) -> str | None:
     )
 
 
-def devices(cfg: Plain) -> str | None:
-    for key in ("devices", "num_nodes"):
-        count = _part(cfg, "trainer").get(key)
-        if count in (0, "0", []) or (isinstance(count, int) and count < -1):
-            return f"trainer.{key} is {count}, and a run needs at least 1; set trainer.{key} to 1 or more"
+def likelihood(cfg: Plain) -> str | None:
+    evaluation = _part(cfg, "evaluation")
+    alone = "likelihood" in evaluation and "_target_" not in evaluation
+    return "evaluation/likelihood needs an evaluation; choose one too, such as evaluation=digits" if alone else None
+
+
+def has_latents(cfg: Plain) -> bool:
+    """Is there an autoencoder whose latents differ from the images?"""
+    return _part(cfg, "autoencoder").get("pretrained") is not None
+
+
+def autoencoder_weights(cfg: Plain) -> str | None:
+    """Their reader is installed, a folder holds them, and the model's own config agrees with the sizes."""
+    if not has_latents(cfg):
+        return None
+    coder = _part(cfg, "autoencoder")
+    if isinstance(coder.get("max_batch"), int) and coder["max_batch"] < 1:
+        return f"autoencoder.max_batch is a number of images, at least 1, got {coder['max_batch']}"
+    if find_spec("diffusers") is None:
+        return "autoencoder=kl needs diffusers; pip install 'alphabar[latent]'"
+    sizes = {key: coder.get(key) for key in ("channels", "factor", "image_channels")}
+    try:
+        folder = weights.local(str(coder["pretrained"]))
+        if folder is not None and all(isinstance(size, int) for size in sizes.values()):
+            weights.check(weights.config(folder), **sizes)  # type: ignore[arg-type]
+    except ValueError as error:
+        return str(error)
     return None
 
 
-def likelihood(cfg: Plain) -> str | None:
-    evaluation = _part(cfg, "evaluation")
-    if "likelihood" not in evaluation or "_target_" in evaluation:
+def latent_size(cfg: Plain) -> str | None:
+    """An image is a whole number of latents."""
+    coder, pixels = _part(cfg, "autoencoder"), _part(cfg, "data").get("resolution")
+    side, factor = coder.get("resolution"), coder.get("factor")
+    if not (isinstance(pixels, int) and isinstance(side, int) and isinstance(factor, int)):
         return None
-    return (
-        "evaluation/likelihood is a part of an evaluation, and there is none; choose one too, such as evaluation=digits"
-    )
+    if factor < 1 or pixels % factor:
+        return (
+            f"the autoencoder makes one latent of {factor} x {factor} pixels, and data.resolution is {pixels}; "
+            f"set data.resolution to a multiple of {factor}"
+        )
+    if side * factor != pixels:
+        return (
+            f"images of {pixels} pixels a side have latents of {pixels // factor}, and autoencoder.resolution is "
+            f"{side}; set autoencoder.resolution={pixels // factor}"
+        )
+    return None
 
 
-CHECKS: tuple[Callable[[Plain], str | None], ...] = (
+def pixels_only(cfg: Plain) -> str | None:
+    """What is defined on pixels cannot run on latents."""
+    if not has_latents(cfg):
+        return None
+    latents = "and this model runs on an autoencoder's latents"
+    for name, part in _part(cfg, "guidance").items():
+        kind = _class(part)
+        if kind == "DynamicThresholdGuidance" or (kind == "ClipGuidance" and (part["low"], part["high"]) == (-1, 1)):
+            return f"guidance={name} holds x_0 in [-1, 1], the range of images, {latents}; use guidance=none"
+        if kind in MEASURED:
+            return f"guidance={name} measures images, {latents}; use a model with autoencoder=identity for it"
+    if _part(cfg, "evaluation").get("likelihood") is not None:
+        return f"bits per dimension are of images, {latents}; leave evaluation/likelihood out"
+    return None
+
+
+RULES: tuple[Callable[[Plain], str | None], ...] = (
     data_and_autoencoder,
-    latents.weights_of,
-    latents.size_of,
+    autoencoder_weights,
+    latent_size,
     network_and_latents,
     network_and_resolution,
     augmentation,
     labels,
     second_models,
-    table,
     micro_batch,
     half_precision,
     recorded_graphs,
-    products,
+    matmul_precision,
     terminal_snr,
     learned_variance,
     extractor,
-    devices,
     likelihood,
-    latents.for_images,
+    pixels_only,
 )
 
 
@@ -277,8 +292,8 @@ def _part(cfg: Plain, room: str) -> Plain:
     return part if isinstance(part, Mapping) else {}
 
 
-def _class(part: Plain) -> str:
-    return str(part.get("_target_", "")).rpartition(".")[2]
+def _class(part: Any) -> str:
+    return str(part.get("_target_", "")).rpartition(".")[2] if isinstance(part, Mapping) else ""
 
 
 def _differ(one: Any, other: Any) -> bool:
