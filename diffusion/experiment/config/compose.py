@@ -177,7 +177,7 @@ def _check_added(added: Sequence[Override], cfg: DictConfig, base: DictConfig) -
         key = override.key_or_group.partition("@")[0]
         heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
         if key in known or "needs" in heads or any(head in parts for head in heads):
-            continue  # whether the part has such an argument is found when it is imported
+            continue  # the roles of needs are free; whether the part has such an argument is found when it is imported
         if not (key in parts and key.rpartition(".")[0] in known):
             raise errors.unknown_key(key, known)
 

@@ -74,7 +74,7 @@ class Record:
                 "wait for it, stop it, or give another folder"
             )
         segment = 1 + int((before or {}).get("segments", 0))
-        self._clock = time.monotonic()
+        self.start_clock()
         self.status |= {"identity": self._identity(before or {}), "started": now(), "segments": segment, **process()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_status(self.folder, self.status)
@@ -83,6 +83,10 @@ class Record:
         if self.cfg is not None:
             write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
         return self
+
+    def start_clock(self) -> None:
+        """``seconds`` count from here: those before were other runs'."""
+        self._clock = time.monotonic()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
