@@ -50,6 +50,7 @@ def train(cfg: DictConfig) -> None:
         refuse_to_continue(cfg, folder)
     with Record(folder, cfg, task_overrides()) as record:
         provide(cfg, train)
+        record.note(parts=plain(identities(cfg)))
         record.start_clock()
         if wanted_ranks(cfg) > 1 and not joined():
             launch(folder, cfg)
