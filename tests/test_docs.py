@@ -99,8 +99,8 @@ def test_the_example_of_a_new_part_is_a_sampler_of_its_declared_order():
     denoiser = GaussianDenoiser(CosineSchedule(), mean=0.5, std=0.3)
     noise = torch.linspace(-2, 2, 9, dtype=torch.float64).reshape(9, 1)
     exact = denoiser.transport(noise, 1.0, 0.0)
-    coarse, fine = ((names["Held"](steps)(denoiser, noise) - exact).abs().max() for steps in (50, 100))
-    assert torch.log2(coarse / fine) == pytest.approx(names["Held"].order, abs=0.15)
+    coarse, fine = ((names["HeldSampler"](steps)(denoiser, noise) - exact).abs().max() for steps in (50, 100))
+    assert torch.log2(coarse / fine) == pytest.approx(names["HeldSampler"].order, abs=0.15)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

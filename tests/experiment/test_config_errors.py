@@ -207,7 +207,7 @@ def test_help_shows_groups_options_and_examples(name: str):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5  # of work: waiting does not count
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"python scripts/{name}.py") == 3
+    assert done.stdout.count(f"python scripts/{name}.py") >= 3
     assert re.search(r"^  sampler .*\bddim\b.*\bheun\b", done.stdout, flags=re.MULTILINE)
 
 
