@@ -83,8 +83,8 @@ def shown(rows: list[Row]) -> Table:
             row.what,
             row.against,
             value,
-            f"{sign} {row.must:.3g}",
-            f"{sign} {row.aim:.3g}",
+            "-" if row.must is None else f"{sign} {row.must:.3g}",
+            "-" if row.aim is None else f"{sign} {row.aim:.3g}",
             row.verdict,
             row.samples,
         )

@@ -123,15 +123,15 @@ class Row:
     """One line of the table: a ratio, what it must reach and what it aims at.
 
     smaller: reaching means at most (a time over a peer's) and not at least (a speed-up).
-    value: ``None`` is inconclusive. samples: clean ones of the contestant with the fewest, or a note.
+    must, aim: ``None`` where the row only informs. value: ``None`` is inconclusive. samples: clean ones of the contestant with the fewest, or a note.
     """
 
     name: str
     what: str
     against: str
     value: float | None
-    must: float
-    aim: float
+    must: float | None
+    aim: float | None
     smaller: bool
     samples: str
 
@@ -139,6 +139,8 @@ class Row:
     def verdict(self) -> str:
         if self.value is None:
             return "inconclusive"
+        if self.must is None or self.aim is None:
+            return "no must"
         for goal, word in ((self.aim, "aim"), (self.must, "must")):
             if self.value <= goal if self.smaller else self.value >= goal:
                 return word

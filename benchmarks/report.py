@@ -70,8 +70,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     lines = ["| row | what | against | measured | must | aim | verdict | clean samples |", "|" + "---|" * 8]
     for row in rows:
         sign = "≤" if row["smaller"] else "≥"
-        cells = [row["name"], row["what"], row["against"], f"{row['value']:.2f}", f"{sign} {row['must']:.3g}"]
-        lines.append("| " + " | ".join([*cells, f"{sign} {row['aim']:.3g}", row["verdict"], row["samples"]]) + " |")
+        goals = ["-" if row[goal] is None else f"{sign} {row[goal]:.3g}" for goal in ("must", "aim")]
+        cells = [row["name"], row["what"], row["against"], f"{row['value']:.2f}", *goals]
+        lines.append("| " + " | ".join([*cells, row["verdict"], row["samples"]]) + " |")
     return "\n".join(lines)
 
 
