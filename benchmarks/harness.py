@@ -123,7 +123,8 @@ class Row:
     """One line of the table: a ratio, what it must reach and what it aims at.
 
     smaller: reaching means at most (a time over a peer's) and not at least (a speed-up).
-    must, aim: ``None`` where the row only informs. value: ``None`` is inconclusive. samples: clean ones of the contestant with the fewest, or a note.
+    must, aim: ``None`` where the row only informs. value: ``None`` is inconclusive. samples: clean ones of the
+    contestant with the fewest, or a note.
     """
 
     name: str
