@@ -122,7 +122,7 @@ def test_a_failed_rank_ends_its_job_and_not_the_sweep(tmp_path: Path):
     states = {path.parent: read_status(path.parent) for path in (tmp_path / "s").glob("*/status.json")}
     (bad,) = (folder for folder, status in states.items() if status["status"] == "failed")
     assert "has diverged" in states[bad]["reason"]
-    assert states[bad]["cell"] == bad.name
+    assert states[bad]["identity"] == bad.name
     assert "DivergedError" in (bad / "traceback.txt").read_text()
     assert len(scores(tmp_path)) == 1
 
