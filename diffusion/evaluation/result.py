@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers, the same numbers of real images, and what both depend on."""
+"""The result of an evaluation: metrics, the same metrics of real images, and what both depend on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion.files import write_atomic
 
 @dataclass(frozen=True)
 class Result:
-    """metrics: {name with N: value}. floor: the same of real held-out images. fingerprint: what they depend on.
+    """metrics: {name with N: value}. floor: those of real held-out images. fingerprint: what they depend on.
 
     repeats: the metrics of each block of seeds, where there are several; ``metrics`` then holds the mean under the
     plain name, and ``_std`` (n - 1) and ``_min`` beside it.

@@ -45,8 +45,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """settings, metrics: the columns, in order. floors: real images' figures, a column. notes: what a reader must
-    know, one sentence each."""
+    """settings, metrics: the columns, in order. floors: values of real images, by column. notes: caveats, one sentence
+    each."""
 
     rows: list[Row]
     settings: list[str]
@@ -56,17 +56,17 @@ class Table:
 
 
 def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Table:
-    """Runs -> the table of all of them; numbers of different protocols come to stand in different columns."""
+    """Runs -> the table of all of them; numbers of different protocols are in different columns."""
     pairs: list[tuple[Run, Evaluation | None]] = []
     for run in runs:
         pairs += [(run, evaluation) for evaluation in run.evaluations] or [(run, None)]
-    columns, floors, said = _columns([e for _, e in pairs if e is not None])
+    columns, floors, footnotes = _columns([e for _, e in pairs if e is not None])
     loss = _comparable_loss(runs)
     rows = [_row(run, evaluation, columns, loss) for run, evaluation in pairs]
     present = {name for row in rows for name in row.values}
     metrics = [c for c in dict.fromkeys(columns.values()) if c in present]
     metrics += [name for name in (NFE, SECONDS, LOSS) if name in present]
-    return Table(rows, _differing(rows), metrics, floors, [*notes, *said])
+    return Table(rows, _differing(rows), metrics, floors, [*notes, *footnotes])
 
 
 def over_seeds(table: Table) -> Table | None:
@@ -101,7 +101,7 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def _columns(evaluations: list[Evaluation]) -> tuple[dict[tuple[str, str], str], dict[str, float], list[str]]:
-    """(metric, protocol) -> column; the floors; what differs, in sentences."""
+    """(metric, protocol) -> column; the floors; sentences on what differs."""
     protocols: dict[str, dict[str, str]] = {}
     by_metric: dict[str, dict[str, None]] = {}
     floors: dict[tuple[str, str], float] = {}
@@ -180,7 +180,7 @@ def _cost(fingerprint: dict[str, Any]) -> dict[str, Value]:
 
 
 def _drawn(settings: dict[str, Any], fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The run's settings with those of its evaluation in the place of its own sampler's."""
+    """The run's settings, those of its sampler replaced by the evaluation's."""
     samples, about = fingerprint.get("samples") or {}, fingerprint.get("about") or {}
     if "sampler" in samples:
         own = ("sampler", "spacing", "guidance")
