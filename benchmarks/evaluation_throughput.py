@@ -23,8 +23,8 @@ from rich.console import Console
 from diffusion.data.digits import Digits
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
-from diffusion.model import DiffusionModel
 from diffusion.experiment.process.allocator import keep_freed_memory
+from diffusion.model import DiffusionModel
 from diffusion.network.unet import UNet
 from diffusion.parameterization.epsilon import EpsilonParameterization
 from diffusion.sampler.ancestral import AncestralSampler
