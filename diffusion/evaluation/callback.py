@@ -84,7 +84,7 @@ class TrendScore(Callback):
             sampler=self.sampler, batch_size=self.evaluator.batch_size, columns=data.split("test").requests
         )
         try:
-            (value,) = self.evaluator.evaluate(pipeline, data, floor=False).metrics.values()
+            (value,) = self.evaluator.evaluate(pipeline, data, real_baseline=False).metrics.values()
         except (ValueError, EvaluationError) as error:  # on all ranks alike; early in a training a model may draw NaN
             log.warning("no trend score at step %d: %s", trainer.global_step, error)
             return

@@ -102,7 +102,7 @@ class Measured:
     values: dict[str, list[float]]
     nfe: float | None = None
     seeds: Sequence[int] = ()
-    floor: Mapping[str, float] = field(default_factory=dict)
+    real_baseline: Mapping[str, float] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float | None:
         values = self.values.get(metric)
@@ -159,9 +159,11 @@ def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, rem
         *(["Numbers are mean ± standard deviation over seeds of training and samples."] if several else []), "",
         *("| " + " | ".join(line) + " |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *body]), "",
     ]  # fmt: skip
-    floors = {metric: m.floor[metric] for m in measured for metric in table.metrics if metric in m.floor}
-    if floors:
-        scores = ", ".join(f"{metric} {short(value)}" for metric, value in floors.items())
+    baselines = {
+        metric: m.real_baseline[metric] for m in measured for metric in table.metrics if metric in m.real_baseline
+    }
+    if baselines:
+        scores = ", ".join(f"{metric} {short(value)}" for metric, value in baselines.items())
         lines += [f"As many real held-out images score {scores}.", ""]
     if table.plot:
         lines += [f"![{table.title}]({table.name}.png)", ""]

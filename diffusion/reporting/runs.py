@@ -26,7 +26,7 @@ class Evaluation:
 
     name: str
     metrics: dict[str, float]
-    floor: dict[str, float] = field(default_factory=dict)
+    real_baseline: dict[str, float] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
@@ -136,8 +136,8 @@ def _images(folder: Path, root: Path, notes: list[str]) -> Run | None:
 def _evaluation(path: Path, notes: list[str]) -> Evaluation | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        metrics, floor = record["metrics"], record.get("floor") or {}
-        return Evaluation(path.parent.name, _floats(metrics), _floats(floor), dict(record.get("fingerprint") or {}))
+        metrics, real = record["metrics"], record.get("floor") or {}
+        return Evaluation(path.parent.name, _floats(metrics), _floats(real), dict(record.get("fingerprint") or {}))
     except (OSError, ValueError) as error:
         notes.append(f"{path} is left out: it is damaged or half-written ({str(error)[:80]})")
     except (KeyError, TypeError, AttributeError):

@@ -100,9 +100,9 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
         left += [_said(row.settings.get(name)) for name in table.settings]
         left += [str(row.n)] if number else []
         rows.append(left + [_value(row.values.get(name)) for name in table.metrics])
-    if any(name in table.floors for name in table.metrics):
+    if any(name in table.baselines for name in table.metrics):
         left = ["real images" if i == 0 else "" for i in range(len(head))]
-        rows.append(left + [short(table.floors[n]) if n in table.floors else "" for n in table.metrics])
+        rows.append(left + [short(table.baselines[n]) if n in table.baselines else "" for n in table.metrics])
     return [*head, *table.metrics], rows
 
 

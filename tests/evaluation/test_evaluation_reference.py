@@ -36,7 +36,7 @@ def test_a_file_serves_as_the_data_it_was_made_of(made: Path, digits: Digits) ->
     from_data = Evaluator(**SETTINGS, metrics=["fd", "kid"]).evaluate(images, digits)
     from_the_file = Evaluator(**SETTINGS, metrics=["fd", "kid"], reference=str(made)).evaluate(images, None)
     assert from_the_file.metrics == from_data.metrics
-    assert from_the_file.floor == {}
+    assert from_the_file.real_baseline == {}
     assert from_the_file.fingerprint["reference"]["key"] == from_data.fingerprint["reference"]["key"]
 
 
@@ -81,7 +81,7 @@ def test_other_projects_statistics_give_the_distance_of_the_images(kind: str, tm
     expected = Evaluator(**SETTINGS, metrics=["fd"]).evaluate(images, digits)
     result = Evaluator(**SETTINGS, metrics=["fd"], reference=str(path)).evaluate(images, digits)
     assert list(result.metrics.values()) == pytest.approx(list(expected.metrics.values()), rel=1e-6)
-    assert result.floor.keys() == result.metrics.keys()
+    assert result.real_baseline.keys() == result.metrics.keys()
     assert result.fingerprint["reference"]["file"] == path.name
 
 
