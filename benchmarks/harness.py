@@ -125,7 +125,8 @@ class Row:
     """One line of the table: a ratio, the value that it must reach and the one that it aims at, ``None`` for none.
 
     smaller: reaching means at most (a time over a peer's) and not at least (a speed-up).
-    value: ``None`` is inconclusive. samples: clean ones of the contestant with the fewest, or a note.
+    must, aim: ``None`` where the row only informs. value: ``None`` is inconclusive. samples: clean ones of the
+    contestant with the fewest, or a note.
     """
 
     name: str
@@ -141,10 +142,12 @@ class Row:
     def verdict(self) -> str:
         if self.value is None:
             return "inconclusive"
+        if self.must is None or self.aim is None:
+            return "no must"
         for goal, word in ((self.aim, "aim"), (self.must, "must")):
-            if goal is not None and (self.value <= goal if self.smaller else self.value >= goal):
+            if self.value <= goal if self.smaller else self.value >= goal:
                 return word
-        return "measured" if self.must is None else "missed"
+        return "missed"
 
 
 def counts(timings: Mapping[str, Timing], *names: str) -> str:

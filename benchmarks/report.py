@@ -71,15 +71,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         sign = "≤" if row["smaller"] else "≥"
         goals = ["-" if row[goal] is None else f"{sign} {row[goal]:.3g}" for goal in ("must", "aim")]
-        cells = [
-            row["name"],
-            row["what"],
-            row["against"],
-            f"{row['value']:.2f}",
-            *goals,
-            row["verdict"],
-            row["samples"],
-        ]
+        cells = [row["name"], row["what"], row["against"], f"{row['value']:.2f}", *goals]
         lines.append("| " + " | ".join([*cells, row["verdict"], row["samples"]]) + " |")
     return "\n".join(lines)
 

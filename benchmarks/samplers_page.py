@@ -65,7 +65,7 @@ by 2. NFE: calls of the network for each step, counted over 20 steps from noise 
 |---|---|---|---|---|---|---|
 """
 TAIL = """
-Also there: `DDIMSampler.encode` takes data to the noise that gives them back, and
+Also there: `sampler.invert` takes data to the noise that gives them back, and
 `diffusion.sampler.likelihood.FlowLogLikelihood` is the exact log-density along the probability-flow ODE, for any
 schedule and target; `evaluation/likelihood=flow` makes it a metric ([evaluation](evaluation.md)).
 

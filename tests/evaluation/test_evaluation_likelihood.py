@@ -168,7 +168,7 @@ def test_a_training_on_two_ranks_and_the_script_alone_say_the_same(tmp_path: Pat
     trained = taken(run)
     name = "bits_per_dim_variational_50"
     assert 0 < trained["metrics"][name] < math.inf
-    assert trained["fingerprint"]["likelihood"]["class"] == "Variational"
+    assert trained["fingerprint"]["likelihood"]["class"] == "VariationalLikelihood"
     assert trained["fingerprint"]["cost"]["likelihood_nfe"] == 50
     script("evaluate", f"run={run}")
     assert taken(run)["metrics"] == trained["metrics"]

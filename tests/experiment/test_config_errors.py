@@ -1,4 +1,4 @@
-"""Mistakes on the command line and in config files: one sentence each, exit code 2, torch never loaded."""
+"""Errors on the command line and in config files: one sentence each, exit code 2; names without importing torch."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def compose(*arguments: str, folder: Path = CONF, name: str = "train") -> None:
         GlobalHydra.instance().clear()
 
 
-def mistake(*arguments: str, folder: Path = CONF) -> str:
+def refused(*arguments: str, folder: Path = CONF) -> str:
     with pytest.raises(ConfigError) as caught:
         compose(*arguments, folder=folder)
     sentence = str(caught.value)
@@ -44,7 +44,7 @@ def mistake(*arguments: str, folder: Path = CONF) -> str:
     return sentence
 
 
-def test_the_default_job_has_no_mistake():
+def test_the_default_job_has_no_error():
     compose()
 
 
@@ -65,12 +65,12 @@ def test_the_default_job_has_no_mistake():
     ],
 )
 def test_the_nearest_real_key_is_suggested(argument: str, meant: str):
-    assert f"did you mean '{meant}'?" in mistake(argument)
+    assert f"did you mean '{meant}'?" in refused(argument)
 
 
 @pytest.mark.parametrize("argument", ["+typo=3", "++typo=3", "typo=3"])
 def test_a_key_like_no_other_is_refused_with_those_there_are(argument: str):
-    sentence = mistake(argument)
+    sentence = refused(argument)
     assert "no config key 'typo'" in sentence
     assert "seed" in sentence
 
@@ -85,7 +85,7 @@ def test_real_arguments_may_be_added():
 )
 def test_an_unknown_option_lists_those_there_are_nearest_first(argument: str, first: str):
     group = argument.partition("=")[0]
-    sentence = mistake(argument)
+    sentence = refused(argument)
     assert f"nearest first: {first}" in sentence
     assert all(path.stem in sentence for path in (CONF / group).glob("[!_]*.yaml"))
 
@@ -107,7 +107,7 @@ def test_an_unknown_option_lists_those_there_are_nearest_first(argument: str, fi
 )
 def test_a_wrong_type_says_expected_and_got(argument: str, expected: str, got: str):
     key = argument.partition("=")[0]
-    sentence = mistake(argument)
+    sentence = refused(argument)
     assert sentence.startswith(key)
     assert expected in sentence
     assert got in sentence
@@ -118,7 +118,7 @@ def test_a_wrong_type_says_expected_and_got(argument: str, expected: str, got: s
     ("arguments", "change"),
     [
         (["sampler.steps=1001"], "sampler.steps to at most 1000"),
-        (["sampler.steps=0"], "sampler.steps to 1 or more"),
+        (["sampler.steps=0"], "at least 1, got 0; set sampler.steps"),
         (["network.in_channels=3"], "network.in_channels=1"),
         (["network.resolution=16"], "network.resolution=8"),
         (["network.channel_mult=[1,1,1,1,1]"], "network.channel_mult at most 4 entries"),
@@ -136,7 +136,7 @@ def test_a_wrong_type_says_expected_and_got(argument: str, expected: str, got: s
     ],
 )
 def test_parts_that_do_not_fit_are_refused_with_what_to_change(arguments: list[str], change: str):
-    assert change in mistake(*arguments)
+    assert change in refused(*arguments)
 
 
 def test_the_same_numbers_are_fine_where_they_fit():
@@ -160,8 +160,8 @@ def test_the_same_numbers_are_fine_where_they_fit():
         (["--config-name=trian"], "trian.yaml"),
     ],
 )
-def test_other_mistakes_name_what_to_change(arguments: list[str], change: str):
-    assert change in mistake(*arguments)
+def test_other_errors_name_what_to_change(arguments: list[str], change: str):
+    assert change in refused(*arguments)
 
 
 def test_a_typo_in_an_experiment_file_is_found(tmp_path: Path):
@@ -170,7 +170,7 @@ def test_a_typo_in_an_experiment_file_is_found(tmp_path: Path):
         (tmp_path / name).touch()
     (tmp_path / "train.yaml").write_text("defaults: [_self_, {experiment: bad}]\nseed: 0\npart: {steps: 1}\n")
     (tmp_path / "experiment" / "bad.yaml").write_text("# @package _global_\nsede: 3\n")
-    assert "did you mean 'seed'?" in mistake(folder=tmp_path)
+    assert "did you mean 'seed'?" in refused(folder=tmp_path)
 
 
 def test_nearest_finds_nothing_where_nothing_is_near():
@@ -207,7 +207,7 @@ def test_help_shows_groups_options_and_examples(name: str):
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5  # of work: waiting does not count
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"python scripts/{name}.py") == 3
+    assert done.stdout.count(f"python scripts/{name}.py") >= 3
     assert re.search(r"^  sampler .*\bddim\b.*\bheun\b", done.stdout, flags=re.MULTILINE)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zipfile
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_what_is_not_whole_is_named(run: Path, name: str, text: str | None, sent
         (run / name).write_text(text)
     with pytest.raises(ConfigError, match=re.escape(sentence)):
         read(run)
+
+
+@pytest.mark.parametrize("record", [{"version": "0.1.3"}, {}])
+def test_a_run_of_an_older_version_is_refused_with_the_version_to_use(run: Path, record: dict[str, str]):
+    (run / "environment.json").write_text(json.dumps(record | {"git": {"commit": "0123456789abcdef"}}))
+    for use in (lambda: read(run), lambda: resume_overrides([f"resume={run}"])):
+        with pytest.raises(ConfigError, match=r"before 0.2.*git checkout 0123456789ab"):
+            use()
+    (run / "environment.json").write_text(json.dumps({"version": "0.2.0"}))
+    read(run)
 
 
 @pytest.mark.parametrize(("text", "sentence"), [(None, "no .hydra/overrides.yaml"), ("- a=[1\n- 'b", "half-written")])

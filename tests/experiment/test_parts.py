@@ -50,8 +50,7 @@ def trained(tmp_path: Path, kind: str) -> tuple[DictConfig, Path, str]:
     part = run_folder(tmp_path, "part", "seed=3", *others)
     cfg = config(tmp_path / "run", *SMALL, *chosen, "trainer.max_steps=1", f"{role}.run=RUN")
     cfg = OmegaConf.merge(cfg, OmegaConf.create(YAML[kind].replace("RUN", str(part))))
-    train.run(cfg)
-    OmegaConf.save(cfg, tmp_path / "run" / "config.yaml", resolve=True)
+    train.train(cfg)
     return cfg, part, role
 
 
@@ -71,6 +70,8 @@ def test_a_part_is_a_run_folder_and_no_other_weights_take_its_place(tmp_path: Pa
         "sha256": identities(cfg)[role].sha256,
     }  # fmt: skip
     assert not [name for name in saved["state_dict"] if not name.startswith(("model.", "average."))]
+    recorded = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert recorded["parts"] == saved["parts"]
     load_model(cfg, tmp_path / "run")
     change(part)
     with pytest.raises(ConfigError, match=rf"{role} was .* with weights of sha256 .* now has .*; set {role}\.run"):

@@ -84,14 +84,14 @@ def app(
                         print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or ""))
                         return
                     cfg, whole = composer.compose()
-                    if cfg.get("plan") and "needs" in cfg and not args.multirun and args.cfg is None:
-                        needs.show([cfg])
-                        return
                     if args.cfg == "job" and args.package is None:  # composed once already
                         print(OmegaConf.to_yaml(cfg, resolve=bool(args.resolve)), end="")
                         return
                     if not args.cfg:
                         validate.check(whole)
+                        if cfg.get("plan") and "needs" in cfg and not args.multirun:
+                            needs.show([whole])
+                            return
             hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)()
 
         return command

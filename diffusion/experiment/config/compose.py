@@ -63,12 +63,14 @@ class Composer:
             cfg = self._compose(fixed, groups)
             self._check_top(cfg)
             added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
-            if added:
-                _check_added(added, _own(cfg), _own(self._compose([o for o in fixed if o not in added], groups)))
+            before = self._whole(self._compose([o for o in fixed if o not in added], groups)) if added else None
+            whole = self._whole(cfg)
+            if before is not None:
+                _check_added(added, whole, before)
             slow = [o for o in fixed if o.key_or_group.partition(".")[0] in numbers.SLOW and "." in o.key_or_group]
             if slow and (base := self._base(fixed, groups)) is not None:
                 _check_kinds(slow, cfg, base)
-            return _own(cfg), self._whole(cfg)
+            return _own(cfg), whole
 
     def _first(self) -> list[Override]:
         """The overrides of a sweep's first job: the other values are checked when the sweep is planned."""
@@ -175,7 +177,7 @@ def _check_added(added: Sequence[Override], cfg: DictConfig, base: DictConfig) -
         key = override.key_or_group.partition("@")[0]
         heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
         if key in known or "needs" in heads or any(head in parts for head in heads):
-            continue  # whether the part has such an argument is found when it is imported
+            continue  # the roles of needs are free; whether the part has such an argument is found when it is imported
         if not (key in parts and key.rpartition(".")[0] in known):
             raise errors.unknown_key(key, known)
 

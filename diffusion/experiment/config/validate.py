@@ -29,7 +29,8 @@ BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema
 BUILT |= {"guidance", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks"}
 LAST = {"network": 1, "lr_scheduler": 2, "optimizer": 3}
 """Networks are as wide as other parts say; the first optimizer of a process makes torch import its compiler (1.4 s)."""
-LOADED = re.compile(r"diffusion\.(load$|text_encoder\.(?!words\.)|autoencoder\.(?!identity\.))")
+LOADER = "diffusion.load"
+LOADED = re.compile(r"diffusion\.(text_encoder\.(?!words\.)|autoencoder\.(?!identity\.))")
 """Parts that read weights when they are built."""
 _passed: set[str] = set()
 
@@ -131,6 +132,7 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
 
 def _check_built(path: str, values: Mapping[str, Any]) -> None:
     """Builds a part and drops it."""
+    values = _with_stand_ins(values)
     room, done = path.partition(".")[0], _name("built", path, values)
     if room not in BUILT | META or done in _passed or any(LOADED.match(target) for target in _targets_in(values)):
         return
@@ -147,6 +149,20 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
             raise
         raise ConfigError(_at(path, values, one_line(cause))) from error
     _passed.add(done)
+
+
+def _with_stand_ins(value: Any) -> Any:
+    """A part's arguments, other runs' models replaced by a small denoiser: they are loaded when the part is used."""
+    if isinstance(value, list):
+        return [_with_stand_ins(inner) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    if value.get("_target_") == LOADER:
+        return {
+            "_target_": "diffusion.denoiser.GaussianDenoiser",
+            "schedule": {"_target_": "diffusion.schedule.cosine.CosineSchedule"},
+        }
+    return {key: _with_stand_ins(inner) for key, inner in value.items()}
 
 
 def _stand_in(room: str) -> Any:
@@ -170,7 +186,8 @@ def _check_steps(plain: Mapping[str, Any]) -> None:
     """Can the sampler take its steps on this schedule?"""
     parts = {room: plain[room] for room in ("sampler", "schedule") if "_target_" in (plain.get(room) or {})}
     done = _name("steps", "sampler", parts)
-    if len(parts) < 2 or done in _passed:
+    measured = str(parts.get("sampler", {}).get("statistics", "data_prediction")).endswith("_prediction")
+    if len(parts) < 2 or done in _passed or not measured:  # a model's statistics may be measured before they are read
         return
     try:
         instantiate(parts["sampler"], _convert_="all").levels(instantiate(parts["schedule"], _convert_="all"))

@@ -13,14 +13,16 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
+from diffusion import __version__
 from diffusion.experiment.process.allocator import allocator
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
 def environment() -> dict[str, Any]:
-    """Code, packages, Python, device and command."""
+    """This project's version, its code, packages, Python, device and command."""
     return {
+        "version": __version__,
         "git": dict(_git()),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "python": platform.python_version(),
@@ -46,20 +48,20 @@ def device() -> dict[str, Any] | None:
 
 @functools.cache
 def _git() -> tuple[tuple[str, Any], ...]:
-    commit = _ask("rev-parse", "HEAD")
+    commit = _git_output("rev-parse", "HEAD")
     if commit is None:
         return (("commit", None),)
-    changed = _ask("status", "--porcelain") or ""
-    diff = _ask("diff", "HEAD") or ""
+    changed = _git_output("status", "--porcelain") or ""
+    diff = _git_output("diff", "HEAD") or ""
     dirty = bool(changed.strip())
     mark = hashlib.sha256((changed + diff).encode()).hexdigest()[:16] if dirty else None
     return (("commit", commit.strip()), ("dirty", dirty), ("diff_sha256", mark))
 
 
-def _ask(*question: str) -> str | None:
+def _git_output(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(REPOSITORY), *question], capture_output=True, text=True, timeout=10, check=True
+            ["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, timeout=10, check=True
         )
     except (OSError, subprocess.SubprocessError):
         return None

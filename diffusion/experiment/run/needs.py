@@ -181,7 +181,7 @@ def _show(role: str, overrides: Sequence[str], folder: Path, cfg: DictConfig, sh
 
 def expected(folder: Path, cfg: DictConfig) -> float | None:
     """Seconds of a training: its own where it is finished, else of the finished run of the same name whose number of
-    steps is nearest, in proportion to the steps; ``None`` where there is none."""
+    steps is nearest, in proportion to the steps; ``None`` where there is none of a quarter of the steps or more."""
     if state(folder) == "finished":
         return (read_status(folder) or {}).get("seconds")
     steps, times = OmegaConf.select(cfg, "trainer.max_steps"), []
@@ -190,7 +190,7 @@ def expected(folder: Path, cfg: DictConfig) -> float | None:
         theirs = ((yaml.safe_load(text) or {}).get("trainer") or {}).get("max_steps")
         if state(file.parent) == "finished" and seconds is not None:
             ratio = steps / theirs if steps and theirs and steps > 0 and theirs > 0 else 1.0
-            times.append((max(ratio, 1 / ratio), ratio * seconds))
+            times += [(max(ratio, 1 / ratio), ratio * seconds)] if ratio <= 4 else []
     return min(times)[1] if times else None
 
 

@@ -56,6 +56,7 @@ class Record:
         self.folder, self.cfg = folder, cfg
         self.status: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
         self._clock = 0.0
+        self._facts: dict[str, Any] = {}
         self._follower = rank() > 0
 
     def __enter__(self) -> Record:
@@ -74,7 +75,7 @@ class Record:
                 "wait for it, stop it, or give another folder"
             )
         segment = 1 + int((before or {}).get("segments", 0))
-        self._clock = time.monotonic()
+        self.start_clock()
         self.status |= {"identity": self._identity(before or {}), "started": now(), "segments": segment, **process()}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_status(self.folder, self.status)
@@ -83,6 +84,10 @@ class Record:
         if self.cfg is not None:
             write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
         return self
+
+    def start_clock(self) -> None:
+        """``seconds`` count from here: those before were other runs'."""
+        self._clock = time.monotonic()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -118,11 +123,17 @@ class Record:
         write_status(self.folder, self.status | ended | failed)
         return False
 
+    def note(self, **facts: Any) -> None:
+        """Plain values that ``environment.json`` holds from now on."""
+        self._facts |= facts
+        if not self._follower:
+            self._write_environment()
+
     def _write_environment(self) -> None:
         """Again at the end, when torch is there to say what it ran on."""
         needs = (self.cfg.get("needs") if self.cfg is not None else None) or {}
         built_on = {"needs": {str(role): {"run": n.run, "identity": n.identity} for role, n in needs.items()}}
-        write_atomic(self._environment, json.dumps(environment.environment() | built_on, indent=2) + "\n")
+        write_atomic(self._environment, json.dumps(environment.environment() | built_on | self._facts, indent=2) + "\n")
 
     def _identity(self, before: Mapping[str, Any]) -> str | None:
         """Of the config; a run that continues in its recorded precision, where the machine chose it, stays the same."""

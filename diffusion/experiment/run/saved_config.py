@@ -7,6 +7,7 @@ theirs to change.
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from diffusion import __version__
 from diffusion.errors import ConfigError
 
 OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
@@ -49,7 +51,7 @@ def resume_overrides(overrides: list[str]) -> list[str]:
     stored = _read(run, OVERRIDES)
     new = {_key(line) for line in overrides}
     kept = [line for line in map(str, stored) if _key(line) not in new and _key(line) != "resume"]
-    recorded = OmegaConf.select(_read(run, RESOLVED), "trainer.precision")
+    recorded = OmegaConf.select(read_resolved(run), "trainer.precision")
     chosen = new | set(map(_key, stored))
     keep = (
         []
@@ -110,11 +112,21 @@ def read_resolved(run: Path) -> DictConfig:
     """The resolved config of a run.
 
     Raises:
-        ConfigError: there is none, or it is damaged.
+        ConfigError: there is none, it is damaged, or the run was made by a version before 0.2.
     """
     node: DictConfig = _read(run, RESOLVED)
-    if "module" in node and "model" not in node.module:
-        raise ConfigError(f"{run} was made by a version of this project before 0.2; use it with that version")
+    try:
+        record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        record = {"version": __version__}
+    old = str(record.get("version", "0.1.0"))
+    if [int(part) for part in old.split(".")[:2]] < [0, 2] or ("module" in node and "model" not in node.module):
+        commit = (record.get("git") or {}).get("commit")
+        how = f"git checkout {commit[:12]}" if commit else "the last one before 0.2"
+        raise ConfigError(
+            f"{run} was made by a version of this project before 0.2, and this one is {__version__}; use it with the "
+            f"version that made it ({how})"
+        )
     return node
 
 

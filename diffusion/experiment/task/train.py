@@ -48,8 +48,10 @@ def train(cfg: DictConfig) -> None:
     folder = Path(cfg.paths.run)
     if cfg.get("resume") is not None:
         refuse_to_continue(cfg, folder)
-    with Record(folder, cfg, task_overrides()):
+    with Record(folder, cfg, task_overrides()) as record:
         provide(cfg, train)
+        record.note(parts=plain(identities(cfg)))
+        record.start_clock()
         if wanted_ranks(cfg) > 1 and not joined():
             launch(folder, cfg)
         else:

@@ -13,6 +13,7 @@ from diffusion.sampler.exponential.dpm_solver_pp_3s import DPMSolverPP3SSampler
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler, Move, State
 from diffusion.sampler.exponential.dpm_v3_integrals import Stretch
 from diffusion.sampler.exponential.model_statistics import ModelStatistics
+from diffusion.sampler.exponential.single_step import SingleStepSampler
 from diffusion.sampler.exponential.unipc import UniPCSampler
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "DPMSolverV3Sampler",
     "ModelStatistics",
     "Move",
+    "SingleStepSampler",
     "State",
     "Stretch",
     "UniPCSampler",
