@@ -19,7 +19,6 @@ from statistics import median
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from benchmarks.training_step import training_step
 from diffusion.evaluation.features.extractor import Extractor, extract
@@ -28,29 +27,27 @@ from diffusion.network.unet import UNet
 from diffusion.types import Cond
 
 
-def unet(batch: int, image: int, **network: object) -> Callable[[], object]:
+def train(network: UNet, batch: int, image: int) -> Callable[[], object]:
     """A training step."""
-    channels = 1 if image == 8 else 3
-    built = UNet(channels, image, num_res_blocks=1, **network)  # type: ignore[arg-type]
-    x, label = torch.randn(batch, channels, image, image), torch.rand(batch) * 1000
-    return training_step(built, lambda x, label: built(x, label, Cond()), x, label)
+    x, label = torch.randn(batch, network.in_channels, image, image), torch.rand(batch) * 1000
+    return training_step(network, lambda x, label: network(x, label, Cond()), x, label)
 
 
 def features(name: str, batch: int, channels: int, side: int) -> Callable[[], object]:
     """Features of one batch."""
     extractor = Extractor(name)
-    network: nn.Module = extractor.build([extractor.layer("fd")])
+    network = extractor.build([extractor.layer("fd")])
     images = torch.randint(0, 256, (batch, channels, side, side), dtype=torch.uint8)
-    return lambda: extract(network, images)  # type: ignore[arg-type]
+    return lambda: extract(network, images)
 
 
 WORK: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
     "training step, U-Net of 64 channels, 32x32, batch 16": (
-        lambda: unet(16, 32, channels=64, channel_mult=(1, 2, 2), attention=(16,)),
+        lambda: train(UNet(3, 32, channels=64, channel_mult=(1, 2, 2), num_res_blocks=1, attention=(16,)), 16, 32),
         4,
     ),
     "training step, network=unet_tiny, 8x8, batch 64": (
-        lambda: unet(64, 8, channels=32, channel_mult=(1, 2), attention=(4,)),
+        lambda: train(UNet(1, 8, channels=32, channel_mult=(1, 2), num_res_blocks=1, attention=(4,)), 64, 8),
         40,
     ),
     "features of fashion-cnn-v1, batch 512": (lambda: features("fashion-cnn-v1", 512, 1, 28), 10),

@@ -9,9 +9,10 @@ is measured, and no file is needed. EfficientNet is left out where its package i
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -81,8 +82,8 @@ class _Images(Dataset[Tensor]):
 class _Untrained(FeatureExtractorInceptionV3):
     """torch-fidelity's Inception with its initial weights."""
 
-    def load_state_dict(self, *_: object, **__: object) -> None:  # type: ignore[override]
-        pass
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        return None
 
 
 def _random_inception(folder: Path) -> str:

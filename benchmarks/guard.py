@@ -70,9 +70,7 @@ def main() -> None:
     if arguments.store:
         lacking = [row.what for found in rows.values() for row in found if row.value is None]
         if lacking:
-            raise SystemExit(
-                f"nothing was stored, since there were too few samples of: {'; '.join(lacking)}; run it again"
-            )
+            raise SystemExit(f"nothing was stored: too few samples of {'; '.join(lacking)}; run it again")
         kept = {"machine": machine(), "files": {name: [entry(row) for row in found] for name, found in rows.items()}}
         arguments.file.write_text(json.dumps(kept, indent=2) + "\n")
         return
