@@ -34,6 +34,7 @@ MODULES = {
     "10": "generation",
     "11": "data",
     "12": "startup",
+    "13": "extractors",
 }
 
 
@@ -44,8 +45,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None, help="1 = processor time of one thread, load or no load")
     parser.add_argument("--json", type=Path, default=None, help="also write the rows here, for benchmarks.report")
     arguments = parser.parse_args()
-    asked = arguments.rows.split(",")
-    unknown = sorted(set(asked) - set(MODULES))
+    requested = arguments.rows.split(",")
+    unknown = sorted(set(requested) - set(MODULES))
     if unknown:
         parser.error(f"no row {', '.join(unknown)}; rows are {', '.join(MODULES)}")
     if arguments.threads is not None:
@@ -54,11 +55,11 @@ def main() -> None:
     if not console.is_terminal:
         console = Console(width=180)
     rows: list[Row] = []
-    for name in dict.fromkeys(MODULES[row] for row in asked):
+    for name in dict.fromkeys(MODULES[row] for row in requested):
         measure: Callable[..., list[Row]] = import_module(f"benchmarks.{name}").rows
         with console.status(f"benchmarks.{name}"):
             measured = measure() if arguments.budget is None else measure(budget=arguments.budget)
-        rows += [row for row in measured if row.name in asked]
+        rows += [row for row in measured if row.name in requested]
         if arguments.json is not None:  # after each file: a stopped run keeps what it measured
             arguments.json.write_text(json.dumps({"machine": machine(), "rows": plain(rows)}, indent=2) + "\n")
     console.print(shown(rows))
@@ -83,8 +84,7 @@ def shown(rows: list[Row]) -> Table:
             row.what,
             row.against,
             value,
-            "-" if row.must is None else f"{sign} {row.must:.3g}",
-            "-" if row.aim is None else f"{sign} {row.aim:.3g}",
+            *("-" if goal is None else f"{sign} {goal:.3g}" for goal in (row.must, row.aim)),
             row.verdict,
             row.samples,
         )
@@ -96,7 +96,7 @@ def plain(rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the ratios were measured on."""
+    """The machine and the packages of the ratios."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)

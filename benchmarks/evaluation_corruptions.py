@@ -57,5 +57,5 @@ if __name__ == "__main__":
     console = Console()
     console.print(f"{len(data.split('train'))} training images, {len(test)} test images")
     for name, images in damaged(test).items():
-        fd, kid, kid_std = plan.evaluate(images, data, floor=False).metrics.values()
+        fd, kid, kid_std = plan.evaluate(images, data, real_baseline=False).metrics.values()
         console.print(f"{name:16} FD {fd:7.2f}  KID {kid:.4f} +- {kid_std:.4f}")

@@ -25,8 +25,8 @@ STORED = Path(__file__).with_name("ratios.json")
 SECONDS = {"training_step": 12, "update": 6, "digits": 14, "sampler": 16, "data": 8}
 """Budget of each file of rows."""
 SLACK = {"1": 1.3, "4": 2.0, "5": 1.3, "11": 2.5}
-"""How many times worse a row may be before it counts, 1.5 where nothing is said: row 11 alone was seen to differ by 1.5
-between processors."""
+"""Factor by which a row may be worse before it counts, 1.5 by default: row 11 alone differed by 1.5 between
+processors."""
 
 
 def measure(name: str) -> list[Row]:
@@ -44,18 +44,18 @@ def worse(rows: list[Row], stored: list[dict[str, Any]]) -> list[str]:
             side = "at most" if row.smaller else "at least"
             found.append(
                 f"row {row.name} was {then['value']:.2f}, may be {side} {then['accepted']:.2f} and is {row.value:.2f}: "
-                f"{row.what}, against {row.against}; mend it, or accept it with python -m benchmarks.guard --store"
+                f"{row.what}, against {row.against}; repair it, or accept it with python -m benchmarks.guard --store"
             )
     return found
 
 
 def entry(row: Row) -> dict[str, Any]:
-    """What is stored of a row."""
+    """The stored entry of a row."""
     assert row.value is not None
     slack = SLACK.get(row.name, 1.5)
     accepted = row.value * slack if row.smaller else row.value / slack
-    told = {"row": row.name, "what": row.what, "against": row.against, "samples": row.samples}
-    return told | {"value": round(row.value, 3), "accepted": round(accepted, 3)}
+    named = {"row": row.name, "what": row.what, "against": row.against, "samples": row.samples}
+    return named | {"value": round(row.value, 3), "accepted": round(accepted, 3)}
 
 
 def main() -> None:
@@ -70,7 +70,7 @@ def main() -> None:
     if arguments.store:
         lacking = [row.what for found in rows.values() for row in found if row.value is None]
         if lacking:
-            raise SystemExit(f"nothing was stored, since too little was seen of: {'; '.join(lacking)}; run it again")
+            raise SystemExit(f"nothing was stored: too few samples of {'; '.join(lacking)}; run it again")
         kept = {"machine": machine(), "files": {name: [entry(row) for row in found] for name, found in rows.items()}}
         arguments.file.write_text(json.dumps(kept, indent=2) + "\n")
         return

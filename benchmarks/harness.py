@@ -1,13 +1,13 @@
-"""Fair timing on a machine that others use too.
+"""Fair timing on a shared machine.
 
-Contestants run in one process and take turns, so that whatever slows the machine slows all of them. A sample is kept
-where nobody else had the processor: foreign load = (busy time of the whole machine - own processor time) / wall time.
-Rounds go on until every contestant has its samples or the time is up. Medians of fewer than five clean samples each
-say nothing, and so does the row.
+Contestants run in one process with one allocator setting and take turns, so that any other load slows all of them. A
+sample is kept where no other process had the processor: foreign load = (busy time of the whole machine
+- own processor time) / wall time. Rounds continue until every contestant has its samples or the time is up. With fewer
+than five clean samples of a contestant the row is inconclusive.
 
 With one thread (``--threads 1``) the clock is the processor time of this process, which others' load does not
-stretch, and no sample is dropped. That is the way to a number on a machine that is never quiet; it says what the work
-costs, not how well it spreads over cores.
+stretch, and no sample is dropped. That gives a number on a machine that is never quiet; it measures the cost of the
+work, not how well it spreads over cores.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from statistics import median, quantiles
 import psutil
 import torch
 
+from diffusion.experiment.process.allocator import keep_freed_memory
+
 FOREIGN = 0.12
 """CPUs of foreign load above which a sample is dropped: a two-thread step waits for its slower half."""
 CLEAN = 5
 """Clean samples that every contestant needs."""
 NO_BF16 = "no bf16 units"
-"""What stands for the samples of a row about bf16 where the processor only emulates it."""
+"""Replaces the samples of a row about bf16 where the processor only emulates it."""
 SHORTEST = 0.3
 """Seconds that a sample lasts at least, by repetition: the kernel counts busy time in hundredths of a second."""
 
@@ -71,7 +73,7 @@ def race(
     before: what a contestant does ahead of each of its samples, off the clock.
     """
     end = time.perf_counter() + budget
-    torch.empty(31 << 18)  # 31 MiB come and go: from then on glibc keeps what is freed, whoever has the turn
+    keep_freed_memory()  # as scripts have it by default, for every contestant
     calls = {name: _calls(run) for name, run in contestants.items()}
     timings = {name: Timing() for name in contestants}
     order = list(contestants)
@@ -120,7 +122,7 @@ def ratio(timings: Mapping[str, Timing], over: str, under: str) -> float | None:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a ratio, what it must reach and what it aims at.
+    """One line of the table: a ratio, the value that it must reach and the one that it aims at, ``None`` for none.
 
     smaller: reaching means at most (a time over a peer's) and not at least (a speed-up).
     must, aim: ``None`` where the row only informs. value: ``None`` is inconclusive. samples: clean ones of the
@@ -152,8 +154,8 @@ def counts(timings: Mapping[str, Timing], *names: str) -> str:
     """Clean samples of the contestant with the fewest, of those taken, and the widest spread."""
     chosen = [timings[name] for name in names]
     fewest = min(chosen, key=lambda timing: len(timing.seconds))
-    told = f"{len(fewest.seconds)} of {fewest.taken}"
-    return told if not fewest.seconds[1:] else f"{told} ±{max(timing.spread for timing in chosen):.0%}"
+    text = f"{len(fewest.seconds)} of {fewest.taken}"
+    return text if not fewest.seconds[1:] else f"{text} ±{max(timing.spread for timing in chosen):.0%}"
 
 
 def _calls(run: Callable[[], object]) -> int:

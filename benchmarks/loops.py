@@ -54,7 +54,7 @@ class Paused:
                 loop(self._tick)
         except _OverError:
             pass
-        except BaseException as error:  # told to whoever times it
+        except BaseException as error:  # raised by the next call
             self._error = error
         finally:
             self._done.release()
@@ -69,7 +69,7 @@ class Paused:
 
 
 class _OverError(Exception):
-    """Nobody wants more steps."""
+    """The timing is over."""
 
 
 class Tick(Callback):

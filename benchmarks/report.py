@@ -1,4 +1,4 @@
-"""python -m benchmarks.report FILE...: writes what was measured into benchmarks/README.md, so that nobody types it.
+"""python -m benchmarks.report FILE...: writes the measured figures into benchmarks/README.md.
 
 FILE is what ``python -m benchmarks --json`` or ``python -m benchmarks.scaling --json`` wrote. Rows of later files
 replace those of earlier ones; a row without a verdict replaces nothing and is left out.
@@ -29,7 +29,7 @@ def main() -> None:
     for one in measured:
         if "points" in one:
             curves = "![Milliseconds a step against each size](../docs/img/scaling.png)"
-            text = between(text, "scaling", f"{told(one['machine'])}\n\n{points(one['points'])}\n\n{curves}")
+            text = between(text, "scaling", f"{described(one['machine'])}\n\n{points(one['points'])}\n\n{curves}")
     arguments.readme.write_text(text)
 
 
@@ -45,8 +45,8 @@ def between(text: str, name: str, filling: str) -> str:
     return text[: text.index(start) + len(start)] + filling + "\n" + text[text.index(end) :]
 
 
-def told(machine: dict[str, Any]) -> str:
-    """The machine in a sentence."""
+def described(machine: dict[str, Any]) -> str:
+    """The machine and the packages in one line."""
     clock = "processor time of one thread" if machine["threads"] == 1 else f"wall time of {machine['threads']} threads"
     bf16 = ", bf16 units" if machine["bf16"] else ", no bf16 units"
     software = ", ".join(f"{name} {machine[name]}" for name in ("torch", "diffusers", "pytorch-lightning"))
@@ -59,7 +59,7 @@ def tables(measured: list[dict[str, Any]]) -> str:
     for one in measured:
         conclusive = [row for row in one["rows"] if row["value"] is not None]
         for name in {row["name"] for row in conclusive}:
-            found[name] = told(one["machine"]), [row for row in conclusive if row["name"] == name]
+            found[name] = described(one["machine"]), [row for row in conclusive if row["name"] == name]
     ways = {way: [row for name in sorted(found, key=int) if found[name][0] == way for row in found[name][1]]
             for way in dict.fromkeys(found[name][0] for name in sorted(found, key=int))}  # fmt: skip
     return "\n\n".join(f"{way}\n\n{table(rows)}" for way, rows in ways.items())

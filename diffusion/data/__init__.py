@@ -1,11 +1,11 @@
 """Data: images as uint8 tensors, and the batches that training and evaluation draw from them.
 
-A batch is {"image": float32 (B, C, H, W) in [-1, 1], "label": int64 (B,), "index": int64 (B,), the sample's number in
+A batch is {"image": float32 (B, C, H, W) in [-1, 1], "label": int64 (B,), "index": int64 (B,), the sample's index in
 its split, "text": list[str] where there is text, and further columns by name, tensors (B, ...) or lists of B texts}. A
 stored value v becomes x = v / 127.5 - 1.
 
-The order of epoch e and the mirror image of sample i in it are functions of (seed, e, i) alone: nothing that is drawn
-depends on the number of ranks, of threads, or on where a run was interrupted.
+The order of epoch e and whether sample i is mirrored in it are functions of (seed, e, i) alone: they depend neither on
+the number of ranks and threads nor on where a run was interrupted.
 """
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""What every data set is: two splits of images, their facts, and the loaders over them."""
+"""The base of data sets: two splits of images, their facts, and the loaders over them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ImageData(LightningDataModule, ABC):
     """A data set of images. A subclass reads its splits in :meth:`read`.
 
     channels, resolution (H = W), num_classes (0 = no labels) are facts of the config, known without reading a file and
-    held against the data in :meth:`setup`.
+    compared with the data in :meth:`setup`.
 
     Args:
         batch_size: of the global batch, over all ranks (the papers' number).
@@ -36,9 +36,9 @@ class ImageData(LightningDataModule, ABC):
     """
 
     file: Path | None = None
-    """What the images are mapped from, named by a hash of where they come from; ``None`` in memory."""
+    """The file that the images are mapped from, named by a hash of their source; ``None`` in memory."""
     parts: int = 1
-    """Equal parts in which a training batch is dealt, one after the other."""
+    """Equal parts in which a training batch is delivered, one after the other."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class ImageData(LightningDataModule, ABC):
         self.seed = seed
         self.allow_zero_length_dataloader_with_multiple_devices = True  # a test split smaller than the ranks
         self.moments: dict[SplitName, Tensor] = {}
-        """What was made of a split's images once and stands in for them, see the loaders."""
+        """Moments of a split's latents, computed once, that the loaders give in place of images."""
         self._splits: dict[str, Split] = {}
 
     @abstractmethod
@@ -78,7 +78,7 @@ class ImageData(LightningDataModule, ABC):
         """
 
     def preprocessing(self) -> dict[str, Any]:
-        """What was done to a stored image, for the run record."""
+        """The preprocessing of a stored image, for the run record."""
         return {}
 
     def prepare_data(self) -> None:
@@ -89,7 +89,7 @@ class ImageData(LightningDataModule, ABC):
         """Reads both splits, once.
 
         Raises:
-            DataError: what they hold is not what the config states.
+            DataError: the data differ from what the config states.
         """
         if not self._splits:
             self._splits = {name: self._checked(name, split) for name, split in self.read().items()}
@@ -126,7 +126,7 @@ class ImageData(LightningDataModule, ABC):
         )
 
     def content(self, name: SplitName) -> str:
-        """What identifies a split's images: where a file of them comes from, or a hash of themselves."""
+        """The identity of a split's images: the source of their file, or a hash of their content."""
         split = self.split(name)
         return split.sha256 if self.file is None else f"{self.file.stem}:{name}:{len(split)}"
 

@@ -1,4 +1,4 @@
-"""Many image files as one uint8 tensor: in memory, or mapped from a file that is made once."""
+"""Many image files as one uint8 tensor: in memory, or mapped from a file that is written once."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def decode_all(
     """(N, C, H, W) uint8 in the order of ``files``, and the file that it is mapped from, ``None`` in memory.
 
     memory: "ram" decodes on each start. "mmap" decodes once, into a file below ``cache`` named by a hash of names,
-        sizes, modification times and settings. "auto" takes the memory where ``copies`` of the array fill no more than
-        a quarter of what is free.
+        sizes, modification times and settings. "auto" is "ram" where ``copies`` of the array fill at most a quarter of
+        the free memory.
 
     Raises:
         DataError: unreadable files, all of them named.
@@ -65,13 +65,13 @@ def _write(path: Path, shape: tuple[int, ...], files: Sequence[Path], decoder: D
         array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
         _fill(array, files, decoder)
         array.flush()
-        os.replace(part, path)  # several ranks may make it; each replaces the same bytes
+        os.replace(part, path)  # several ranks may write it; each writes the same bytes
     finally:
         part.unlink(missing_ok=True)
 
 
 def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> None:
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow lets go of the interpreter while it decodes
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
         results = pool.map(partial(_decode_into, array, decoder), range(len(files)), files)
         shown = track(
             results,
@@ -90,7 +90,7 @@ def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> None:
 def _decode_into(array: np.ndarray, decoder: Decoder, row: int, path: Path) -> str | None:
     try:
         array[row] = decoder(path)
-    except Exception as error:  # Pillow raises a dozen kinds for broken files, and every one is to be named
+    except Exception as error:  # Pillow raises a dozen kinds for broken files, and every broken file is named
         return f"{path} ({' '.join(str(error).split()) or type(error).__name__})"
     return None
 

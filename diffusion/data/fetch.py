@@ -17,7 +17,7 @@ def fetch(build: Callable[[bool], Found], dataset: str, root: Path, download: bo
     """``build(False)`` where the files are there, otherwise ``build(True)``, which downloads them.
 
     Raises:
-        DataError: they are not there and cannot be downloaded, or are there and broken.
+        DataError: they are missing and cannot be downloaded, or are broken.
     """
     try:
         return build(False)

@@ -1,4 +1,4 @@
-"""From an image file of any kind and size to one uint8 array of the shape that is wanted."""
+"""Decoding of an image file of any kind and size to one uint8 array of a given shape."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CROPS = ("center", "none")
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """How an image is read: turned upright, put on a background where transparent, cut, resized.
+    """Reads an image: turned upright, composited on a background where transparent, cut, resized.
 
     channels: 1 (grey) or 3 (RGB).
     crop: "center" cuts the middle square, "none" fits the whole image and fills up with the background.

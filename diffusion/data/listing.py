@@ -1,4 +1,4 @@
-"""What a folder of images holds: its files, with the labels and captions that metadata or sub-folders give."""
+"""The images of a folder, with the labels and captions of metadata or sub-folders."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from diffusion.errors import DataError
 
 METADATA = "metadata.jsonl"
 RESERVED = frozenset({"dropped", "image", "index", "label", "moments", "text"})
-"""Names in a batch that no further column takes."""
+"""Names in a batch that further columns cannot have."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One image: its file, its name relative to the folder, and what is known about it; ``more`` are the further
-    columns of its metadata, whole numbers and texts."""
+    """One image: its file, its name relative to the folder, its label and text; ``more`` are the further columns of its
+    metadata, whole numbers and texts."""
 
     path: Path
     name: str
@@ -39,7 +39,7 @@ def list_folder(folder: Path, label: str = "label", text: str = "text") -> list[
 
     Without metadata the label is the name of the first-level sub-folder, ``None`` for an image in none.
 
-    label, text: the columns of the metadata that are taken for it.
+    label, text: the columns of the metadata that hold them.
 
     Raises:
         DataError: there are none, or the metadata do not fit the files.

@@ -1,4 +1,4 @@
-"""The training loader: batches as a pure function of (epoch, position), so that stopping and going on is exact."""
+"""The training loader: batches as a pure function of (epoch, position), so that resuming is exact."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from diffusion.randomness import DATA, keys_of
 
 
 class StatefulLoader:
-    """Endless epochs of full batches; ``iter`` goes on where the last batch was delivered, to the end of that epoch.
+    """Endless epochs of full batches; ``iter`` continues after the last delivered batch, to the end of that epoch.
 
     The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
-    is the same on every rank: a state saved on 2 ranks is good on 1. Sample i's key in epoch e is a hash of
+    is the same on every rank: a state saved on 2 ranks can be loaded on 1. Sample i's key in epoch e is a hash of
     (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit decides whether the image is mirrored.
 
     Args:
@@ -31,8 +31,8 @@ class StatefulLoader:
         moments: (N, ...), with ``flip`` (2 N, ...) with those of mirrored images last: given as "moments" in place of
             the images.
         shuffle: off gives the split's own order in every epoch.
-        limit: batches of an epoch, where fewer are wanted than there are.
-        parts: deals each batch in so many equal parts; its state counts whole batches.
+        limit: batches of an epoch, at most as many as there are.
+        parts: equal parts in which each batch is delivered; the state counts whole batches.
         num_workers: threads that prepare batches ahead; 0 prepares each on demand.
         pin_memory: give batches in page-locked memory where there is a GPU.
 
@@ -79,7 +79,7 @@ class StatefulLoader:
         self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
-        """Parts of batches in an epoch; the remainder that fills no batch is left out, another one each epoch."""
+        """Parts of batches in an epoch; the remainder that fills no batch is left out and differs between epochs."""
         return self._batches * self.parts
 
     def __iter__(self) -> Iterator[dict[str, Any]]:

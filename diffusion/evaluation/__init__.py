@@ -1,4 +1,4 @@
-r"""Evaluation: a model, or images, become numbers that can be made again and compared.
+r"""Evaluation: reproducible and comparable metrics of a model or of images.
 
 Samples x_i are functions of (seed, i); an extractor turns each into features f(x_i), and metrics are functions of the
 two sets of features, generated and real. The Frechet distance fits a Gaussian to each,
@@ -6,19 +6,17 @@ two sets of features, generated and real. The Frechet distance fits a Gaussian t
     FD = |m_1 - m_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2))          (Heusel et al. 2017, eq. 6),
 
 the kernel distance is an unbiased estimate of the squared MMD with the kernel (<f, g> / D + 1)^3 (Binkowski et al.
-2018), the inception score is exp E KL(p(y | x) || p(y)) (Salimans et al. 2016), precision and recall ask whether
-features lie within the k-nearest-neighbour balls of the other set (Kynkaanniemi et al. 2019). The arithmetic is
+2018), the inception score is exp E KL(p(y | x) || p(y)) (Salimans et al. 2016), precision and recall are the shares of
+features that lie within the k-nearest-neighbour balls of the other set (Kynkaanniemi et al. 2019). The arithmetic is
 torch-fidelity's.
 """
 
 __all__ = [
     "callback",
-    "describe",
     "evaluator",
     "features",
     "fingerprint",
     "forecast",
-    "generate",
     "likelihood",
     "metrics",
     "naming",

@@ -1,4 +1,4 @@
-"""A trend while training: the averaged weights scored with few steps and few samples, under a name that says so."""
+"""A trend while training: the averaged weights scored with few steps and few samples, under a name of its own."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ log = logging.getLogger(__name__)
 
 
 class TrendScore(Callback):
-    """Every n optimizer steps, a Frechet distance that shows whether training goes the right way, and nothing else.
+    """Every n optimizer steps, a Frechet distance of few samples: it shows the trend of a training and nothing else.
 
-    All ranks draw their part. The averaged weights are a copy of their own and every draw is keyed, so training goes on
-    as if nothing had happened. The name ends in ``_trend``: ``trend/fd_digits-cnn-v1_256x10_trend`` is of 256 samples
+    All ranks draw their part. The averaged weights are a separate copy and every draw is keyed, so the bits of the
+    training do not change. The name ends in ``_trend``: ``trend/fd_digits-cnn-v1_256x10_trend`` is of 256 samples
     with 10 network calls each, comparable along one run only.
 
     Args:
-        sampler: a quick one.
-        extractor, weights, weights_sha256: whose features (see :class:`Evaluator`).
+        sampler: of few steps.
+        extractor, weights, weights_sha256: of the features; see :class:`Evaluator`.
         every_n_train_steps: optimizer steps between two scores.
         num_samples: N of each score.
         batch_size: of the fixed global batches.
-        seed: of the samples, the same ones each time.
+        seed: of the samples, which are the same in every score.
         cache: folder for the reference's rows; without it they are extracted each time.
     """
 
@@ -63,7 +63,9 @@ class TrendScore(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if getattr(pl_module, "sharded", False):
-            raise ValueError("callbacks=trend draws on each rank alone, and trainer=fsdp shards its network; drop one")
+            raise ValueError(
+                "callbacks=trend draws on each rank alone, and trainer=fsdp shards its network; remove one"
+            )
         self._scored = trainer.global_step  # no score before the first step, which may take several batches
 
     def on_train_batch_end(
@@ -82,8 +84,8 @@ class TrendScore(Callback):
             sampler=self.sampler, batch_size=self.evaluator.batch_size, columns=data.split("test").requests
         )
         try:
-            (value,) = self.evaluator.evaluate(pipeline, data, floor=False).metrics.values()
-        except (ValueError, EvaluationError) as error:  # on all ranks alike; a young model may well draw NaN
+            (value,) = self.evaluator.evaluate(pipeline, data, real_baseline=False).metrics.values()
+        except (ValueError, EvaluationError) as error:  # on all ranks alike; early in a training a model may draw NaN
             log.warning("no trend score at step %d: %s", trainer.global_step, error)
             return
         name = f"trend/fd_{self.evaluator.extractor.name}_{self.evaluator.num_samples}x{self.sampler.steps}_trend"

@@ -1,4 +1,4 @@
-"""One call from a model or from images to numbers: samples, features, metrics, the real-data floor, the record."""
+"""One call from a model or from images to metrics: samples, features, metrics, the real baseline, the record."""
 
 from __future__ import annotations
 
@@ -104,17 +104,17 @@ class Evaluator:
         *,
         labels: Tensor | None = None,
         texts: Sequence[str] | None = None,
-        floor: bool = True,
+        real_baseline: bool = True,
         about: Mapping[str, Any] | None = None,
         device: torch.device | str | None = None,
         progress: Progress | None = None,
     ) -> Result:
         """Scores a pipeline, or uint8 images (N, C, H, W). Every rank calls it, every rank gets the result.
 
-        data: where the reference and the floor come from; may be ``None`` where ``reference`` is a file.
+        data: of the reference and the real baseline; may be ``None`` where ``reference`` is a file.
         folder: where finished batches and, in the end, ``metrics.json`` go; ``None`` keeps nothing on disk.
         labels, texts: classes (N,) and captions of given images, for fd_class and clip_score.
-        floor: score the held-out real images too.
+        real_baseline: score held-out real images too.
         about: plain values that the record should name and that cannot be seen here (run, checkpoint, step, EMA).
 
         Raises:
@@ -144,7 +144,9 @@ class Evaluator:
         ranks = Ranks()
         try:
             scoring = Scoring(self, ranks, where, data, progress)
-            scoring.prepare(None if isinstance(samples, SinglePipeline) else list(samples.shape[1:]), total, floor)
+            scoring.prepare(
+                None if isinstance(samples, SinglePipeline) else list(samples.shape[1:]), total, real_baseline
+            )
             origin = samples.describe() if isinstance(samples, SinglePipeline) else {"sha256": content(samples)}
             repeated: list[dict[str, float]] = []
             cost: dict[str, float] = {}
@@ -171,7 +173,7 @@ class Evaluator:
             if measured is not None:
                 metrics, record["likelihood"] = metrics | measured.metrics, measured.record
                 record["cost"] |= measured.cost
-            result = Result(metrics, scoring.floor, record, repeated if len(repeated) > 1 else [])
+            result = Result(metrics, scoring.real_baseline, record, repeated if len(repeated) > 1 else [])
 
             def keep() -> Result:
                 if folder is not None:

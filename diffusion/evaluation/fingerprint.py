@@ -1,4 +1,4 @@
-"""What a number depends on: the record that stands beside it, and what differs between two of them."""
+"""Fingerprints: the record of what a metric depends on, and the differences between two records."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "torchvision", "torch-fidelity", "numpy", "pillow", "alpha
 
 
 def numerics(device: torch.device) -> dict[str, Any]:
-    """The switches that decide the last bits of a result."""
+    """The settings that determine the last bits of a result."""
     return {
         "device": device.type,
         "tf32_matmul": torch.get_float32_matmul_precision() != "highest",
@@ -46,7 +46,7 @@ def peak_memory(device: torch.device) -> dict[str, int]:
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Where two fingerprints disagree, one line each; empty where their numbers may stand in one column.
 
-    What an evaluation cost does not count.
+    The cost of an evaluation is not compared.
     """
     a, b = (dict(_leaves({k: v for k, v in record.items() if k != "cost"})) for record in (one, other))
     return [

@@ -1,6 +1,6 @@
-"""The names that numbers go by: they carry the number of samples, and the extractor unless it is Inception.
+"""Names of metrics: they hold the number of samples, and the extractor unless it is Inception.
 
-Only the Frechet distance of Inception's features is called FID; ``fd_digits-cnn-v1_897`` cannot be taken for one.
+Only the Frechet distance of Inception's features is called FID; ``fd_digits-cnn-v1_897`` cannot be confused with it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ def canonical(metric: str, extractor: str) -> str:
     """``fid`` -> ``fd`` where the features are Inception's.
 
     Raises:
-        ValueError: FID is asked for of other features.
+        ValueError: FID requested of other features.
     """
     if metric in _ALIASES and extractor != "inception":
         raise ValueError(
-            f"'{metric}' is a distance between Inception's features, and these are {extractor}'s; ask for "
+            f"'{metric}' is a distance between Inception's features, and these are {extractor}'s; list "
             f"'{_ALIASES[metric]}' in evaluation.metrics, or set evaluation=inception"
         )
     return _ALIASES.get(metric, metric)

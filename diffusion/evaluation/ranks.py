@@ -1,4 +1,4 @@
-"""The processes of one evaluation: they start a phase together, share rows, and leave together, in success or failure.
+"""The processes of one evaluation: they start each phase together, share rows, and succeed or fail together.
 
 Works alone (no process group), under Lightning's DDP and under ``torchrun``. All traffic goes through a gloo side group
 with a timeout of its own, so that a long eigenvalue problem on rank 0 does not trip NCCL's watchdog and CPU rows need
@@ -24,10 +24,10 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 LOOK = 0.2
-"""Seconds between two looks at whether another rank has failed: a look is a round trip to the store's machine."""
+"""Seconds between two checks for another rank's failure: a check is a round trip to the store's machine."""
 
 
-class PeerFailed(Exception):  # noqa: N818 - a signal, translated before anybody sees it
+class PeerFailed(Exception):  # noqa: N818 - a signal, translated before it leaves this module
     """Another rank has failed; this one stops its work."""
 
 
@@ -67,7 +67,7 @@ class Ranks:
             raise PeerFailed
 
     def deal(self, n: int) -> Iterator[int]:
-        """0 .. n - 1, each to exactly one rank, the next to whoever asks: a slow or busy rank gets fewer.
+        """0 .. n - 1, each for exactly one rank, the next for the first rank that is free: a slow rank gets fewer.
 
         Every rank calls it, in the same order as other deals.
         """
@@ -83,8 +83,8 @@ class Ranks:
         """A phase that every rank enters; where one fails in it, all raise that rank's message.
 
         Raises:
-            EvaluationError: on every rank, naming the rank that failed (alone: the error itself). What is not a
-                ``ValueError``, whose sentence says enough, is logged with its traceback where it happened.
+            EvaluationError: on every rank, naming the rank that failed (alone: the error itself). Errors other than
+                ``ValueError``, whose sentence is sufficient, are logged with their traceback on the rank that failed.
         """
         error: Exception | None = None
         try:
@@ -100,8 +100,8 @@ class Ranks:
         if self.size == 1:
             return
         failed = error is not None and not isinstance(error, PeerFailed)
-        said = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-        messages = self.all_gather(said if failed else None)
+        message = f"{error}" if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+        messages = self.all_gather(message if failed else None)
         for rank, message in enumerate(messages):
             if message is not None:
                 raise EvaluationError(
@@ -145,11 +145,11 @@ class Ranks:
 
     @contextmanager
     def _in_contact(self) -> Iterator[None]:
-        """gloo's error about a peer that is gone, said so that it can be understood."""
+        """Translates gloo's error about a lost peer."""
         try:
             yield
         except RuntimeError as error:
             raise EvaluationError(
                 f"rank {self.rank} lost contact with another rank, which was killed, ran out of memory or is cut off "
-                f"({' '.join(str(error).split())}); the same command again goes on from the batches on disk"
+                f"({' '.join(str(error).split())}); the same command again resumes from the batches on disk"
             ) from error

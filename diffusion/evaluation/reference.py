@@ -1,4 +1,4 @@
-"""The real images that samples are held against: their rows, cached under a hash of everything that decides them."""
+"""The real images that samples are compared with: their rows, cached under a hash of all that determines them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMAT = 1
 
 
 class ImageSource(Protocol):
-    """A split of a data set, as the data room gives it."""
+    """A split of a data set."""
 
     images: Tensor
     labels: Tensor
@@ -32,7 +32,7 @@ class ImageSource(Protocol):
 
 
 class Data(Protocol):
-    """What evaluation knows of a data set."""
+    """The interface of a data set to evaluation."""
 
     def split(self, name: str) -> Any: ...
     def describe(self) -> dict[str, Any]: ...
@@ -40,7 +40,7 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class Reference:
-    """side: the rows, on rank 0, empty elsewhere. spec: all that decided them; its hash is the key."""
+    """side: the rows, on rank 0, empty elsewhere. spec: all that determines them; its hash is the key."""
 
     side: Side
     spec: Mapping[str, Any]
@@ -51,7 +51,7 @@ class Reference:
 
 
 def specify(data: Data, split: str, extractor: Mapping[str, Any], layers: list[str], batch: int) -> dict[str, Any]:
-    """Everything that decides a reference's rows, the data's own description of its images included."""
+    """All that determines a reference's rows, the data's own description of its images included."""
     described, source = data.describe(), data.split(split)
     return {
         "format": FORMAT,
@@ -68,7 +68,7 @@ def specify(data: Data, split: str, extractor: Mapping[str, Any], layers: list[s
 
 
 def cached(cache: Path | None, spec: Mapping[str, Any]) -> Path | None:
-    """Where the rows of ``spec`` lie, or will."""
+    """The file of the rows of ``spec``, whether it exists or not; ``None`` without a cache."""
     return None if cache is None else cache / f"{key(spec)}.safetensors"
 
 
@@ -81,10 +81,10 @@ def load_or_build(
     cache: Path | None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> Reference:
-    """The rows of ``spec``, from the cache or extracted by all ranks and put there.
+    """The rows of ``spec``, from the cache, or extracted by all ranks and written to it.
 
     Raises:
-        ValueError: the cached file does not say that it holds exactly this.
+        ValueError: the record of the cached file differs from ``spec``.
     """
     ranks = gatherer.ranks
     path = cached(cache, spec)
@@ -115,7 +115,7 @@ def from_file(path: Path, extractor: Mapping[str, Any], metrics: list[str], laye
     if path.suffix == ".safetensors":
         stored = _record(path)
         if stored["extractor"] != dict(extractor):
-            raise ValueError(f"the reference {path} has features of {stored['extractor']}, asked for {dict(extractor)}")
+            raise ValueError(f"the reference {path} has features of {stored['extractor']}, expected {dict(extractor)}")
         if "fd_class" in metrics:
             raise ValueError(
                 f"the reference {path} holds no labels, which fd_class needs; use evaluation.reference=train, which "

@@ -1,4 +1,4 @@
-"""What an evaluation found: numbers, the same numbers of real images, and what both depend on."""
+"""The result of an evaluation: metrics, the same metrics of real images, and what both depend on."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from diffusion.files import write_atomic
 
 @dataclass(frozen=True)
 class Result:
-    """metrics: {name with N: value}. floor: the same of real held-out images. fingerprint: what they depend on.
+    """metrics: {name with N: value}. real_baseline: those of real held-out images. fingerprint: what they depend on.
 
     repeats: the metrics of each block of seeds, where there are several; ``metrics`` then holds the mean under the
     plain name, and ``_std`` (n - 1) and ``_min`` beside it.
     """
 
     metrics: dict[str, float]
-    floor: dict[str, float]
+    real_baseline: dict[str, float]
     fingerprint: dict[str, Any]
     repeats: list[dict[str, float]] = field(default_factory=list)
 
     def write(self, folder: Path) -> Path:
-        """``metrics.json`` in ``folder``, all of it or nothing."""
+        """``metrics.json`` in ``folder``, written atomically; the real baseline is its ``floor``."""
         target = folder / "metrics.json"
-        write_atomic(target, json.dumps(asdict(self), indent=2) + "\n")
+        record = {"floor" if name == "real_baseline" else name: value for name, value in asdict(self).items()}
+        write_atomic(target, json.dumps(record, indent=2) + "\n")
         return target
 
 

@@ -1,4 +1,4 @@
-"""Anybody's samples: a folder of images, or an ``.npz`` of them as ADM and EDM write it."""
+"""Samples from files: a folder of images, or an ``.npz`` of them as ADM and EDM write it."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ LOSSY = (".jpg", ".jpeg", ".webp")
 
 
 def load_images(path: Path) -> tuple[Indexed, Tensor | None]:
-    """uint8 images (N, C, H, W) by number, and their labels (N,) where the file has some.
+    """uint8 images (N, C, H, W) by index, and their labels (N,) where the file has labels.
 
-    An ``.npz`` holds ``arr_0`` (N, H, W, C) and perhaps the labels as ``arr_1``. A folder is read in the order of its
-    file names, grey where all images are; one that scripts/sample.py wrote is read from its ``samples.npz``.
+    An ``.npz`` holds ``arr_0`` (N, H, W, C) and optionally the labels as ``arr_1``. A folder is read in the order of
+    its file names, grey where all images are; one that scripts/sample.py wrote is read from its ``samples.npz``.
 
     Raises:
         ValueError: nothing to read, images that are not uint8, or of different sizes.
@@ -38,7 +38,7 @@ def load_images(path: Path) -> tuple[Indexed, Tensor | None]:
 
 
 class SampleFolder:
-    """The images of a folder, decoded when they are asked for.
+    """The images of a folder, decoded on access.
 
     Raises:
         ValueError: there are none, one cannot be read or is transparent, or they differ in size.

@@ -1,4 +1,4 @@
-"""One evaluation under way: the extractor, the reference, the floor, and block after block of samples."""
+"""The state of one evaluation: the extractor, the reference, the real baseline, and the blocks of samples."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Scoring:
         self.progress = progress or (lambda what, done, total: None)
         self.needed = sorted({layer for metric, layer in plan.layers.items() if metric in plan.metrics})
         self.compared = sorted({plan.layers[metric] for metric in plan.metrics if metric not in ("is", "clip_score")})
-        self.floor: dict[str, float] = {}
+        self.real_baseline: dict[str, float] = {}
         """Of held-out real images, on rank 0."""
         self.timed: list[dict[str, float]] = []
         """What each batch that this rank drew has cost, with its samples and the bytes of its rows."""
@@ -66,7 +66,7 @@ class Scoring:
         if plan.clip is not None:
             plan.clip.load(self.device)
 
-    def prepare(self, shape: list[int] | None, total: int, floor: bool = True) -> None:
+    def prepare(self, shape: list[int] | None, total: int, real_baseline: bool = True) -> None:
         """The reference, and features of ``total`` held-out real images, or of all where there are fewer.
 
         shape: of the images that will be scored, ``None`` for a pipeline's, which are looked at when they are drawn.
@@ -80,7 +80,7 @@ class Scoring:
         self.reference = self.build_reference()
         with self.ranks.together():
             _fits(shape, self.reference.spec.get("shape"))
-        if self.data is None or not (floor or "memorisation" in self.plan.metrics):
+        if self.data is None or not (real_baseline or "memorisation" in self.plan.metrics):
             return
         other = "train" if self.plan.reference == "test" else "test"
         source = self.data.split(other)
@@ -94,9 +94,9 @@ class Scoring:
         self._held = len(index)
 
     def _score_held_out(self) -> None:
-        """The floor, computed by rank 0 while the others are at work on what is to be scored."""
-        if self._held_out is not None and not self.floor:
-            self.floor = self._compute(self._held_out, self._held)
+        """The real baseline, computed by rank 0 while the other ranks work on the samples."""
+        if self._held_out is not None and not self.real_baseline:
+            self.real_baseline = self._compute(self._held_out, self._held)
 
     def score(
         self,
@@ -178,7 +178,7 @@ class Scoring:
         return specify(data, plan.reference, plan.extractor.describe(), self.compared, plan.batch_size)
 
     def unread(self, n: int) -> int:
-        """Real images that scoring ``n`` samples goes through: the reference where it is in no cache, the floor."""
+        """Real images that scoring ``n`` samples extracts: the reference where it is not cached, and the baseline."""
         if self.data is None:
             return 0
         split, other = ("train", "test") if self.plan.reference != "test" else ("test", "train")

@@ -1,4 +1,4 @@
-"""A published or own table: its cells, what was published, what was measured here, and the verdict on each."""
+"""A published or own table: its cells, the published and the measured values, and the verdict on each."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Ablation:
         """The mapping in the file.
 
         Raises:
-            ReportError: a key that is not known or not there.
+            ReportError: an unknown or a missing key.
         """
         unknown = [key for key in node if key not in KEYS]
         missing = [key for key in ("title", "source", "data", "protocol", "metrics", "cells") if not node.get(key)]
@@ -84,7 +84,7 @@ class Ablation:
         """The cells of these names or patterns (``ddim_*``), all where none is given.
 
         Raises:
-            ReportError: a pattern that no cell has.
+            ReportError: a pattern that matches no cell.
         """
         for pattern in patterns:
             if not any(fnmatch.fnmatchcase(cell.name, pattern) for cell in self.cells):
@@ -95,20 +95,20 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's numbers: one for each seed that was run, by metric, what drawing a sample cost, and what as many real
-    held-out images score."""
+    """A cell's values: one for each seed, by metric; the network calls of a sample; the scores of as many real
+    held-out images."""
 
     cell: Row
     values: dict[str, list[float]]
     nfe: float | None = None
     seeds: Sequence[int] = ()
-    floor: Mapping[str, float] = field(default_factory=dict)
+    real_baseline: Mapping[str, float] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float | None:
         values = self.values.get(metric)
         return statistics.fmean(values) if values else None
 
-    def said(self, metric: str) -> str:
+    def text(self, metric: str) -> str:
         values = self.values.get(metric) or []
         if len(values) < 2:
             return short(values[0]) if values else ""
@@ -139,7 +139,7 @@ def rows(table: Ablation, measured: Sequence[Measured]) -> tuple[list[str], list
     for cell in measured:
         line = [cell.cell.name, "" if cell.nfe is None else short(cell.nfe)]
         for metric in table.metrics:
-            line.append(cell.said(metric))
+            line.append(cell.text(metric))
             if metric in published:
                 target, difference = cell.cell.published.get(metric), cell.difference(metric)
                 line.append("-" if target is None else short(target, 6))
@@ -151,7 +151,7 @@ def rows(table: Ablation, measured: Sequence[Measured]) -> tuple[list[str], list
 
 
 def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, remarks: str = "") -> str:
-    """The page of a table: what it is, the numbers, the plot, what to keep in mind, the command that re-makes it."""
+    """The page of a table: title and source, the numbers, the plot, notes, and the command that reproduces it."""
     head, body = rows(table, measured)
     several = any(len(values) > 1 for m in measured for values in m.values.values())
     lines = [
@@ -159,10 +159,12 @@ def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, rem
         *(["Numbers are mean ± standard deviation over seeds of training and samples."] if several else []), "",
         *("| " + " | ".join(line) + " |" for line in [head, ["---", *["---:"] * (len(head) - 1)], *body]), "",
     ]  # fmt: skip
-    floors = {metric: m.floor[metric] for m in measured for metric in table.metrics if metric in m.floor}
-    if floors:
-        said = ", ".join(f"{metric} {short(value)}" for metric, value in floors.items())
-        lines += [f"As many real held-out images score {said}.", ""]
+    baselines = {
+        metric: m.real_baseline[metric] for m in measured for metric in table.metrics if metric in m.real_baseline
+    }
+    if baselines:
+        scores = ", ".join(f"{metric} {short(value)}" for metric, value in baselines.items())
+        lines += [f"As many real held-out images score {scores}.", ""]
     if table.plot:
         lines += [f"![{table.title}]({table.name}.png)", ""]
     if remarks:

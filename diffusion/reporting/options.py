@@ -1,6 +1,6 @@
-"""The command line of scripts that read folders: folders as plain words, settings as ``key=value`` like everywhere.
+"""The command line of scripts that read folders: folders as positional words, settings as ``key=value``.
 
-The settings and what they mean stand in the script's own ``conf/<script>.yaml``.
+The settings are those of the script's own ``conf/<script>.yaml``, with their comments.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from diffusion.errors import ReportError
 
 
 def run(main: Callable[[list[Path], dict[str, Any]], None], doc: str, config: Path) -> None:
-    """A script's command line: ``--help``, or ``main(folders, settings)``; one sentence and code 2 for a mistake."""
+    """A script's command line: ``--help`` or ``main(folders, settings)``; a user's error is one sentence and code 2."""
     if {"-h", "--help"} & set(sys.argv):
         print(usage(doc, config))
         return
@@ -29,7 +29,7 @@ def run(main: Callable[[list[Path], dict[str, Any]], None], doc: str, config: Pa
 
 
 def read(words: Sequence[str], config: Path) -> tuple[list[Path], dict[str, Any]]:
-    """Folders, and the config's settings with the command line's in their place.
+    """Folders, and the config's settings with those of the command line merged in.
 
     Raises:
         ReportError: no folder, an unknown setting, or a value of another kind.

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: table, plots, sample grids, config differences. No network, now or later."""
+"""One self-contained HTML page: table, plots, sample grids, config differences. It needs no network."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from diffusion.reporting.runs import Run
 from diffusion.reporting.table import LOSS, Table
 
 POINTS = 100
-"""Of a curve, at most."""
+"""Largest number of points of a curve."""
 FEW = 100
-"""Up to so many runs a page holds every curve and a grid of each; of more, the losses and the first runs' grids."""
+"""Number of runs up to which a page holds every curve and grid; beyond it, the losses and the first runs' grids."""
 
 
 def page(table: Table, groups: Table | None, title: str) -> str:
@@ -43,7 +43,7 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         "settings": table.settings,
         "metrics": table.metrics,
-        "floors": [table.floors.get(name) for name in table.metrics],
+        "floors": [table.baselines.get(name) for name in table.metrics],
         "notes": table.notes,
         "rows": [
             {
@@ -71,10 +71,10 @@ def _curves(run: Run, losses_only: bool) -> dict[str, list[list[float]]]:
 
 
 def _labels(runs: list[Run], table: Table) -> list[str]:
-    """Names with the settings in which the runs differ, since a sweep's folders are hashes."""
+    """Names with the settings in which the runs differ: the folders of a sweep are hashes."""
     differ = [key for key in table.settings if len({repr(run.settings.get(key)) for run in runs}) > 1]
-    said = [", ".join(f"{key} {run.settings[key]}" for key in differ if key in run.settings) for run in runs]
-    return [f"{run.name}: {what}" if what else run.name for run, what in zip(runs, said, strict=True)]
+    texts = [", ".join(f"{key} {run.settings[key]}" for key in differ if key in run.settings) for run in runs]
+    return [f"{run.name}: {what}" if what else run.name for run, what in zip(runs, texts, strict=True)]
 
 
 def _grids(runs: list[Run], labels: list[str]) -> tuple[list[dict[str, str]], str]:
@@ -105,7 +105,7 @@ def _noise(path: Path, run: Run) -> str:
 
 
 def _finite(text: str) -> str:
-    """JSON has no NaN and no infinity; a browser refuses Python's spelling of them."""
+    """NaN and infinities as ``None``: JSON has neither, and browsers refuse Python's extension."""
     if "NaN" not in text and "Infinity" not in text:
         return text
     return json.dumps(_nulls(json.loads(text)), separators=(",", ":")).replace("</", "<\\/")

@@ -1,11 +1,11 @@
-"""When may two numbers stand in one column? When they were measured alike.
+"""Which numbers may share a column: those that were measured by one protocol.
 
-A fingerprint says what a number depends on. Of it
-* the protocol (whose features, how many samples, which reference, how labels are chosen, the metrics' own settings)
-  decides: numbers of two protocols never share a column;
-* what was drawn with (sampler, guidance, weights, seed) is what a table compares: columns of its own;
-* versions, numerical switches, batch sizes and the code's state move the last digits: they are named in a footnote;
-* what the evaluation cost is a result.
+A fingerprint holds what a number depends on. Of it
+* the protocol (extractor, number of samples, reference, choice of labels, settings of the metrics) decides: numbers of
+  two protocols never share a column;
+* the subject (sampler, guidance, weights, seed) is what a table compares: it has columns of its own;
+* versions, numerical settings, batch sizes and the code's state change the last digits: they are named in a footnote;
+* the cost of the evaluation is a result.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 
 SUBJECT = ("sampler", "guidance", "schedule", "conditioner", "autoencoder", "weights_sha256", "num_classes", "seed",
            "sha256", "repeats")  # fmt: skip
-"""Of ``samples``: what is compared."""
-FOOTNOTE = ("versions", "numerics", "samples.batch_size", "reference.extraction_batch",
+"""Entries of ``samples`` that a table compares."""
+FOOTNOTE = ("versions", "numerics", "extractor.memory_format", "samples.batch_size", "reference.extraction_batch",
             "likelihood.batch_size", "about.code")  # fmt: skip
 
 
 def protocol(fingerprint: Mapping[str, Any], metric: str = "") -> dict[str, str]:
-    """What decides whether two numbers of a metric can be compared, flat, each value as JSON.
+    """The entries that decide whether two numbers of a metric can be compared, flat, each value as JSON.
 
-    A likelihood depends on its own settings, and nothing else does.
+    A likelihood depends on its own settings, and no other metric does.
     """
     decisive = {path: value for path, value in _leaves(fingerprint) if _decides(path)} | _labels(fingerprint)
     mine = metric.startswith("bits_per_dim")
@@ -32,7 +32,7 @@ def protocol(fingerprint: Mapping[str, Any], metric: str = "") -> dict[str, str]
 
 
 def circumstances(fingerprint: Mapping[str, Any]) -> dict[str, str]:
-    """What moves the last digits only."""
+    """The entries that change the last digits only."""
     return {path: value for path, value in _leaves(fingerprint) if path.startswith(FOOTNOTE)}
 
 

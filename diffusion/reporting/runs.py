@@ -26,13 +26,13 @@ class Evaluation:
 
     name: str
     metrics: dict[str, float]
-    floor: dict[str, float] = field(default_factory=dict)
+    real_baseline: dict[str, float] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is known of a run. ``settings`` are flat (:mod:`diffusion.reporting.settings`)."""
+    """The record of a run. ``settings`` are flat (:mod:`diffusion.reporting.settings`)."""
 
     name: str
     folder: Path
@@ -45,12 +45,12 @@ class Run:
 
 
 def find(folders: Sequence[Path], read_status: ReadStatus | None = None) -> tuple[list[Run], list[str]]:
-    """All runs below ``folders``, and a sentence for each thing that was met and left out.
+    """All runs below ``folders``, and a sentence for each item that was skipped.
 
-    read_status: what a folder's status is now; its ``status.json`` as it stands where not given.
+    read_status: a folder's current status; its ``status.json`` unchanged where ``None``.
 
     Raises:
-        ReportError: a folder that is not there, or no runs in any of them.
+        ReportError: a folder that does not exist, or no runs in any of them.
     """
     runs: list[Run] = []
     notes: list[str] = []
@@ -84,7 +84,7 @@ def find(folders: Sequence[Path], read_status: ReadStatus | None = None) -> tupl
 
 
 def _candidates(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Folders that hold a run or a part of one; what lies inside a run folder is the run's."""
+    """Folders that hold a run or a part of one; folders inside a run folder belong to the run."""
     for path, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if "config.yaml" in names and Path(path).name != "files":
@@ -121,7 +121,7 @@ def _run(folder: Path, root: Path, reader: Reader, read_status: ReadStatus, note
 
 
 def natural(what: object) -> list[tuple[int, float, str]]:
-    """Sorts texts as a reader would: numbers in them by their size."""
+    """Sort key of texts in natural order: numbers in them by their value."""
     parts = re.split(r"(\d+(?:\.\d+)?)", str(what))
     return [(i % 2, float(part) if i % 2 else 0.0, "" if i % 2 else part) for i, part in enumerate(parts)]
 
@@ -136,8 +136,8 @@ def _images(folder: Path, root: Path, notes: list[str]) -> Run | None:
 def _evaluation(path: Path, notes: list[str]) -> Evaluation | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        metrics, floor = record["metrics"], record.get("floor") or {}
-        return Evaluation(path.parent.name, _floats(metrics), _floats(floor), dict(record.get("fingerprint") or {}))
+        metrics, real = record["metrics"], record.get("floor") or {}
+        return Evaluation(path.parent.name, _floats(metrics), _floats(real), dict(record.get("fingerprint") or {}))
     except (OSError, ValueError) as error:
         notes.append(f"{path} is left out: it is damaged or half-written ({str(error)[:80]})")
     except (KeyError, TypeError, AttributeError):

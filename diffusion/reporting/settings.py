@@ -1,7 +1,7 @@
-"""A run's config as flat settings, ``{"sampler": "DDIM", "sampler.steps": 20, ...}``: what tables compare.
+"""A run's config as flat settings, ``{"sampler": "DDIM", "sampler.steps": 20, ...}``, which tables compare.
 
-References (``${seed}``) are left out, since what they refer to is there itself; so is what says where and on what a
-run ran. A node's class stands under the node's own name.
+References (``${seed}``) are left out, since their targets are listed; so are paths and the machine's settings. The
+class of a node is listed under the node's own name.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ELSEWHERE = (
     "trainer.enable_progress_bar", "trainer.log_every_n_steps", "trainer.val_check_interval", "data.cache",
     "data.download", "data.root",
 )  # fmt: skip
-"""References only, places, what watches a run, and the evaluation, whose own record tells more."""
+"""References, paths, loggers and callbacks, and the evaluation, whose own record holds more."""
 _OWN = {"_target_", "class", "_partial_", "_convert_", "_recursive_"}
 
 
@@ -56,7 +56,7 @@ class Reader:
         return out
 
     def settings(self, folder: Path) -> dict[str, Any]:
-        """Flat settings of a run folder, from its ``config.yaml``; ``.hydra/config.yaml`` tells what is a reference.
+        """Flat settings of a run folder, from its ``config.yaml``; ``.hydra/config.yaml`` shows which are references.
 
         Raises:
             ValueError: ``config.yaml`` is damaged.
@@ -72,7 +72,7 @@ class Reader:
 
 
 def settings(resolved: Mapping[str, Any], references: frozenset[str] = frozenset()) -> dict[str, Any]:
-    """A resolved config -> flat settings without ``references`` and what lies elsewhere."""
+    """A resolved config -> flat settings without ``references`` and the entries that other records hold."""
     out: dict[str, Any] = {}
     sampler = dict(resolved.get("sampler") or {})
     spacing = sampler.pop("spacing", None) or resolved.get("spacing")
@@ -84,7 +84,7 @@ def settings(resolved: Mapping[str, Any], references: frozenset[str] = frozenset
 
 
 def drawing(sampler: Mapping[str, Any], spacing: Any, guidance: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """How samples are drawn, the same whether a config or an evaluation's record says it."""
+    """The settings of sampling, from a config or from an evaluation's record alike."""
     out = dict(flat({"sampler": sampler, "spacing": spacing})) if sampler else {}
     if guidance or sampler:
         out["guidance"] = "+".join(_class(part) for part in guidance) or "none"

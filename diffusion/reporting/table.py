@@ -45,28 +45,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """settings, metrics: the columns, in order. floors: real images' figures, a column. notes: what a reader must
-    know, one sentence each."""
+    """settings, metrics: the columns, in order. baselines: values of real images, by column. notes: caveats, one
+    sentence each."""
 
     rows: list[Row]
     settings: list[str]
     metrics: list[str]
-    floors: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Table:
-    """Runs -> the table of all of them; numbers of different protocols come to stand in different columns."""
+    """Runs -> the table of all of them; numbers of different protocols are in different columns."""
     pairs: list[tuple[Run, Evaluation | None]] = []
     for run in runs:
         pairs += [(run, evaluation) for evaluation in run.evaluations] or [(run, None)]
-    columns, floors, said = _columns([e for _, e in pairs if e is not None])
+    columns, baselines, footnotes = _columns([e for _, e in pairs if e is not None])
     loss = _comparable_loss(runs)
     rows = [_row(run, evaluation, columns, loss) for run, evaluation in pairs]
     present = {name for row in rows for name in row.values}
     metrics = [c for c in dict.fromkeys(columns.values()) if c in present]
     metrics += [name for name in (NFE, SECONDS, LOSS) if name in present]
-    return Table(rows, _differing(rows), metrics, floors, [*notes, *said])
+    return Table(rows, _differing(rows), metrics, baselines, [*notes, *footnotes])
 
 
 def over_seeds(table: Table) -> Table | None:
@@ -101,17 +101,17 @@ def short(value: float, digits: int = 4) -> str:
 
 
 def _columns(evaluations: list[Evaluation]) -> tuple[dict[tuple[str, str], str], dict[str, float], list[str]]:
-    """(metric, protocol) -> column; the floors; what differs, in sentences."""
+    """(metric, protocol) -> column; the baselines; sentences on what differs."""
     protocols: dict[str, dict[str, str]] = {}
     by_metric: dict[str, dict[str, None]] = {}
-    floors: dict[tuple[str, str], float] = {}
+    baselines: dict[tuple[str, str], float] = {}
     for evaluation in evaluations:
         for name in _plain(evaluation.metrics):
             key, record = _protocol(evaluation, name)
             protocols.setdefault(key, record)
             by_metric.setdefault(name, {})[key] = None
-            if name in evaluation.floor:
-                floors[name, key] = evaluation.floor[name]
+            if name in evaluation.real_baseline:
+                baselines[name, key] = evaluation.real_baseline[name]
     clash = [key for key in protocols if any(len(keys) > 1 and key in keys for keys in by_metric.values())]
     letters = {key: _letter(i) for i, key in enumerate(clash)}
     columns = {
@@ -135,7 +135,7 @@ def _columns(evaluations: list[Evaluation]) -> tuple[dict[tuple[str, str], str],
             note = f"Within a column these differ, which moves last digits only: {'; '.join(small)}."
             if note not in notes:
                 notes.append(note)
-    return columns, {columns[key]: value for key, value in floors.items()}, notes
+    return columns, {columns[key]: value for key, value in baselines.items()}, notes
 
 
 def _protocol(evaluation: Evaluation, metric: str) -> tuple[str, dict[str, str]]:
@@ -180,7 +180,7 @@ def _cost(fingerprint: dict[str, Any]) -> dict[str, Value]:
 
 
 def _drawn(settings: dict[str, Any], fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The run's settings with those of its evaluation in the place of its own sampler's."""
+    """The run's settings, those of its sampler replaced by the evaluation's."""
     samples, about = fingerprint.get("samples") or {}, fingerprint.get("about") or {}
     if "sampler" in samples:
         own = ("sampler", "spacing", "guidance")

@@ -16,7 +16,7 @@ _LATEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"
 
 
 def as_csv(table: Table) -> str:
-    """Full precision; each metric is followed by its standard deviation and the number that it is of."""
+    """Full precision; each metric is followed by its standard deviation and n."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     spread = {name for row in table.rows for name, value in row.values.items() if value.std is not None}
@@ -55,7 +55,7 @@ def as_latex(table: Table) -> str:
 
 
 def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> RichTable:
-    """What fits into ``width`` characters and ``most`` rows; the files have all of it."""
+    """The part that fits into ``width`` characters and ``most`` rows; the files hold the whole."""
     head, rows = _cells(table)
     lines = rows[: min(most, len(table.rows))] + rows[len(table.rows) :]
     wide = [max(len(line[i]) for line in [head, *lines]) + 3 for i in range(len(head))]
@@ -80,7 +80,7 @@ def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> 
 
 
 def _telling(lines: list[list[str]], count: int) -> list[int]:
-    """The first ``count`` columns, those first that tell most rows apart from each other."""
+    """The first ``count`` columns, those that distinguish most rows first."""
     order: list[int] = []
     while len(order) < count:
         left = [i for i in range(count) if i not in order]
@@ -89,7 +89,7 @@ def _telling(lines: list[list[str]], count: int) -> list[int]:
 
 
 def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
-    """Head and rows as text; columns that say the same everywhere (status, n) are left out."""
+    """Head and rows as text; columns with one value everywhere (status, n) are left out."""
     status = any(row.run.status.get("status") != "finished" for row in table.rows)
     number = any(row.n > 1 for row in table.rows)
     named = not number
@@ -100,9 +100,9 @@ def _cells(table: Table) -> tuple[list[str], list[list[str]]]:
         left += [_said(row.settings.get(name)) for name in table.settings]
         left += [str(row.n)] if number else []
         rows.append(left + [_value(row.values.get(name)) for name in table.metrics])
-    if any(name in table.floors for name in table.metrics):
+    if any(name in table.baselines for name in table.metrics):
         left = ["real images" if i == 0 else "" for i in range(len(head))]
-        rows.append(left + [short(table.floors[n]) if n in table.floors else "" for n in table.metrics])
+        rows.append(left + [short(table.baselines[n]) if n in table.baselines else "" for n in table.metrics])
     return [*head, *table.metrics], rows
 
 

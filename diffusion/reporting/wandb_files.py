@@ -1,7 +1,7 @@
 """W&B's offline files without W&B: ``offline-run-<time>-<id>/run-<id>.wandb``.
 
 The file is a log of length-prefixed records in blocks of 32 KiB (LevelDB's log format), each a protobuf ``Record``.
-A file that was cut short is read up to the cut. The segments of one run are put together by ``trainer/global_step``,
+A truncated file is read up to its end. The segments of one run are merged by ``trainer/global_step``,
 since W&B's own step starts again at 0 in each offline segment.
 """
 
@@ -22,7 +22,7 @@ _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass
 class Segment:
-    """One ``.wandb`` file: identity, settings, rows of history, and whether it ended properly."""
+    """One ``.wandb`` file: identity, settings, rows of history, and the exit code where it ended."""
 
     id: str = ""
     name: str = ""
@@ -67,7 +67,7 @@ def read(path: Path) -> Segment:
 
 
 def distinct(paths: Sequence[Path]) -> list[Path]:
-    """Without copies: ``latest-run`` points to, or copied with links followed is, the newest segment once more."""
+    """Without copies: ``latest-run`` is a link to, or a copy of, the newest segment."""
     found: dict[str, Path] = {}
     for path in paths:
         found.setdefault(hashlib.sha256(path.name.encode() + path.read_bytes()).hexdigest(), path)

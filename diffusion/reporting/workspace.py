@@ -1,4 +1,4 @@
-"""A W&B workspace for a sweep, built from what its runs have in common. Nothing is asked of a server before saving."""
+"""A W&B workspace for a sweep, built from what its runs have in common. No server is contacted before saving."""
 
 from __future__ import annotations
 
@@ -78,12 +78,12 @@ def build(table: Table, name: str, *, project: str, entity: str | None, group: s
 
 
 def model(workspace: Any) -> str:
-    """The workspace as JSON, as it would be sent."""
+    """The workspace as JSON, in the form that is uploaded."""
     return json.dumps(workspace._to_model().model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
 
 def logged_in() -> bool:
-    """Is a key at hand, as W&B itself looks for it?"""
+    """Whether W&B finds an API key."""
     netrc = Path.home() / ".netrc"
     return "WANDB_API_KEY" in os.environ or (netrc.is_file() and "wandb" in netrc.read_text(encoding="utf-8"))
 

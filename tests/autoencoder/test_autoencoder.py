@@ -122,7 +122,7 @@ def test_its_record_names_the_weights_by_digest_and_no_place(folder):
 def test_weights_of_another_digest_are_refused(folder):
     digest = weights.sha256_of(folder)
     KLAutoencoder(str(folder), sha256=digest[:12])
-    with pytest.raises(ValueError, match="is not the file that was asked for"):
+    with pytest.raises(ValueError, match="is not the expected file"):
         KLAutoencoder(str(folder), sha256="0" * 64)
 
 

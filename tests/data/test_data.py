@@ -39,16 +39,27 @@ def build(cfg: DictConfig) -> ImageData:
     return hydra.utils.get_class(arguments.pop("_target_"))(**arguments)
 
 
+PUBLISHED = {
+    "celeba": (3, 64, 0),  # attributes, and no classes
+    "cifar10": (3, 32, 10),
+    "digits": (1, 8, 10),
+    "fashion_mnist": (1, 28, 10),
+    "mnist": (1, 28, 10),
+}
+"""Channels, resolution and classes of the data sets that are published with them."""
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_states_what_the_class_takes_and_says(name: str, tmp_path: Path) -> None:
+def test_a_config_builds_its_data_set_and_every_setting_reaches_it(name: str, tmp_path: Path) -> None:
     root = {"root": str(tmp_path / "absent")} if name != "digits" else {}
-    cfg = config(name, **root)
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
-    data = hydra.utils.instantiate(cfg)
+    data = hydra.utils.instantiate(config(name, **root))
     assert isinstance(data, ImageData)
-    for key in ("channels", "resolution", "num_classes", "batch_size", "flip", "num_workers", "pin_memory"):
-        assert getattr(data, key) == cfg[key], key
+    assert name == "image_folder" or (data.channels, data.resolution, data.num_classes) == PUBLISHED[name]
     assert data.seed == 7
+    other = {"batch_size": 3, "flip": not data.flip, "num_workers": data.num_workers + 1, "pin_memory": False}
+    changed = hydra.utils.instantiate(config(name, **root, **other))
+    assert {key: getattr(changed, key) for key in other} == other
     with pytest.raises(ValueError, match=r"data\.batch_size is at least 1, got 0"):
         build(config(name, **root, batch_size=0))
 

@@ -83,7 +83,7 @@ def test_generated_samples_score_as_torch_fidelity_scores_them(
 
 def test_held_out_images_score_the_floor(digits: Digits, evaluator: Evaluator) -> None:
     result = evaluator.evaluate(digits.split("test").images, digits)
-    assert result.metrics == result.floor
+    assert result.metrics == result.real_baseline
 
 
 def test_worse_images_score_worse(digits: Digits) -> None:
@@ -213,9 +213,12 @@ def test_a_failed_metric_leaves_what_was_drawn(digits: Digits, tmp_path: Path, m
     with monkeypatch.context() as broken:
         broken.setattr("diffusion.evaluation.metrics.fidelity.frechet", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
-            plan.evaluate(model(), digits, tmp_path, floor=False)
+            plan.evaluate(model(), digits, tmp_path, real_baseline=False)
     generator = model()
-    assert plan.evaluate(generator, digits, tmp_path, floor=False).metrics == plan.evaluate(model(), digits).metrics
+    assert (
+        plan.evaluate(generator, digits, tmp_path, real_baseline=False).metrics
+        == plan.evaluate(model(), digits).metrics
+    )
     assert generator.drawn == 0
 
 

@@ -89,7 +89,7 @@ def test_inception_end_to_end_is_called_fid(inception: tuple[str, str], caplog: 
     plan = Evaluator(
         "inception", ["fid", "is", "kid"], 4, 4, is_splits=2, weights=inception[0], weights_sha256=inception[1]
     )
-    result = plan.evaluate(noise(4, 1, 8), Fixed(1, 8, 4), floor=False)
+    result = plan.evaluate(noise(4, 1, 8), Fixed(1, 8, 4), real_baseline=False)
     assert result.metrics.keys() == {"fid_4", "is_4", "is_std_4", "kid_4", "kid_std_4"}
     assert result.fingerprint["extractor"]["weights_sha256"] == inception[1]
     assert "2048 features from 4 images" in caplog.text
@@ -144,7 +144,7 @@ def test_inception_score_needs_class_probabilities() -> None:
 
 
 def test_only_inceptions_distance_is_called_fid() -> None:
-    with pytest.raises(ValueError, match="ask for 'fd'"):
+    with pytest.raises(ValueError, match="list 'fd' in"):
         Evaluator("dinov2-vit-l-14", ["fid"])
     assert Evaluator("inception", ["fid", "sfid"]).metrics == ["fd", "sfd"]
 
@@ -226,7 +226,11 @@ def test_clip_score_is_the_mean_cosine_of_images_and_captions(clip: str) -> None
         inputs = processor(text=list("abcdefghij"), images=list(images), return_tensors="pt", padding=True)
         logits = model(**inputs).logits_per_image / model.logit_scale.exp()
     expected = 100 * float(logits.diagonal().clamp(min=0).mean())
-    assert result.floor == result.metrics == {"clip_score_efficientnet-lite0_10": pytest.approx(expected, rel=1e-4)}
+    assert (
+        result.real_baseline
+        == result.metrics
+        == {"clip_score_efficientnet-lite0_10": pytest.approx(expected, rel=1e-4)}
+    )
 
 
 def test_clip_score_needs_a_model_and_captions(clip: str) -> None:

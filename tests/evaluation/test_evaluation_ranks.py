@@ -63,7 +63,7 @@ def job(
     evaluator = Evaluator(num_samples=n, batch_size=B, kid_subsets=5, kid_subset_size=50)
     try:
         result = evaluator.evaluate(generator, Digits(), None if folder is None else Path(folder))
-        conn.send((result.metrics, result.floor, generator.drawn))
+        conn.send((result.metrics, result.real_baseline, generator.drawn))
     except Exception as error:
         conn.send(f"{type(error).__name__}: {error}")
     if size > 1:

@@ -36,7 +36,7 @@ def test_a_file_serves_as_the_data_it_was_made_of(made: Path, digits: Digits) ->
     from_data = Evaluator(**SETTINGS, metrics=["fd", "kid"]).evaluate(images, digits)
     from_the_file = Evaluator(**SETTINGS, metrics=["fd", "kid"], reference=str(made)).evaluate(images, None)
     assert from_the_file.metrics == from_data.metrics
-    assert from_the_file.floor == {}
+    assert from_the_file.real_baseline == {}
     assert from_the_file.fingerprint["reference"]["key"] == from_data.fingerprint["reference"]["key"]
 
 
@@ -81,7 +81,7 @@ def test_other_projects_statistics_give_the_distance_of_the_images(kind: str, tm
     expected = Evaluator(**SETTINGS, metrics=["fd"]).evaluate(images, digits)
     result = Evaluator(**SETTINGS, metrics=["fd"], reference=str(path)).evaluate(images, digits)
     assert list(result.metrics.values()) == pytest.approx(list(expected.metrics.values()), rel=1e-6)
-    assert result.floor.keys() == result.metrics.keys()
+    assert result.real_baseline.keys() == result.metrics.keys()
     assert result.fingerprint["reference"]["file"] == path.name
 
 
@@ -94,7 +94,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HARM", str(tmp_path / "harm"))
     path = tmp_path / "stats.pkl"
     path.write_bytes(pickle.dumps({"mu": np.zeros(2), "sigma": Harmful()}))
-    with pytest.raises(ValueError, match=r"asks for posix\.mkdir, and only arrays are read"):
+    with pytest.raises(ValueError, match=r"refers to posix\.mkdir, and only arrays are read"):
         from_file(path, {}, ["fd"], {"fd": "features"})
     assert not (tmp_path / "harm").exists()
 

@@ -204,6 +204,7 @@ def test_identity_depends_on_what_is_computed_and_on_nothing_else():
     base = {"seed": 0, "paths": {"outputs": "a"}, "data": {"root": "${paths.outputs}/x", "num_workers": 0}, "tags": []}
     one = identity(OmegaConf.create(base))
     assert one == identity(OmegaConf.create(base | {"tags": ["x"], "paths": {"outputs": "b"}, "name": "n"}))
+    assert one == identity(OmegaConf.create(base | {"keep_freed_memory": False}))
     assert one == identity(OmegaConf.create(dict(reversed(base.items()))))
     assert one != identity(OmegaConf.create(base | {"seed": 1}))
     assert one != identity(OmegaConf.create(base | {"data": {"root": "elsewhere", "num_workers": 0}}))

@@ -35,7 +35,6 @@ from diffusion.schedule.cosine import CosineSchedule
 from diffusion.schedule.edm import EDMSchedule
 from diffusion.schedule.flow import FlowSchedule
 from diffusion.schedule.linear import LinearSchedule
-from diffusion.schedule.posterior import between
 from diffusion.types import Cond, Prediction
 
 
@@ -130,18 +129,14 @@ def test_apg_at_scale_1_is_off_and_pays_nothing() -> None:
 
 @pytest.mark.parametrize("sampler", [DDIMSampler, EulerSampler])
 @pytest.mark.parametrize("scale", [0.0, 0.4, 1.0])
-def test_cfg_plus_plus_is_its_papers_step(sampler: type, scale: float) -> None:
-    """Data by Tweedie's formula from the mixed eps, noise from the unconditional eps (Chung et al. 2024, alg. 2)."""
+def test_cfg_plus_plus_is_classifier_free_guidance_with_a_scale_for_each_step(sampler: type, scale: float) -> None:
+    """x_0 at scale s and eps at 0 (Chung et al. 2024, alg. 2) is both at s n / (n - m), from n to m of sigma/alpha."""
     x, cond = state()
-    schedule, denoiser = CosineSchedule(T=20), Conditional(CosineSchedule(T=20))
-    out = sampler(steps=20)(CFGPlusPlusGuidance(denoiser, scale), x, cond)
-    wanted = x
-    for i in range(20, 0, -1):
-        cur, nxt = schedule.level(i / 20), schedule.level((i - 1) / 20)
-        with_cond, without = denoiser(wanted, cur.t, cond).eps, denoiser(wanted, cur.t, cond.drop()).eps
-        mixed = without + scale * (with_cond - without)
-        wanted = nxt.alpha * (wanted - cur.sigma * mixed) / cur.alpha + nxt.sigma * without
-    torch.testing.assert_close(out, wanted, rtol=1e-7, atol=1e-7)
+    denoiser, steps = Conditional(CosineSchedule(T=20)), sampler(steps=20)
+    noises = [level.noise for level in steps.levels(denoiser.schedule)]
+    curve = [[noise, scale * noise / (noise - after)] for noise, after in pairwise(noises)]
+    wanted = steps(ClassifierFreeGuidance(denoiser, curve[::-1]), x, cond)
+    torch.testing.assert_close(steps(CFGPlusPlusGuidance(denoiser, scale), x, cond), wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_cfg_plus_plus_at_0_is_unconditional_and_outside_conditional() -> None:
@@ -293,30 +288,36 @@ def test_a_classifier_works_under_samplings_no_grad_and_leads_to_its_class() -> 
     assert torch.cdist(out, MEANS).argmin(1).tolist() == cond.class_label.tolist()
 
 
+@pytest.mark.parametrize("count", [10, 5])
 @pytest.mark.parametrize("variance", ["small", "large"])
-def test_the_mean_form_moves_the_mean_by_variance_times_gradient(variance: str) -> None:
-    """Dhariwal & Nichol 2021, algorithm 1, one step at a time, with the same noise."""
+def test_the_mean_form_of_an_exact_classifier_samples_its_class(variance: str, count: int) -> None:
+    """The mean of p(x_s | x_t, c) is that of p(x_s | x_t) plus large alpha_s / alpha_t grad log p(c | x_t). With the
+    scale that makes the variance this factor, Dhariwal & Nichol 2021, algorithm 1, walks through the states of the
+    class's own Gaussian in the same noise; the last step, whose small variance is 0, is no step of it."""
     x, cond = labelled()
-    schedule, scale = CosineSchedule(T=10), 1.7
+    schedule, sampler = CosineSchedule(T=10), AncestralSampler(count, variance=variance)
     mixture, classifier = ExactMixture(schedule, MEANS, 0.4), ExactClassifier(schedule, MEANS, 0.4)
-    guided = ClassifierGuidance(mixture, classifier, scale, form="mean", variance=variance)
+    curve = [
+        [cur.noise, nxt.alpha / cur.alpha * (1 if variance == "large" or nxt.t == 0 else (cur.sigma / nxt.sigma) ** 2)]
+        for cur, nxt in pairwise(sampler.levels(schedule))
+    ]
+    guided = ClassifierGuidance(mixture, classifier, curve[::-1], form="mean", variance=variance)
     close(guided(x, 0.5, cond), mixture(x, 0.5))
-    for steps in (10, 5):
-        sampler = AncestralSampler(steps, variance=variance)
-        z = iter(torch.randn(20, 6, 2, dtype=torch.float64))
-        noises = list(z)
-        feed = iter(noises)
-        out = sampler(guided, x, cond, randn_like=lambda x, feed=feed: next(feed))
-        wanted, feed = x, iter(noises)
-        levels = sampler.levels(schedule)
-        for cur, nxt in pairwise(levels):
-            q = between(cur, nxt)
-            gradient = guided.gradient(wanted, cur.t, cond)
-            size = q.small if variance == "small" else q.large
-            said = mixture(wanted, cur.t)
-            mean = q.x0 * said.x0 + q.x * wanted + scale * size * gradient
-            wanted = mean if nxt.sigma == 0 else mean + math.sqrt(size) * next(feed)
-        torch.testing.assert_close(out, wanted)
+    exact = GaussianDenoiser(schedule, MEANS[cond.class_label], 0.4)
+    states: list[list[Tensor]] = []
+    for denoiser in (guided, exact):
+        random = torch.Generator().manual_seed(1)
+        states.append([])
+        sampler(
+            denoiser,
+            x,
+            cond,
+            randn_like=lambda x, random=random: torch.randn(x.shape, dtype=x.dtype, generator=random),
+            on_step=lambda i, level, x, seen=states[-1]: seen.append(x.clone()),
+        )
+    last = count if variance == "large" else count - 1
+    for mine, wanted in zip(states[0][:last], states[1][:last], strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_classifiers_refuse_what_they_cannot_guide() -> None:

@@ -34,7 +34,7 @@ def test_columns_are_what_differs_and_references_are_not(tmp_path):
     assert table.metrics == [FD, NFE, SECONDS, LOSS]
     assert [row.values[NFE].mean for row in table.rows] == [50, 50, 50, 5]
     assert table.rows[3].values[SECONDS].mean == pytest.approx(5.0)
-    assert table.floors == {FD: 1.5}
+    assert table.baselines == {FD: 1.5}
 
 
 def test_groups_over_seeds(tmp_path):

@@ -31,7 +31,7 @@ def test_the_verdict_follows_the_tolerance():
     table = Ablation.read("t", NODE)
     found = [
         Measured(table.cells[0], {"fid": [3.0, 3.5]}, 1.0, [1, 2]),
-        Measured(table.cells[1], {"fid": [2.5]}, seeds=[2], floor={"fid": 0.25, "is": 9.0}),
+        Measured(table.cells[1], {"fid": [2.5]}, seeds=[2], real_baseline={"fid": 0.25, "is": 9.0}),
         Measured(table.cells[2], {}),
     ]
     assert [m.verdict("fid") for m in found] == ["differs", "reproduced", "not run"]

@@ -1,4 +1,4 @@
-"""What all extractors of this project share of torch-fidelity's contract."""
+"""The part of torch-fidelity's extractor interface that all extractors of this project share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights files, read only when their sha256 is the expected one: torch-fidelity itself would unpickle anything."""
+"""Weights files, read only when their sha256 is the expected one: torch-fidelity itself unpickles any file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def verified(path: Path | str, sha256: str | None) -> Path:
         raise ValueError(f"no weights file at {path}; set evaluation.weights to the file's path")
     if sha256 is not None and not (got := sha256_of(path)).startswith(sha256):
         raise ValueError(
-            f"{path} is not the file that was asked for: its sha256 is {got}, expected {sha256}; "
+            f"{path} is not the expected file: its sha256 is {got}, expected {sha256}; "
             "fetch it again, or set evaluation.weights_sha256 if another version is meant"
         )
     return path

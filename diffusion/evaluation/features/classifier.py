@@ -38,7 +38,7 @@ class SmallCNN(nn.Module):
 
 
 class GreyClassifier(OwnExtractor):
-    """A :class:`SmallCNN` with shipped weights, as torch-fidelity wants an extractor.
+    """A :class:`SmallCNN` with shipped weights, in torch-fidelity's extractor interface.
 
     Raises:
         ValueError: weights of another hash; images that are not uint8, grey, or of the trained resolution.

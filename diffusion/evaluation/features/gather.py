@@ -1,8 +1,8 @@
 """Distributed feature extraction: fixed global batches, one row an image, in index order on rank 0.
 
-0 .. N-1 is cut into batches of B; the cut depends on N and B only. Ranks take the batches that nobody has yet one after
-another, without padding or duplicates, and rank 0 receives real rows into their places. Each batch is a file on disk as
-soon as it is extracted, so a run that was killed goes on with any number of ranks.
+0 .. N-1 is cut into batches of B; the cut depends on N and B only. Each rank takes the next batch that no other rank
+has taken, without padding or duplicates, and rank 0 receives the rows into their places. Each batch is a file on disk
+as soon as it is extracted, so a killed run resumes with any number of ranks.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ Rows = dict[str, Tensor]
 """Layer name -> (N, ...) rows on the CPU, row i belonging to image i."""
 
 Batch = Callable[[Tensor], tuple[Rows, Mapping[str, float]]]
-"""index (B,) int64 -> the rows of these images, and numbers to add up over batches (seconds, network calls)."""
+"""index (B,) int64 -> the rows of these images, and numbers that are summed over batches (seconds, network calls)."""
 
 
 @dataclass
 class Gathered:
-    """rows: all N on rank 0, empty elsewhere. totals: the batches' numbers added up. drawn: batches computed now."""
+    """rows: all N on rank 0, empty elsewhere. totals: sums of the batches' numbers. drawn: batches computed now."""
 
     rows: Rows = field(default_factory=dict)
     totals: dict[str, float] = field(default_factory=dict)
@@ -59,8 +59,8 @@ class FeatureGatherer:
         """Rows of images ``start`` .. ``start + total - 1``.
 
         on_batch: called after each batch of this rank with its place among all missing ones, and how many these are.
-        meanwhile: something that rank 0 does first, while the others extract already.
-        at_most: stop after so many batches for each rank; the rows then stay on disk.
+        meanwhile: run by rank 0 before its first batch, while the other ranks extract.
+        at_most: batches for each rank, after which the rows stay on disk and nothing is returned.
 
         Raises:
             EvaluationError: on every rank, where one of several failed.
@@ -95,7 +95,7 @@ class FeatureGatherer:
     def _collect(
         self, batches: list[range], found: dict[int, tuple[Rows, dict[str, float]]]
     ) -> tuple[Rows, dict[str, float]]:
-        """found: the batches that this rank answers for."""
+        """found: the batches that this rank sends."""
         ranks, out = self.ranks, Rows()
         template = next(({k: (v.shape[1:], v.dtype) for k, v in rows.items()} for rows, _ in found.values()), None)
         summary = ranks.all_gather((template, {b: numbers for b, (_, numbers) in found.items()}))
@@ -103,7 +103,7 @@ class FeatureGatherer:
         owner = {b: rank for rank, (_, part) in enumerate(summary) for b in part}
         if ranks.is_root:
             out = {k: torch.empty((batches[-1].stop, *shape), dtype=dtype) for k, (shape, dtype) in layout.items()}
-        # A batch is let go as it is copied, and untouched memory costs nothing: rank 0 holds the rows once, not twice.
+        # A batch is freed as it is copied, and untouched memory costs nothing: rank 0 holds the rows once, not twice.
         with ranks.together():
             for b, rows in enumerate(batches):
                 mine = found.pop(b)[0] if b in found else {}

@@ -11,7 +11,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, Featu
 from diffusion.evaluation.features.checked import verified
 
 SHA256 = "6726825d"
-"""The hash of torch-fidelity's weights begins with these digits, which are in the file's name."""
+"""First digits of the sha256 of torch-fidelity's weights; the file's name holds them."""
 
 
 class InceptionSpatial(FeatureExtractorInceptionV3):
@@ -35,7 +35,7 @@ class InceptionSpatial(FeatureExtractorInceptionV3):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         wanted = self.features_list
         try:
-            # The parent stops at the last layer that it was asked for, so it is asked for one after mixed_6.
+            # The parent stops at the last requested layer, so one after mixed_6 is requested.
             self.features_list = [layer for layer in wanted if layer != "spatial"] or ["2048"]
             found = dict(zip(self.features_list, super().forward(image), strict=True))
         finally:

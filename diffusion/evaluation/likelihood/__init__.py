@@ -1,4 +1,4 @@
-r"""How likely a model finds images that it was not trained on, in bits per dimension: lower is better.
+r"""The likelihood of held-out images under a model, in bits per dimension: lower is better.
 
 Variational: the bound over a beta table's chain. Flow: the density of the probability-flow ODE. Both are of the model
 as it samples, its guidance included where a likelihood can be computed of it.

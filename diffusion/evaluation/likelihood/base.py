@@ -1,4 +1,4 @@
-"""What measures a likelihood: images of the test split, each with draws of its own, shared out over the ranks."""
+"""The base of likelihoods: images of the test split, each with keyed draws, distributed over the ranks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from diffusion.types import Cond, Denoiser
 
 @dataclass(frozen=True)
 class Measured:
-    """metrics: {name with N: value}. record: what decided them. cost: seconds of all ranks, network calls an image."""
+    """metrics: {name with N: value}. record: what determines them. cost: seconds of all ranks, calls an image."""
 
     metrics: dict[str, float]
     record: dict[str, Any]
@@ -55,7 +55,7 @@ class Likelihood(ABC):
         self.num_samples = num_samples
         self.batch_size = batch_size
 
-    def check(self, denoiser: Denoiser) -> None:  # noqa: B027 - asked before anything is drawn
+    def check(self, denoiser: Denoiser) -> None:  # noqa: B027 - called before anything is drawn; most likelihoods accept every model
         """Raises:
         ValueError: this likelihood is not defined for that model or its guidance.
         """
@@ -73,7 +73,7 @@ class Likelihood(ABC):
         shards: Path | None = None,
         on_batch: Callable[[int, int], None] | None = None,
     ) -> Measured:
-        """Of the pipeline's model, under each image's own class or caption; all ranks take part, and all are told.
+        """Of the pipeline's model, under each image's own class or caption; all ranks take part and get the result.
 
         Raises:
             ValueError: latents of an autoencoder, or a value that is not finite.
@@ -116,7 +116,7 @@ class Likelihood(ABC):
         if not torch.isfinite(bits).all():
             raise ValueError(
                 f"{int((~torch.isfinite(bits)).sum())} of {len(bits)} images have no finite likelihood; the model "
-                "has diverged, or its target is undefined at a level that was asked for"
+                "has diverged, or its target is undefined at a level of the likelihood"
             )
         name = f"bits_per_dim_{self.name}"
         return {name: float(bits.mean()), f"{name}_std": float(bits.std())}

@@ -1,4 +1,4 @@
-"""The exact likelihood."""
+"""The density of the probability-flow ODE."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from diffusion.sampler.likelihood import FlowLogLikelihood, bits_per_dim
 from diffusion.types import Cond, Denoiser
 
 BIN = 1 / 127.5
-"""Between two grey levels."""
+"""Distance between two grey levels in [-1, 1]."""
 
 
 class FlowLikelihood(Likelihood):

@@ -1,4 +1,4 @@
-"""The variational bound."""
+"""The variational bound of a discrete chain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CLIP score: how well an image fits its caption."""
+"""CLIP score: the similarity of images and captions in the space of a CLIP model."""
 
 from __future__ import annotations
 

@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 
 METRICS = ("fd", "sfd", "fd_inf", "fd_class", "is", "kid", "precision", "recall", "memorisation", "clip_score")
 FRECHET = ("fd", "sfd", "fd_inf", "is")
-"""What can be said where only mean and covariance of the real images are known."""
+"""The metrics that need only mean and covariance of the real images."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The numbers that metrics depend on; torch-fidelity's defaults.
+    """The settings that metrics depend on; the defaults are torch-fidelity's.
 
     kid_subset_size: cut to the smaller side where that has fewer images (the estimate stays unbiased).
     """
@@ -80,7 +80,7 @@ class Side:
 
 
 def check(metrics: Sequence[str], n: int, protocol: Protocol) -> None:
-    """Whether N samples can give these metrics; called before any is drawn.
+    """Refuses metrics that N samples cannot give; called before any is drawn.
 
     Raises:
         ValueError: an unknown metric, or too few samples for one.
@@ -109,7 +109,7 @@ def compute(
     protocol: Protocol,
     held_out: Side | None = None,
 ) -> dict[str, float]:
-    """{metric: value}; ``layers`` says which layer a metric reads. ``held_out``: real images outside the reference.
+    """{metric: value}; ``layers``: the layer that each metric reads; ``held_out``: real images outside the reference.
 
     Raises:
         ValueError: rows that are not finite.

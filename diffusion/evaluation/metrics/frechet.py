@@ -18,7 +18,7 @@ POINTS = 15
 
 @dataclass(frozen=True)
 class Statistics:
-    """mu (D,) and sigma (D, D) of features; n: of how many, ``None`` where a file does not say."""
+    """mu (D,) and sigma (D, D) of features; n: their number, ``None`` where a file does not hold it."""
 
     mu: np.ndarray
     sigma: np.ndarray
@@ -32,7 +32,7 @@ class Statistics:
 
 
 def frechet(one: Statistics, other: Statistics) -> float:
-    """The squared distance; a hair below 0 is possible where there are fewer images than features.
+    """The squared distance; rounding can make it slightly negative where there are fewer images than features.
 
     Raises:
         ValueError: features of different width.
@@ -42,7 +42,7 @@ def frechet(one: Statistics, other: Statistics) -> float:
             f"statistics of {len(one.mu)} features cannot be compared with statistics of {len(other.mu)}; "
             "they come from different extractors or layers"
         )
-    # torch-fidelity insists on one dtype; files of other projects hold float64 or float32 means.
+    # torch-fidelity requires one dtype; files of other projects hold float64 or float32 means.
     mus = (one.mu, other.mu)
     if one.mu.dtype != other.mu.dtype:
         mus = (one.mu.astype(np.float64), other.mu.astype(np.float64))

@@ -1,6 +1,6 @@
-"""Does a model repeat its training images? Distances to the nearest one, held against those of unseen real images.
+"""Memorisation of training images: distances to the nearest one, compared with those of unseen real images.
 
-A model that generalises is as far from its training set as real images are that were not in it.
+A model that generalises is as far from its training set as real images outside it are.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 CLOSE = 0.01
-"""Share of unseen real images that lie nearer to the training set than what counts as a copy."""
+"""Share of unseen real images nearer to the training set than the threshold below which a sample is a copy."""
 
 
 def nearest(rows: Tensor, real: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Distance (N,) of each row (N, D) to its nearest real row (M, D), and which one that is (N,)."""
+    """Distance (N,) of each row (N, D) to its nearest real row (M, D), and the index of that row (N,)."""
     best = torch.full((len(rows),), torch.inf)
     where = torch.zeros(len(rows), dtype=torch.long)
     for start in range(0, len(rows), chunk):

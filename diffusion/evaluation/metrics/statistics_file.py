@@ -21,19 +21,19 @@ _ARRAYS_ONLY = {
     ("numpy", "dtype"),
     *((f"numpy.{core}.multiarray", name) for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
     *((f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")),
-    ("_codecs", "encode"),  # how old pickles spell bytes
+    ("_codecs", "encode"),  # bytes in old pickles
 }
 
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ARRAYS_ONLY:
-            raise ValueError(f"it asks for {module}.{name}, and only arrays are read from a pickle")
+            raise ValueError(f"it refers to {module}.{name}, and only arrays are read from a pickle")
         return super().find_class(module, name)
 
 
 def external(path: Path, features: str, spatial: str) -> tuple[dict[str, Statistics], dict[str, Any]]:
-    """{layer: statistics} under our names of the two layers, and where they came from.
+    """{layer: statistics} under the extractor's names of the two layers, and their provenance.
 
     Raises:
         ValueError: not a file of that kind, or arrays of the wrong shape or with values that are not finite.

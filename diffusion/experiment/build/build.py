@@ -16,7 +16,6 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import one_line, user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.experiment.config.rules import half_precision
-from diffusion.experiment.process.allocator import keep_freed_memory
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
 from diffusion.training.module.diffusion import DiffusionModule
@@ -54,10 +53,8 @@ def build_model(cfg: DictConfig) -> DiffusionModel:
 
 
 def prepare_process(cfg: DictConfig) -> None:
-    """How float32 matrices are multiplied and memory is allocated from here on, in this process."""
+    """How float32 matrices are multiplied from here on, in this process."""
     torch.set_float32_matmul_precision(cfg.get("matmul_precision", "highest"))
-    if cfg.get("keep_freed_memory", True):
-        keep_freed_memory()
 
 
 def supports_bf16(device: torch.device) -> bool:

@@ -27,6 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
+from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.run import needs
 from diffusion.experiment.run.saved_config import resume_overrides
 from diffusion.experiment.sweep import run as sweep
@@ -59,6 +60,7 @@ def app(
             if HydraConfig.get().mode is RunMode.MULTIRUN:
                 return sweep.job(main, cfg)
             with _exit_codes():
+                set_allocator(cfg)
                 return main(cfg)
 
         task.finish = finish  # type: ignore[attr-defined]

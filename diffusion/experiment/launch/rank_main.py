@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.experiment.config import resolvers
 from diffusion.experiment.launch.elastic import SCRATCH, die_with_parent
+from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.run.signals import listen
 from diffusion.files import write_atomic
 
@@ -32,6 +33,7 @@ def work(folder: Path, task: str) -> int:
     if not isinstance(cfg, DictConfig):
         raise TypeError(f"{scratch / 'job.yaml'} holds a mapping, got {type(cfg).__name__}")
     OmegaConf.set_struct(cfg, True)
+    set_allocator(cfg)
     try:
         getattr(import_module(module), function)(cfg)
     except Exception as error:

@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError, JobFailedError, Preempted
 from diffusion.experiment.config.config_hash import identity
 from diffusion.experiment.config.resolvers import task_overrides
+from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.process.ranks import joined
 from diffusion.experiment.run.needs import show, with_needs
 from diffusion.experiment.run.record import Record
@@ -187,6 +188,7 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     """
     recorded = "run" not in cfg
     folder = Path(str(cfg.paths.run))
+    set_allocator(cfg)
     try:
         with_needs(cfg)
         if recorded:

@@ -108,7 +108,7 @@ def score(
     for logger in trainer.loggers:
         logger.log_metrics({f"evaluation/{k}": v for k, v in result.metrics.items()}, step=trainer.global_step)
         if hasattr(logger, "log_evaluation"):
-            logger.log_evaluation(result.metrics, result.floor, result.fingerprint, step=trainer.global_step)
+            logger.log_evaluation(result.metrics, result.real_baseline, result.fingerprint, step=trainer.global_step)
     return result
 
 
@@ -225,10 +225,10 @@ def _show(result: Result, folder: Path) -> None:
     table.add_column("generated", justify="right")
     table.add_column("real test images", justify="right")
     for name, value in result.metrics.items():
-        floor = result.floor.get(name)
-        table.add_row(name, f"{value:.4f}", "" if floor is None else f"{floor:.4f}")
-        log.info("%s %.4f, real test images %s", name, value, "-" if floor is None else f"{floor:.4f}")
-    for name, value in result.floor.items():
+        real = result.real_baseline.get(name)
+        table.add_row(name, f"{value:.4f}", "" if real is None else f"{real:.4f}")
+        log.info("%s %.4f, real test images %s", name, value, "-" if real is None else f"{real:.4f}")
+    for name, value in result.real_baseline.items():
         if name not in result.metrics:  # another number of images, so another name
             table.add_row(name, "", f"{value:.4f}")
     Console().print(table)

@@ -54,12 +54,16 @@ class WandbRunLogger(WandbLogger):
 
     @rank_zero_only
     def log_evaluation(
-        self, metrics: Mapping[str, float], floor: Mapping[str, float], fingerprint: Mapping[str, Any], step: int
+        self,
+        metrics: Mapping[str, float],
+        real_baseline: Mapping[str, float],
+        fingerprint: Mapping[str, Any],
+        step: int,
     ) -> None:
         """A table ``evaluation`` beside the real images' figures, its cost, and the whole fingerprint as config."""
         depends_on = {key: value for key, value in fingerprint.items() if key != "cost"}
         mark = hashlib.sha256(json.dumps(depends_on, sort_keys=True, default=str).encode()).hexdigest()[:12]
-        rows = [[name, value, floor.get(name), mark] for name, value in metrics.items()]
+        rows = [[name, value, real_baseline.get(name), mark] for name, value in metrics.items()]
         self.log_table(
             "evaluation", columns=["metric", "generated", "real images", "fingerprint"], data=rows, step=step
         )
