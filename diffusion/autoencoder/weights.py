@@ -104,7 +104,7 @@ def sha256_of(folder: Path, expected: str | None = None) -> str:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if expected is not None and not found.startswith(expected):
         raise ValueError(
-            f"{folder / WEIGHTS} is not the file that was asked for: its sha256 is {found}, expected {expected}; "
+            f"{folder / WEIGHTS} is not the expected file: its sha256 is {found}, expected {expected}; "
             "fetch it again, or set autoencoder.sha256 if another version is meant"
         )
     return found
