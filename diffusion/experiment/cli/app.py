@@ -29,7 +29,7 @@ from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
 from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.run import needs
-from diffusion.experiment.run.saved_config import resume_overrides
+from diffusion.experiment.run.resume import resume_overrides
 from diffusion.experiment.sweep import run as sweep
 
 Main = Callable[[DictConfig], Any]
@@ -74,7 +74,7 @@ def app(
                 args = parser.parse_args()
                 if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
                     raise ConfigError("--multirun, --run, --cfg, --info and --shell-completion exclude each other")
-                overrides = resume_overrides(list(args.overrides))
+                overrides = resume_overrides(list(args.overrides), sweep=bool(args.multirun))
                 overrides = rewrite(overrides) if rewrite else overrides
                 sys.argv[1:] = [word for word in sys.argv[1:] if word not in args.overrides] + overrides
                 args.overrides = overrides

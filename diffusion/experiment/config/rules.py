@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from diffusion.autoencoder import weights
+from diffusion.files import newest
 
 Plain = Mapping[str, Any]
 
@@ -99,7 +100,7 @@ def second_models(cfg: Plain) -> str | None:
     for name, part in _part(cfg, "guidance").items():
         for key, second in part.items() if isinstance(part, Mapping) else ():
             run = second.get("run") if isinstance(second, Mapping) else None
-            file = None if run is None else Path(str(run)) / "config.yaml"
+            file = None if run is None else newest(Path(str(run)) / "config.yaml")
             if file is None or not file.is_file():
                 continue  # an error where it is loaded
             theirs = _identity(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]

@@ -14,8 +14,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.experiment.config import resolvers
-from diffusion.experiment.launch.elastic import SCRATCH, die_with_parent
+from diffusion.experiment.launch.elastic import SHARED, die_with_parent
 from diffusion.experiment.process.allocator import set_allocator
+from diffusion.experiment.run import held_log
+from diffusion.experiment.run.held_log import HeldLog
 from diffusion.experiment.run.signals import listen
 from diffusion.files import write_atomic
 
@@ -23,7 +25,7 @@ from diffusion.files import write_atomic
 def work(folder: Path, task: str) -> int:
     """Runs the task with the job's config; the exit code."""
     number = int(os.environ["RANK"])
-    scratch = folder / SCRATCH
+    scratch = Path(os.environ[SHARED])
     listen()
     write_atomic(scratch / f"{number}.pid", str(os.getpid()))
     module, _, function = task.partition(":")
@@ -34,6 +36,8 @@ def work(folder: Path, task: str) -> int:
         raise TypeError(f"{scratch / 'job.yaml'} holds a mapping, got {type(cfg).__name__}")
     OmegaConf.set_struct(cfg, True)
     set_allocator(cfg)
+    if cfg.get("resume") is None:
+        held_log.release()
     try:
         getattr(import_module(module), function)(cfg)
     except Exception as error:
@@ -49,10 +53,10 @@ def work(folder: Path, task: str) -> int:
 
 
 def _log(file: Path | None) -> None:
-    """The first rank writes where the job does, the others only warn."""
+    """The first rank writes where the job does, once the task has begun; the others only warn."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(HeldLog(str(file)))
     level = logging.INFO if file is not None else logging.WARNING
     logging.basicConfig(level=level, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s", handlers=handlers)
 

@@ -27,7 +27,8 @@ from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import identity
 from diffusion.experiment.config.errors import check_groups, explain
 from diffusion.experiment.config.session import session, sources
-from diffusion.experiment.run.status import FILE, read_status
+from diffusion.experiment.run.status import FILE, place, read_status
+from diffusion.files import newest
 
 DEPTH = 20
 """Needs of needs of needs: the most levels."""
@@ -141,7 +142,7 @@ def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str,
 def find(outputs: Path, name: str, identity: str) -> Path:
     """The folder of the run with this identity: a finished one below ``outputs``, else one that runs or can be
     continued, else the place where it belongs."""
-    own = outputs / name / identity
+    own = place(outputs / name, identity)
     found = [own]
     if state(own) != "finished":
         for file in sorted(outputs.glob(f"*/*/{FILE}")):
@@ -186,7 +187,7 @@ def expected(folder: Path, cfg: DictConfig) -> float | None:
         return (read_status(folder) or {}).get("seconds")
     steps, times = OmegaConf.select(cfg, "trainer.max_steps"), []
     for file in folder.parent.glob(f"*/{FILE}"):
-        seconds, text = (read_status(file.parent) or {}).get("seconds"), _read(file.parent / "config.yaml")
+        seconds, text = (read_status(file.parent) or {}).get("seconds"), _read(newest(file.parent / "config.yaml"))
         theirs = ((yaml.safe_load(text) or {}).get("trainer") or {}).get("max_steps")
         if state(file.parent) == "finished" and seconds is not None:
             ratio = steps / theirs if steps and theirs and steps > 0 and theirs > 0 else 1.0

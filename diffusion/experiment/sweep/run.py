@@ -30,7 +30,7 @@ from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.process.ranks import joined
 from diffusion.experiment.run.needs import show, with_needs
 from diffusion.experiment.run.record import Record
-from diffusion.experiment.run.saved_config import continue_in
+from diffusion.experiment.run.resume import continue_in
 from diffusion.experiment.run.status import SKIPPED, host, wait
 from diffusion.experiment.sweep.config_cache import Loader
 from diffusion.experiment.sweep.plan import Cell, Layout, combinations, plan
@@ -151,7 +151,7 @@ class Sweep:
     @staticmethod
     def _place(cell: Cell) -> list[str]:
         if cell.recorded:
-            return [f"hydra.sweep.subdir='{cell.identity}'"]  # 2406303653e9 is a number, but for the quotes
+            return [f"hydra.sweep.subdir='{cell.folder.name}'"]  # 2406303653e9 is a number, but for the quotes
         return [f"hydra.sweep.dir='{cell.folder}'", "hydra.sweep.subdir=."]
 
     @staticmethod
@@ -194,7 +194,7 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if recorded:
             if wait(folder) == "finished":
                 return None
-            if os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name:
+            if os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name.partition("-")[0]:
                 raise ConfigError(
                     "a config file was edited while the sweep ran; the same command again lays out new cells"
                 )
