@@ -6,7 +6,7 @@ import logging
 
 
 class HeldLog(logging.FileHandler):
-    """Keeps its lines until :meth:`release`, and writes nothing where that never comes."""
+    """Keeps its lines until :meth:`write_through`, and writes nothing where that never comes."""
 
     def __init__(self, filename: str, mode: str = "a", encoding: str | None = "utf-8") -> None:
         super().__init__(filename, mode, encoding, delay=True)
@@ -18,7 +18,7 @@ class HeldLog(logging.FileHandler):
         else:
             self._held.append(record)
 
-    def release(self) -> None:
+    def write_through(self) -> None:
         """Writes what was kept, and every line from now on."""
         held, self._held = self._held, None
         for record in held or ():
@@ -29,4 +29,4 @@ def release() -> None:
     """Releases the log of this process, where it is held."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, HeldLog):
-            handler.release()
+            handler.write_through()

@@ -227,11 +227,14 @@ def continued(cfg: DictConfig) -> Continued | None:
     changes = {
         key: pair
         for key, pair in _differences(before, resolved(changed)).items()
-        if not _below(key, (*UNRECORDED, "module"))
+        if not _below(key, (*UNRECORDED, "module")) and "${paths." not in _text(composed, key)
     }
     changes |= _differences(module, OmegaConf.to_container(composed.module), "module")  # references to the others
     follows = {key: source for key in changes if (source := _source(composed, key)) in changes}
-    for key, (old, now) in changes.items():
+    given = {_key(line).replace("/", ".") for line in new}
+    for key, (old, now) in sorted(
+        changes.items(), key=lambda change: not _below(change[0], given)
+    ):  # what was set first
         if not (_below(key, MAY_CHANGE) and not _below(key, STAY)) and follows.get(key) != "trainer.max_steps":
             raise ConfigError(
                 f"{run} was trained with {key}={old}, and this would continue it with {now}; leave that setting as it "
@@ -323,9 +326,14 @@ def _differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[A
 
 def _source(cfg: DictConfig, key: str) -> str | None:
     """The key that a value refers to, ``None`` where it is set itself."""
-    node = _raw(cfg, key)
-    match = re.fullmatch(r"\$\{([\w.]+)\}", str(node._value())) if isinstance(node, Node) else None
+    match = re.fullmatch(r"\$\{([\w.]+)\}", _text(cfg, key))
     return match[1] if match else None
+
+
+def _text(cfg: DictConfig, key: str) -> str:
+    """A value as it is written, references not followed."""
+    node = _raw(cfg, key)
+    return str(node._value()) if isinstance(node, Node) else ""
 
 
 def _step(run: Path) -> int:
