@@ -56,7 +56,7 @@ class Settings:
 def run(cells: Sequence[Row], settings: Settings) -> int:
     """Trains and scores what is not there yet, through the launcher of ``settings.hydra``.
 
-    Returns: 0, 1 if any failed, more where it was asked to stop. What did not finish training is not scored.
+    Returns: 0, 1 if any failed, more where it was stopped by a signal. What did not finish training is not scored.
     """
     failed = 0
     with _entry("train", train_task, settings) as (layout, launch):
@@ -65,11 +65,11 @@ def run(cells: Sequence[Row], settings: Settings) -> int:
             failed = launch(list({training.identity: training for training in trainings}.values()))
     if failed > 1:
         return failed
-    asked = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
+    requested = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
     with _entry("model_statistics", statistics_task, settings) as (layout, launch):
         missing = [
             layout.cell(overridable_overrides([f"run={os.path.abspath(folder)}", *lines]), ["statistics", folder.name])
-            for folder, lines in asked.items()
+            for folder, lines in requested.items()
             if _trained(folder) and not (folder / MODEL_STATISTICS).is_file()
         ]
         failed = max(failed, launch(missing)) if missing else failed

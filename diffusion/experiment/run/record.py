@@ -161,7 +161,7 @@ class Record:
         return False
 
     def _refused(self, error: BaseException | None) -> bool:
-        """The run was not continued: its folder says what it said before."""
+        """The run was not continued: its folder is as it was."""
         if isinstance(error, Preempted | KeyboardInterrupt) or _is_sigterm(error):
             log.warning("stopped before the run was continued; %s is as it was", self.folder)
             raise Preempted(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM) from None

@@ -43,7 +43,7 @@ class Cell:
 
     @property
     def status(self) -> dict[str, Any]:
-        """As its folder tells it now; a script that keeps no record is told by its job."""
+        """As its folder has it now; the job's own result where the script keeps no record."""
         return (read_status(self.folder) or {}) if self.recorded else self.result
 
     @property
@@ -55,7 +55,7 @@ def plan(context: Any, task: Any, config: DictConfig, arguments: list[str]) -> l
     """The cells, each composed and checked before any of them runs.
 
     Raises:
-        ConfigError: a mistake in a cell; a swept key that changes nothing; a folder that another sweep made.
+        ConfigError: an error in a cell; a swept key that changes nothing; a folder that another sweep made.
     """
     parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
     swept = [o.get_key_element() for o in parsed if o.is_sweep_override()]

@@ -50,8 +50,8 @@ def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, r
             return
         cells = plan(context, task, config, arguments)
         code = Sweep(context, task, config, cells).run(retry=retry)
-    except ConfigError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if code:
         sys.exit(code)
@@ -99,10 +99,10 @@ class Sweep:
             with View(self.cells):
                 self._launch([cell for cell in self._left() if cell.status.get("status") != "running"])
                 self._wait()
-        except (Preempted, KeyboardInterrupt) as asked:
+        except (Preempted, KeyboardInterrupt) as stop:
             _stop_jobs(self.cells)
             table(self.cells, time.monotonic() - start)
-            return int(asked.code or 1) if isinstance(asked, Preempted) else 130
+            return int(stop.code or 1) if isinstance(stop, Preempted) else 130
         finally:
             signal.signal(signal.SIGTERM, previous)
         if not quiet:
@@ -175,7 +175,7 @@ class Sweep:
 
 
 STOPPING = threading.Event()
-"""The sweep of this process was asked to stop: its launcher begins no other job."""
+"""The sweep of this process is being stopped: its launcher begins no other job."""
 SWEEPER = "ALPHABAR_SWEEPER"
 """Environment variable: the process that runs the sweep, so that a job knows whether it is its own process."""
 

@@ -73,7 +73,7 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     folder = Path(cfg.paths.run)
     if (pretrained := cfg.autoencoder.get("pretrained")) is not None:
         with user_errors():
-            weights.fetched(pretrained)  # what cannot be had is said before images are decoded
+            weights.fetched(pretrained)  # what cannot be had is an error before images are decoded
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
