@@ -7,6 +7,8 @@ import math
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -282,3 +284,25 @@ def test_every_setting_that_may_change_exists():
         head, _, leaf = key.partition(".")
         assert head in known, key
         assert not leaf or leaf in keys or leaf in ("_target_", "limit_train_batches", "overfit_batches"), key
+
+
+@pytest.mark.slow
+def test_two_ranks_continue_what_one_began_and_a_refusal_on_ranks_changes_no_byte(run: Path, tmp_path: Path):
+    ranks = ["trainer.devices=2", "trainer.strategy=ddp", "trainer.accelerator=cpu"]
+    before = snapshot(run)
+    for words, code in ((["optimizer.lr=1e-4"], 0), (["data.batch_size=63"], 2)):
+        folder = shutil.copytree(run, tmp_path / f"code {code}")
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"resume='{folder}'", "trainer.max_steps=8"]
+        done = subprocess.run([*command, *ranks, *words], capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        if code:
+            assert snapshot(folder) == before
+        else:
+            (entry,) = read_history(folder)
+            assert entry["changes"]["optimizer.lr"] == [1e-3, 1e-4]
+            assert entry["changes"]["trainer.devices"] == [1, 2]
+            assert checkpoint(folder)["global_step"] == 8
+            status = json.loads((folder / "status.json").read_text())
+            assert status["status"] == "finished"
+            assert "from step 5: optimizer.lr 0.001 -> 0.0001" in (folder / "train.log").read_text()

@@ -21,6 +21,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, Node, OmegaConf
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.config_hash import MACHINE
 from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.config.validate import at, resolved
 from diffusion.experiment.run.needs import with_needs
@@ -137,7 +138,10 @@ def read_history(folder: Path) -> list[dict[str, Any]]:
 
 def lasting(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The history as far as it decides the weights."""
-    kept = [{**one, "changes": {k: v for k, v in one["changes"].items() if not _below(k, NEUTRAL)}} for one in history]
+    kept = [
+        {**one, "changes": {k: v for k, v in one["changes"].items() if not _below(k, (*NEUTRAL, *MACHINE))}}
+        for one in history
+    ]
     return [one for one in kept if one["changes"]]
 
 
