@@ -18,6 +18,7 @@ from yaml import YAMLError
 
 from diffusion import __version__
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.overrides import quote, text_of
 
 OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
 """Rooms that sampling and evaluation may change."""
@@ -38,10 +39,10 @@ def resume_overrides(overrides: list[str]) -> list[str]:
 
     Precision is what the run recorded, whatever this machine would take, unless a new override chooses it.
     """
-    folder = _value(overrides, "resume")
-    if folder in (None, "", "null"):
+    folder = text_of(overrides, "resume")
+    if not folder:
         return overrides
-    run = Path(str(folder))
+    run = Path(folder)
     _expect_run(run, "resume")
     if not (run / "checkpoints" / "last.ckpt").is_file():
         raise ConfigError(
@@ -58,7 +59,7 @@ def resume_overrides(overrides: list[str]) -> list[str]:
         if recorded is None or "trainer" in new or "trainer.precision" in chosen
         else [f"trainer.precision={recorded}"]
     )
-    return [*kept, *overrides, *keep, f"hydra.run.dir='{run}'"]
+    return [*kept, *overrides, *keep, f"hydra.run.dir={quote(str(run))}"]
 
 
 def continue_in(cfg: DictConfig, folder: Path) -> None:
@@ -191,8 +192,3 @@ def _expect_run(run: Path, key: str) -> None:
 
 def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
-
-
-def _value(overrides: list[str], key: str) -> str | None:
-    values = [line.split("=", 1)[1] for line in overrides if line.startswith(f"{key}=")]
-    return values[-1] if values else None
