@@ -93,5 +93,6 @@ def _value(text: str) -> Any:
 
 
 def _unquoted(value: str) -> str:
-    """Without a quote that was opened or closed only."""
-    return value.strip("'\"")
+    """Without quotes around the beginning of a path (``'a (1)'/b``), or one that was opened or closed only."""
+    around = re.fullmatch(r"(['\"])(.*)\1(/.*)?", value)
+    return around[2] + (around[3] or "") if around else value.strip("'\"")

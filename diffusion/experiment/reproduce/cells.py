@@ -69,9 +69,7 @@ def run(cells: Sequence[Row], settings: Settings) -> int:
     asked = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
     with _entry("model_statistics", statistics_task, settings) as (layout, launch):
         missing = [
-            layout.cell(
-                overridable_overrides([f"run={quote(os.path.abspath(folder))}", *lines]), ["statistics", folder.name]
-            )
+            layout.cell(overridable_overrides([_run(folder), *lines]), ["statistics", folder.name])
             for folder, lines in asked.items()
             if _trained(folder) and not (folder / MODEL_STATISTICS).is_file()
         ]
@@ -205,9 +203,13 @@ def _runs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, Path,
             yield cell, trainings[_key(cell, seed)].folder, seed
 
 
+def _run(folder: Path) -> str:
+    return f"run={quote(os.path.abspath(folder))}"
+
+
 def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
     lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}"]
-    return score_overrides([f"run={quote(os.path.abspath(folder))}", *lines, f"seed={seed}", f"evaluation.seed={seed}"])
+    return score_overrides([_run(folder), *lines, f"seed={seed}", f"evaluation.seed={seed}"])
 
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:
