@@ -42,7 +42,7 @@ def parse(lines: Sequence[str]) -> list[Override]:
                 raise ConfigError(f"expected overrides as key=value, got {line!r}") from None
             raise ConfigError(
                 f"expected overrides as key=value, and Hydra's grammar cannot read {line!r}; a text with such "
-                f"characters is quoted for Hydra and for the shell: {in_shell(f'{key}={quote(_unquoted(value))}')}"
+                f"characters is quoted for Hydra and for the shell: {in_shell(f'{key}={_in_quotes(value)}')}"
             ) from None
     return found
 
@@ -90,6 +90,13 @@ def _value(text: str) -> Any:
     (found,) = parse([f"key={text}"])
     value = text if found.is_sweep_override() else found.value()
     return str(value) if isinstance(value, QuotedString) else value
+
+
+def _in_quotes(value: str) -> str:
+    """What was probably meant by a value that cannot be read: a text, or a list of texts."""
+    if len(value) > 1 and value[0] + value[-1] == "[]":
+        return f"[{','.join(quote(_unquoted(item.strip())) for item in value[1:-1].split(','))}]"
+    return quote(_unquoted(value))
 
 
 def _unquoted(value: str) -> str:

@@ -98,7 +98,7 @@ TOP: Mapping[str, Kind] = {
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
     "freeze": TEXTS,
     "tags": TEXTS,
-    "cells": TEXT_OR_LIST,
+    "cells": Kind("a text or a list of texts", lambda value: TEXT.fits(value) or TEXTS.fits(value)),
     "train": TEXTS,
     "evaluate": TEXTS,
 }

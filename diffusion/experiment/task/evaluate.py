@@ -77,9 +77,7 @@ def _scored(cfg: DictConfig) -> bool:
 
 def kept(folder: Path) -> str:
     """What an interrupted evaluation leaves, in words."""
-    return (
-        f"the batches that were finished are kept in {folder}; run the same command again, and only the rest is drawn"
-    )
+    return f"finished batches are kept in {folder}; run the same command again, and only the rest is drawn"
 
 
 def run(cfg: DictConfig) -> Result | Forecast:

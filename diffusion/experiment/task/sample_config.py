@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import nearest
 from diffusion.experiment.config.settings import TOP
-from diffusion.experiment.run.saved_config import with_run
+from diffusion.experiment.run.saved_config import checkpoint_path, with_run
 
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
@@ -25,9 +25,10 @@ def whole(cfg: DictConfig) -> DictConfig:
     """The run's config and this invocation's, with a number of samples, prompts as a list and classes as numbers.
 
     Raises:
-        ConfigError: no run, classes that it does not have, or prompts that cannot be read or divided.
+        ConfigError: no run, no such checkpoint, classes that it does not have, or prompts that cannot be read or divided.
     """
     merged = with_run(cfg)
+    checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
     prompts = _prompts(merged)
     count = merged.num_samples
     if count is None:
@@ -102,7 +103,7 @@ def _count(conditioner: Any) -> int:
 
 
 def _prompts(cfg: DictConfig) -> list[str] | None:
-    prompts = OmegaConf.to_container(cfg.text) if OmegaConf.is_list(cfg.text) else cfg.text
+    prompts: Any = OmegaConf.to_container(cfg.text) if OmegaConf.is_list(cfg.text) else cfg.text
     if cfg.text_file is not None:
         if prompts is not None:
             raise ConfigError("text and text_file both give prompts; leave one of them out")

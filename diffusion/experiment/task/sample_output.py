@@ -92,8 +92,8 @@ def _write(
     texts: Sequence[str] | None,
 ) -> None:
     rows = images.permute(0, 2, 3, 1).numpy()
-    more = {} if labels is None else {"arr_1": np.asarray(labels, dtype=np.int64)}
-    np.savez_compressed(folder / ARRAYS, arr_0=rows, **more)
+    classes = [] if labels is None else [np.asarray(labels, dtype=np.int64)]
+    np.savez_compressed(folder / ARRAYS, rows, *classes)
     save_grid(images[:IN_GRID], folder / GRID)
     lines = []
     for i, image in enumerate(rows):
