@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def test_a_wrong_request_is_one_sentence(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert not [part for part in parts if part not in line], line
-    assert "evaluation." not in line and "trainer." not in line, "keys that this script does not have"
+    assert not {"evaluation.", "trainer."} & set(re.findall(r"[a-z]+\.", line)), "keys that this script does not have"
     assert sorted(made.rglob("*")) == before
 
 
@@ -129,12 +130,11 @@ def test_two_requests_share_no_folder_and_one_has_one(run: Path, monkeypatch: py
 
 def test_samples_are_a_data_set_with_their_classes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "ü (1), drawn"
-    line = ["sample", f"run={run}", "num_samples=7", "labels=['müsli',5]"]
-    assert script([*line, f"output={out}"], monkeypatch) == 2, "a comma is a choice"
-    assert script([*line, f"output='{out}'"], monkeypatch) == 0
+    line = ["sample", f"run={run}", "num_samples=7", "labels=['müsli',5]", f"output='{out}'"]
+    assert script(line, monkeypatch) == 0
     found = arrays(out)
-    assert found["arr_0"].dtype == np.uint8 and found["arr_0"].shape == (7, 8, 8, 1)
-    assert found["arr_1"].dtype == np.int64 and found["arr_1"].tolist() == [2, 5, 2, 5, 2, 5, 2]
+    assert (found["arr_0"].dtype, found["arr_0"].shape) == (np.uint8, (7, 8, 8, 1))
+    assert (found["arr_1"].dtype, found["arr_1"].tolist()) == (np.int64, [2, 5, 2, 5, 2, 5, 2])
     rows = [json.loads(line) for line in (out / "metadata.jsonl").read_text(encoding="utf-8").splitlines()]
     assert rows[0] == {"file_name": "000000.png", "label": 2, "class_name": "müsli"}
     assert rows[1] == {"file_name": "000001.png", "label": 5}
@@ -143,9 +143,9 @@ def test_samples_are_a_data_set_with_their_classes(run: Path, tmp_path: Path, mo
         assert np.array_equal(np.asarray(Image.open(out / f"{i:06d}.png")), image[..., 0])
     data = ImageFolder(str(out), channels=1, resolution=8, num_classes=10, batch_size=2, test_fraction=0.3)
     data.setup()
-    read = [(i.tobytes(), int(c)) for s in ("train", "test") for i, c in zip(data.split(s).images.numpy(), data.split(s).labels, strict=True)]  # fmt: skip
-    drawn = [(i.tobytes(), int(c)) for i, c in zip(found["arr_0"], found["arr_1"], strict=True)]
-    assert sorted(read) == sorted(drawn)
+    splits = [data.split("train"), data.split("test")]
+    read = [pair for s in splits for pair in zip(map(bytes, s.images.numpy()), s.labels.tolist(), strict=True)]
+    assert sorted(read) == sorted(zip(map(bytes, found["arr_0"]), found["arr_1"].tolist(), strict=True))
 
 
 def test_fewer_samples_leave_none_of_before_and_are_the_same(
@@ -210,7 +210,7 @@ def test_a_diverged_model_is_one_sentence(
     torch.save({"state_dict": state}, run / "checkpoints" / "last.ckpt")
     assert script(["sample", f"run={run}", "num_samples=2"], monkeypatch) == 2
     *_, line = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: 2 of ") and "NaN or infinity; the model has diverged" in line
+    assert re.match("error: 2 of .* NaN or infinity; the model has diverged", line)
     assert folders(run) == set()
 
 
@@ -223,7 +223,7 @@ def test_ctrl_c_says_what_is_kept(
     monkeypatch.setattr(SinglePipeline, "draw", interrupted)
     assert script(["sample", f"run={run}", "num_samples=2"], monkeypatch) == 130
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("interrupted: no image of this request was kept") and "run the same command again" in line
+    assert re.match("interrupted: no image of this request was kept.*; run the same command again", line)
     assert folders(run) == set()
     evaluation = ["evaluation=digits", "evaluation.num_samples=20", "evaluation.metrics=[fd]", "trainer=cpu"]
     assert script(["evaluate", f"run={run}", *evaluation], monkeypatch) == 130
@@ -239,7 +239,8 @@ from diffusion.experiment.cli.app import _exit_codes
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.run.signals import interruptible
 folder = Path(sys.argv[1])
-cfg = OmegaConf.create({"folder": str(folder), "mode": sys.argv[2], "trainer": {"devices": 2}, "keep_freed_memory": True})
+cfg = OmegaConf.create({"folder": str(folder), "mode": sys.argv[2], "trainer": {"devices": 2},
+                        "keep_freed_memory": True})
 with _exit_codes(), interruptible("three batches are kept"):
     launch(folder, cfg, "task_of_the_test:main")
 """
@@ -260,7 +261,7 @@ def main(cfg):
 
 
 @pytest.fixture
-def ranks(tmp_path: Path) -> Iterator[object]:
+def ranks(tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
     (tmp_path / "task_of_the_test.py").write_text(TASK)
     environment = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
 
@@ -268,7 +269,7 @@ def ranks(tmp_path: Path) -> Iterator[object]:
         command = [sys.executable, "-c", RANKS, str(tmp_path), mode]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
-    yield start
+    return start
 
 
 @pytest.mark.slow
@@ -296,7 +297,7 @@ def test_a_users_error_on_a_rank_is_its_sentence_and_a_bug_has_its_traceback(ran
     job = ranks("bug")
     _, error = job.communicate(timeout=90)
     assert job.returncode == 1
-    assert "IndexError: a bug" in error and "task_of_the_test.py" in error
+    assert re.search("task_of_the_test.py.*IndexError: a bug", error, re.S)
 
 
 def test_scores_of_two_folders_of_images_do_not_meet(tmp_path: Path) -> None:
@@ -307,4 +308,4 @@ def test_scores_of_two_folders_of_images_do_not_meet(tmp_path: Path) -> None:
         target(OmegaConf.create({**base, "images": images, "data": {"root": data}}))
         for images, data in (("a", "x"), ("b", "x"), ("a", "y"))
     }
-    assert len(places) == 3 and {place.parent for place in places} == {tmp_path}
+    assert [place.parent for place in places] == [tmp_path] * 3

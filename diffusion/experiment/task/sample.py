@@ -19,8 +19,8 @@ from diffusion.experiment.build.load import identities, load_model, plain
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.signals import interruptible
 from diffusion.experiment.task.model_statistics import check_statistics
-from diffusion.experiment.task.sample_config import class_names
-from diffusion.experiment.task.sample_output import check_output, write_samples
+from diffusion.experiment.task.sample_config import check_output, class_names
+from diffusion.experiment.task.sample_output import write_samples
 from diffusion.model import DiffusionModel
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.single import SinglePipeline
@@ -41,8 +41,6 @@ def sample(cfg: DictConfig) -> Path:
         Preempted: Ctrl-C.
     """
     run = Path(cfg.run)
-    if cfg.output:
-        check_output(Path(cfg.output))
     with interruptible(KEPT):
         model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
         prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from diffusion.experiment.run.saved_config import checkpoint_path, with_run
 
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
+SETTINGS = "settings.json"
+OWN = re.compile(r"\d{6,}\.png|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
+"""What a folder of samples holds, and nothing else."""
 POLICIES = ("balanced", "drawn")
 DEFAULT, EACH = 64, 4
 """Samples where no number is given, and samples of each prompt."""
@@ -25,10 +30,13 @@ def whole(cfg: DictConfig) -> DictConfig:
     """The run's config and this invocation's, with a number of samples, prompts as a list and classes as numbers.
 
     Raises:
-        ConfigError: no run, no such checkpoint, classes that it does not have, or prompts that cannot be read or divided.
+        ConfigError: no run, no such checkpoint, classes that it does not have, an output folder of something else, or
+            prompts that cannot be read or divided.
     """
     merged = with_run(cfg)
     checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
+    if merged.output:
+        check_output(Path(str(merged.output)))
     prompts = _prompts(merged)
     count = merged.num_samples
     if count is None:
@@ -62,6 +70,27 @@ def numbered(cfg: DictConfig, labels: Any, key: str) -> Any:
     names = class_names(Path(cfg.paths.run))
     found = [_number(label, classes, names, key) for label in (labels if isinstance(labels, list) else [labels])]
     return found if isinstance(labels, list) else found[0]
+
+
+def check_output(folder: Path) -> None:
+    """Whether samples may go to ``folder``: it is not there, empty, or holds the samples of a request and nothing else.
+
+    Raises:
+        ConfigError: something would be lost.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and samples are a folder; set output to another name")
+    if os.path.ismount(folder):
+        raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
+    there = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in there if not OWN.fullmatch(name)]
+    if there and (foreign or SETTINGS not in there):
+        what = foreign[0] if foreign else f"{there[0]} and no {SETTINGS}"
+        raise ConfigError(
+            f"{folder} holds {what}, which scripts/sample.py did not write and would remove; set output to a new folder"
+        )
 
 
 def class_names(run: Path) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
@@ -16,33 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.task.sample_config import SETTINGS, check_output
 from diffusion.training.callbacks.samples import save_grid
 
-SETTINGS, ARRAYS, METADATA, GRID = "settings.json", "samples.npz", "metadata.jsonl", "grid/grid.png"
-OWN = re.compile(r"\d{6,}\.png|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
-"""What such a folder holds, and nothing else."""
+ARRAYS, METADATA, GRID = "samples.npz", "metadata.jsonl", "grid/grid.png"
 IN_GRID = 16 * 16
-
-
-def check_output(folder: Path) -> None:
-    """Whether samples may go to ``folder``: it is not there, empty, or holds the samples of a request and nothing else.
-
-    Raises:
-        ConfigError: something would be lost.
-    """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is a file, and samples are a folder; set output to another name")
-    if os.path.ismount(folder):
-        raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
-    there = sorted(path.name for path in folder.iterdir())
-    foreign = [name for name in there if not OWN.fullmatch(name)]
-    if there and (foreign or SETTINGS not in there):
-        what = foreign[0] if foreign else f"{there[0]} and no {SETTINGS}"
-        raise ConfigError(
-            f"{folder} holds {what}, which scripts/sample.py did not write and would remove; set output to a new folder"
-        )
 
 
 def write_samples(
