@@ -146,12 +146,6 @@ def recorded_graphs(cfg: Plain) -> str | None:
     )
 
 
-def matmul_precision(cfg: Plain) -> str | None:
-    """The arguments of torch.set_float32_matmul_precision."""
-    kinds, given = ("highest", "high", "medium"), cfg.get("matmul_precision", "highest")
-    return None if given in kinds else f"matmul_precision is one of {', '.join(kinds)}, got {given!r}"
-
-
 def half_precision(cfg: Plain) -> str | None:
     trainer = _part(cfg, "trainer")
     if trainer.get("accelerator") == "cpu" and str(trainer.get("precision")).startswith("16"):
@@ -279,7 +273,6 @@ RULES: tuple[Callable[[Plain], str | None], ...] = (
     micro_batch,
     half_precision,
     recorded_graphs,
-    matmul_precision,
     terminal_snr,
     learned_variance,
     extractor,

@@ -26,7 +26,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import Preempted, RankFailedError
+from diffusion.errors import ConfigError, Preempted, RankFailedError
 from diffusion.experiment.process.ranks import joined, wanted_ranks
 from diffusion.experiment.run import held_log
 from diffusion.experiment.run.signals import defer, stop_requested
@@ -58,7 +58,8 @@ def launch(
         begin: called once the first rank has announced that it has begun to train, or has ended well.
 
     Raises:
-        RankFailedError: a rank failed; with its message and traceback.
+        ConfigError: an error of the user's on a rank; its sentence.
+        RankFailedError: a rank failed otherwise; with its message and traceback.
         Preempted: SIGTERM came; the ranks have saved.
     """
     count = wanted_ranks(cfg)
@@ -95,7 +96,10 @@ def _launch(scratch: Path, folder: Path, cfg: DictConfig, task: str, count: int,
     if stop_requested() and failure is None:
         raise Preempted(stop_requested() or signal.SIGTERM)
     if agent.returncode != 0:
-        raise RankFailedError(failure or f"the agent of the ranks ended with code {agent.returncode}")
+        failed = RankFailedError(failure or f"the agent of the ranks ended with code {agent.returncode}")
+        if (sentence := _users(scratch)) is not None:
+            raise ConfigError(sentence) from failed
+        raise failed
     begin()
 
 
@@ -128,6 +132,13 @@ def _failure(scratch: Path, made_to_end: bool = False) -> str | None:
     return "; ".join(lines) + f"\n\nOn rank {first['rank']}:\n{first['traceback']}"
 
 
+def _users(scratch: Path) -> str | None:
+    """The sentence of the rank that failed first, where that was an error of the user's."""
+    told = [_read(path) for path in scratch.glob("rank*.json")]
+    first = min(told, key=lambda one: float(one["when"]), default={})
+    return str(first["error"]) if first.get("user") else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
@@ -149,6 +160,7 @@ def die_with_parent() -> None:
 
 def agent(folder: Path, task: str, count: int) -> int:
     """Starts the ranks through torch's elastic launcher and waits; the exit code of the agent."""
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -167,6 +179,8 @@ def agent(folder: Path, task: str, count: int) -> int:
     arguments = ["-m", "diffusion.experiment.launch.rank_main", str(folder), task]
     try:
         elastic_launch(config, sys.executable)(*arguments)
+    except (SignalException, KeyboardInterrupt):
+        return 128 + signal.SIGINT
     except ChildFailedError as failed:
         ended = {
             number: f"was ended by {one.signal_name()}" if one.exitcode < 0 else f"ended with code {one.exitcode}"

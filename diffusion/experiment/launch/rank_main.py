@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -13,6 +14,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.errors import UserError
 from diffusion.experiment.config import resolvers
 from diffusion.experiment.launch.elastic import SHARED, die_with_parent
 from diffusion.experiment.process.allocator import set_allocator
@@ -40,11 +42,15 @@ def work(folder: Path, task: str) -> int:
         held_log.release()
     try:
         getattr(import_module(module), function)(cfg)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception as error:
+        mine, sentence = isinstance(error, UserError), " ".join(str(error).split())
         told = {
             "rank": number,
             "when": time.time(),
-            "error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000],
+            "error": (sentence if mine else f"{type(error).__name__}: {sentence}")[:1000],
+            "user": mine,
             "traceback": traceback.format_exc(),
         }
         write_atomic(scratch / f"rank{number}.json", json.dumps(told))

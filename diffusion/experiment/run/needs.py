@@ -9,7 +9,6 @@ in ``<paths.outputs>/<its name>/<its identity>`` unless a run with the same iden
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,6 +25,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import identity
 from diffusion.experiment.config.errors import check_groups, explain
+from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session, sources
 from diffusion.experiment.run.status import FILE, place, read_status
 from diffusion.files import newest
@@ -68,8 +68,7 @@ def _split(text: str) -> list[str]:
 
 def path_overrides(cfg: DictConfig) -> list[str]:
     """What a need takes of the run that needs it: every path but the run folder."""
-    escaped = {key: re.sub(r"(['\\])", r"\\\1", str(cfg.paths[key])) for key in cfg.paths if key != "run"}
-    return [f"paths.{key}='{value}'" for key, value in escaped.items()]
+    return [f"paths.{key}={quote(str(cfg.paths[key]))}" for key in cfg.paths if key != "run"]
 
 
 def with_needs(cfg: DictConfig, chain: Chain = ()) -> DictConfig:

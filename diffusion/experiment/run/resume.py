@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
 from omegaconf import DictConfig, Node, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.config_hash import MACHINE
+from diffusion.experiment.config.overrides import quote, text_of
 from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.config.validate import at, resolved
 from diffusion.experiment.run.needs import with_needs
@@ -158,8 +158,7 @@ def resume_overrides(overrides: list[str], *, sweep: bool = False) -> list[str]:
     Raises:
         ConfigError: an empty ``resume=``, one in a sweep, or a folder that cannot be continued.
     """
-    given = [line for line in overrides if _key(line) == _TOP]
-    value = _value(given[-1]) if given else None
+    value = text_of(overrides, _TOP)
     if value is None:
         return overrides
     if not value:
@@ -176,8 +175,7 @@ def resume_overrides(overrides: list[str], *, sweep: bool = False) -> list[str]:
     kept = [line for line in stored if _key(line) not in new | {_TOP}]
     if not new - {_TOP}:  # nothing to compose but what the run recorded
         kept = [line for line in kept if _key(line).startswith("hydra")]
-    folder = re.sub(r"(['\\])", r"\\\1", value)
-    quiet = [f"hydra.run.dir='{folder}'", "hydra.output_subdir=null"]
+    quiet = [f"hydra.run.dir={quote(value)}", "hydra.output_subdir=null"]
     if not any(_key(line).startswith("hydra/job_logging") for line in (*kept, *overrides)):
         quiet.append("hydra.job_logging.handlers.file.class=diffusion.experiment.run.held_log.HeldLog")
     return [*kept, *overrides, *quiet]
@@ -352,12 +350,3 @@ def _below(key: str, heads: Iterable[str]) -> bool:
 
 def _key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~").split("@")[0]
-
-
-def _value(override: str) -> str | None:
-    """Of one override, without its quotes; ``None`` for null."""
-    try:
-        value: Any = OverridesParser.create().parse_override(override).value()
-    except HydraException:
-        value = override.partition("=")[2]
-    return None if value is None else str(value)
