@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,12 +68,27 @@ def evaluate_once(cfg: DictConfig) -> str | None:
 def _scored(cfg: DictConfig) -> bool:
     if cfg.get("images") is not None:  # images may have changed
         return False
+    known = _scored_checkpoint(target(cfg))
+    return known is not None and known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint))
+
+
+def _scored_checkpoint(folder: Path) -> str | None:
+    """The sha256 of the checkpoint that a finished evaluation is of."""
     try:
-        record = json.loads((target(cfg) / "metrics.json").read_text(encoding="utf-8"))
-        known = record["fingerprint"]["about"]["checkpoint_sha256"]
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return str(record["fingerprint"]["about"]["checkpoint_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint)))
+        return None
+
+
+def _keep_other(folder: Path, sha256: str) -> None:
+    """The score of other weights, of before the run was continued, moves to a name with the first digits of theirs."""
+    known = _scored_checkpoint(folder)
+    if known is not None and known != sha256:
+        kept = folder.with_name(f"{folder.name}_{known[:6]}")
+        shutil.rmtree(kept, ignore_errors=True)
+        folder.rename(kept)
+        log.info("the score of the weights before is in %s", kept)
 
 
 def kept(folder: Path) -> str:
@@ -169,6 +185,8 @@ def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, d
         "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
+    if rank() == 0:
+        _keep_other(target(cfg), about["checkpoint_sha256"])
     pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
 
