@@ -1,0 +1,74 @@
+"""The names of classes: recorded in a run folder, and usable in place of their numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffusion.data.walk import first
+from diffusion.errors import DataError
+from diffusion.files import write_atomic
+from diffusion.image_file import shown
+
+CLASSES = "classes.json"
+"""In a run folder: {name: number}."""
+
+
+def described(classes: Sequence[str], count: int = 20) -> str:
+    """ "0 ant, 1 cat", the first ``count`` of them."""
+    return first((f"{number} {name}" for number, name in enumerate(classes)), count)
+
+
+def record_classes(run: Path, classes: Sequence[str] | None) -> None:
+    """Writes the numbers of ``classes`` into a run folder, nothing for ``None``.
+
+    Raises:
+        DataError: the run was trained with other numbers.
+    """
+    known = read_classes(run)
+    if classes is None or known == tuple(classes):
+        return
+    if known is not None:
+        raise DataError(
+            f"{shown(run)} was trained with the classes {described(known)}, and the data have {described(classes)}; "
+            "restore the class folders, or train anew"
+        )
+    write_atomic(run / CLASSES, json.dumps({name: i for i, name in enumerate(classes)}, indent=2) + "\n")
+
+
+def read_classes(run: Path) -> tuple[str, ...] | None:
+    """The names that a run recorded, by number; ``None`` where its classes have none.
+
+    Raises:
+        DataError: a file that is not of this kind.
+    """
+    path = run / CLASSES
+    if not path.is_file():
+        return None
+    try:
+        numbers = json.loads(path.read_text(encoding="utf-8"))
+        names = tuple(sorted(numbers, key=numbers.__getitem__))
+        if [numbers[name] for name in names] != list(range(len(names))):
+            raise ValueError
+    except (OSError, ValueError, TypeError, AttributeError):
+        raise DataError(f"{shown(path)} does not hold the numbers of classes as {{name: number}}; restore it") from None
+    return names
+
+
+def class_numbers(labels: Any, classes: Sequence[str] | None, keep: Sequence[str] = ()) -> Any:
+    """``labels`` with the number in place of each name: one or a list; numbers and the words of ``keep`` stay.
+
+    Raises:
+        DataError: a name that is none of ``classes``.
+    """
+    if isinstance(labels, list | tuple):
+        return [class_numbers(label, classes, keep) for label in labels]
+    if not isinstance(labels, str) or labels in keep:
+        return labels
+    if classes is None:
+        raise DataError(f"labels={shown(labels)}: this run recorded no names of classes; give their numbers")
+    if labels not in classes:
+        raise DataError(f"labels={shown(labels)} is none of the {len(classes)} classes {first(classes, 20)}")
+    return list(classes).index(labels)
