@@ -93,7 +93,7 @@ def _eight_bits(image: Image.Image, name: str, bits: int) -> Image.Image:
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if np.asarray(image.getchannel("A")).min() < 255:
             return image
     return image.convert("L" if grey else "RGB")
 

@@ -1,11 +1,10 @@
-"""The names of classes: recorded in a run folder, and usable in place of their numbers."""
+"""The names of classes and their numbers, recorded in a run folder."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from diffusion.data.walk import first
 from diffusion.errors import DataError
@@ -55,20 +54,3 @@ def read_classes(run: Path) -> tuple[str, ...] | None:
     except (OSError, ValueError, TypeError, AttributeError):
         raise DataError(f"{shown(path)} does not hold the numbers of classes as {{name: number}}; restore it") from None
     return names
-
-
-def class_numbers(labels: Any, classes: Sequence[str] | None, keep: Sequence[str] = ()) -> Any:
-    """``labels`` with the number in place of each name: one or a list; numbers and the words of ``keep`` stay.
-
-    Raises:
-        DataError: a name that is none of ``classes``.
-    """
-    if isinstance(labels, list | tuple):
-        return [class_numbers(label, classes, keep) for label in labels]
-    if not isinstance(labels, str) or labels in keep:
-        return labels
-    if classes is None:
-        raise DataError(f"labels={shown(labels)}: this run recorded no names of classes; give their numbers")
-    if labels not in classes:
-        raise DataError(f"labels={shown(labels)} is none of the {len(classes)} classes {first(classes, 20)}")
-    return list(classes).index(labels)

@@ -114,8 +114,8 @@ class ImageFolder(ImageData):
         everything = [entry for listed in found for entry in listed]
         if not check_complete(everything, "text") and self.text != "text":
             raise DataError(
-                f"data.text={self.text}, but the metadata of {self._where} have no such column; set data.text to one of "
-                "them"
+                f"data.text={self.text}, but the metadata of {self._where} have no such column; set data.text to "
+                "one of them"
             )
         if self.num_classes:
             everything = self._labelled(everything)

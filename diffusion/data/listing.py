@@ -80,9 +80,9 @@ def list_folder(root: Path, label: str = "label", text: str = "text", unmatched:
         left_out[f"outside {' and '.join(folders)}"] = outside
     for folder, inside in zip(folders, splits, strict=True):
         if not inside:
-            extra = f"; left out are {describe_left_out(left_out)}" if left_out else ""
             raise DataError(
-                f"there are no images in {shown(root.resolve() / folder)}; set data.root to a folder that has some{extra}"
+                f"there are no images in {shown(root.resolve() / folder)}; set data.root to a folder that has some"
+                + (f"; left out are {describe_left_out(left_out)}" if left_out else "")
             )
     if left_out:
         log.warning("%s: left out are %s", shown(root), describe_left_out(left_out))
@@ -186,8 +186,8 @@ def _splits(root: Path, names: Sequence[str]) -> list[str]:
     filled = {name.split("/")[0] for name in names if "/" in name}
     if filled and "train" not in kinds and filled == {name for found in kinds.values() for name in found}:
         raise DataError(
-            f"{shown(root)} holds {' and '.join(sorted(filled))}, which are splits, and no folder train; add it, or set "
-            "data.root to one of them to read it as one folder"
+            f"{shown(root)} holds {' and '.join(sorted(filled))}, which are splits, and no folder train; add it, or "
+            "set data.root to one of them to read it as one folder"
         )
     inside: dict[str, set[str]] = {}
     for folders in {tuple(name.split("/")[:-1]) for name in names}:
@@ -196,15 +196,15 @@ def _splits(root: Path, names: Sequence[str]) -> list[str]:
     for folder, below in inside.items():
         if _has_splits(_kinds(below)):
             raise DataError(
-                f"{shown(root / folder)} holds the splits {first(sorted(below))}, and splits are read at the root only; "
+                f"{shown(root / folder)} holds the splits {first(sorted(below))}, and they are read at the root only: "
                 f"set data.root={shown(root / folder)}, or move them up"
             )
     if not _has_splits(kinds):
         return [f"{kinds['train'][0]}/"] if filled == set(kinds.get("train", ())) and len(filled) == 1 else [""]
     chosen = [kinds["train"], kinds.get("test") or kinds["validation"]]
-    for folders in chosen:
-        if len(folders) > 1:
-            raise DataError(f"{shown(root)} holds {' and '.join(folders)}, which are one split; keep one of them")
+    for same in chosen:
+        if len(same) > 1:
+            raise DataError(f"{shown(root)} holds {' and '.join(same)}, which are one split; keep one of them")
     return [f"{name}/" for (name,) in chosen]
 
 

@@ -94,7 +94,7 @@ def _table(metadata: Path, content: str, label: str, text: str) -> list[tuple[st
             f'the first line of {shown(metadata)} names the columns, separated by commas, "{FILE_NAME}" among them and '
             f"none twice; it has {', '.join(header) or 'nothing'}"
         )
-    rows = []
+    rows: list[tuple[str, Cells]] = []
     for number, cells in lines[1:]:
         where = f"line {number} of {shown(metadata)}"
         if len(cells) != len(header):

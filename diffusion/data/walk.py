@@ -11,9 +11,8 @@ from diffusion.errors import DataError
 from diffusion.image_file import is_image, shown
 
 METADATA = ("metadata.jsonl", "metadata.csv")
-GRID = "grid.png"
-"""Drawn beside samples by scripts/sample.py: an image of images."""
-BESIDE_GRID = frozenset({"samples.npz", "settings.json", "sample.yaml"})
+BESIDE_GRID = ("samples.npz", "settings.json")
+"""What scripts/sample.py writes beside its ``grid.png`` or ``grid/grid.png``, an image of images."""
 
 
 @dataclass(slots=True)
@@ -58,7 +57,6 @@ def _walk(root: Path, folder: Path, around: dict[tuple[int, int], Path], found: 
         raise DataError(
             f"{shown(folder)} is a link to {shown(around[own])}, which it lies in: an endless loop; remove the link"
         )
-    names = {entry.name for entry in entries}
     for entry in entries:
         path = folder / entry.name
         if entry.name.startswith("."):
@@ -72,7 +70,7 @@ def _walk(root: Path, folder: Path, around: dict[tuple[int, int], Path], found: 
         elif entry.name in METADATA:
             found.metadata.append(path)
             continue
-        elif entry.name == GRID and names & BESIDE_GRID:
+        elif _is_grid(path):
             reason = "grid of samples"
         elif entry.is_file() and is_image(path):
             found.images.append(path)
@@ -80,3 +78,10 @@ def _walk(root: Path, folder: Path, around: dict[tuple[int, int], Path], found: 
         else:
             reason = "no image"
         found.left_out.setdefault(reason, []).append(path.relative_to(root).as_posix())
+
+
+def _is_grid(path: Path) -> bool:
+    if path.name != "grid.png":
+        return False
+    folder = path.parent.parent if path.parent.name == "grid" else path.parent
+    return any((folder / name).is_file() for name in BESIDE_GRID)

@@ -10,6 +10,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from diffusion.autoencoder import weights
+from diffusion.data.classes import record_classes
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_data, build_module, build_trainer
 from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
@@ -68,6 +69,8 @@ def run(cfg: DictConfig) -> None:
             weights.fetched(pretrained)  # what cannot be had is said before images are decoded
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
+    if rank() == 0:
+        record_classes(folder, data.classes)
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
     parts = identities(cfg)
     module = build_module(cfg)
