@@ -65,7 +65,7 @@ def test_many_bits_are_scaled_by_their_range(bits: int, big: bool, tmp_path: Pat
         files = ["a.png", "a.pgm", "a.tif"]
     else:
         deep = deep >> 4
-        write_tiff(tmp_path / "a.tif", deep, bits, big)
+        write_tiff(tmp_path / "a.tif", deep, bits)
         files = ["a.tif"]
     for name in files:
         assert np.abs(read(tmp_path / name) - deep / (2**bits - 1) * 255).max() <= 0.5, name
