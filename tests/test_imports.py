@@ -18,7 +18,7 @@ LEAVES = {
     "augmentation",
     "data",
 }
-BASE = {"schedule", "condition", "types", "randomness", "errors", "files"}
+BASE = {"schedule", "condition", "types", "randomness", "errors", "files", "image_file"}
 ALLOWED = {
     "schedule": {"schedule"},
     "condition": set(),
@@ -26,6 +26,7 @@ ALLOWED = {
     "randomness": {"types"},
     "errors": set(),
     "files": set(),
+    "image_file": {"errors"},
     "guidance": BASE | {"operator"},
     "describe": set(),
     "frozen": set(),

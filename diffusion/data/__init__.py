@@ -12,6 +12,7 @@ __all__ = [
     "base",
     "celeba",
     "cifar10",
+    "classes",
     "decoded",
     "digits",
     "fetch",
@@ -19,7 +20,9 @@ __all__ = [
     "image_folder",
     "listing",
     "loader",
+    "metadata",
     "mnist",
     "ordered",
     "split",
+    "walk",
 ]

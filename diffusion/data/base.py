@@ -37,6 +37,8 @@ class ImageData(LightningDataModule, ABC):
 
     file: Path | None = None
     """The file that the images are mapped from, named by a hash of their source; ``None`` in memory."""
+    classes: tuple[str, ...] | None = None
+    """The words that labels stand for, in the order of their numbers, once :meth:`setup` is done; ``None`` without."""
     parts: int = 1
     """Equal parts in which a training batch is delivered, one after the other."""
 

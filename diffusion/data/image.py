@@ -9,14 +9,18 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from diffusion.errors import DataError
+from diffusion.image_file import read_image
 
 FILTERS = tuple(member.name.lower() for member in Image.Resampling)
 CROPS = ("center", "none")
+ENLARGED = "are smaller than data.resolution and were enlarged"
+ANIMATED = "have several frames, of which the first was read"
 
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """Reads an image: turned upright, composited on a background where transparent, cut, resized.
+    """Reads an image (:func:`diffusion.image_file.read_image`): composited on a background where transparent, cut,
+    resized.
 
     channels: 1 (grey) or 3 (RGB).
     crop: "center" cuts the middle square, "none" fits the whole image and fills up with the background.
@@ -52,32 +56,37 @@ class Decoder:
         """(C, H, W) uint8.
 
         Raises:
-            Exception: whatever Pillow raises for a broken file; a dozen kinds.
+            DataError: the file cannot be read.
         """
-        with Image.open(path) as opened:
-            image = self._flat(ImageOps.exif_transpose(opened))
+        return self.decode(path)[0]
+
+    def decode(self, path: Path) -> tuple[np.ndarray, list[str]]:
+        """(C, H, W) uint8, and what a user should know of it: ``ENLARGED``, ``ANIMATED``.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        image = read_image(path)
+        notes = [ANIMATED] if image.info["animated"] else []
+        image = self._flat(image)
         if self.box is not None:
             image = image.crop(self.box)
         square = (self.resolution, self.resolution)
         if image.size != square:
             method = Image.Resampling[self.filter.upper()]
+            fitted = min(image.size) if self.crop == "center" else max(image.size)
+            notes += [ENLARGED] if fitted < self.resolution else []
             if self.crop == "center":
                 image = ImageOps.fit(image, square, method)
             else:
                 image = ImageOps.pad(image, square, method, color=self._background(image.mode))
         array = np.asarray(image)
-        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
+        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1), notes
 
     def _flat(self, image: Image.Image) -> Image.Image:
-        mode = "L" if self.channels == 1 else "RGB"
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8))
-        elif image.mode in ("I", "F"):
-            raise ValueError(f"pixels of 32 bits ({image.mode}) have no agreed range")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
+        if image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, self.background), image)
-        return image.convert(mode)
+        return image.convert("L" if self.channels == 1 else "RGB")
 
     def _background(self, mode: str) -> int | tuple[int, ...]:
         return ImageColor.getcolor(self.background, mode)

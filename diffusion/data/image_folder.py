@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import logging
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,31 +11,39 @@ import torch
 from torch import Tensor
 
 from diffusion.data.base import SPLITS, ImageData, SplitName
+from diffusion.data.classes import described
 from diffusion.data.decoded import decode_all
 from diffusion.data.image import Decoder
-from diffusion.data.listing import Listed, check_complete, further_columns, list_folder, number_labels
+from diffusion.data.listing import UNMATCHED, Listed, check_complete, further_columns, list_folder, number_labels
 from diffusion.data.split import Split
+from diffusion.data.walk import first
 from diffusion.errors import DataError
+from diffusion.image_file import shown
+
+log = logging.getLogger(__name__)
 
 
 class ImageFolder(ImageData):
-    """Images below ``root``: RGB, grey or transparent, of any mix of sizes.
+    """Images below ``root``, of any formats, depths and sizes (docs/inputs.md).
 
-    ``root/train`` and ``root/test`` are the splits where both exist; otherwise an image belongs to the test split
-    where a hash of its name falls below ``test_fraction``, so that adding images moves none. A folder may hold
-    ``metadata.jsonl``, one object a line with "file_name" and optionally "text", "label" and further columns; it then
-    lists all samples. Without it, labels are the sorted first-level sub-folders. Further columns that every image has,
-    all whole numbers or all texts, are in the batch by their names.
+    ``root/train`` with ``root/val`` or ``root/test`` are the splits (:func:`diffusion.data.listing.list_folder`);
+    otherwise an image belongs to the test split where a hash of its name falls below ``test_fraction``, so that adding
+    images moves none. ``metadata.jsonl`` and ``metadata.csv`` hold "file_name" and optionally "text", "label" and
+    further columns of the images. Without labels there, they are the first-level sub-folders. Words are numbered in
+    their sorted order, and :attr:`classes` are these words. Further columns that every image has, all whole numbers or
+    all texts, are in the batch by their names.
 
     Args:
-        num_classes: 0 leaves labels unread.
-        label, text: columns of the metadata that are the batch's "label" (whole numbers) and "text".
+        num_classes: 0 leaves labels unread; otherwise their number.
+        label, text: columns of the metadata that are the batch's "label" (whole numbers, or words) and "text".
+        unmatched: "refuse" images without a row of the metadata and rows without an image, or "skip" both.
         crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         memory: "auto", "ram" or "mmap", see :func:`diffusion.data.decoded.decode_all`.
         cache: folder of decoded arrays, used with "mmap" only.
 
     Raises:
-        DataError: in :meth:`setup`: no folder, no images, unreadable ones (all named), metadata that do not fit.
+        DataError: in :meth:`setup`: no folder, no images, unreadable ones (named), metadata or a number of
+            classes that do not fit.
     """
 
     def __init__(
@@ -45,6 +54,7 @@ class ImageFolder(ImageData):
         num_classes: int = 0,
         label: str = "label",
         text: str = "text",
+        unmatched: Literal["refuse", "skip"] = "refuse",
         crop: str = "center",
         filter: str = "lanczos",
         background: str = "white",
@@ -70,7 +80,9 @@ class ImageFolder(ImageData):
             pin_memory=pin_memory,
             seed=seed,
         )
-        self.label, self.text = label, text
+        if unmatched not in UNMATCHED:
+            raise DataError(f"data.unmatched is one of {', '.join(UNMATCHED)}, got {unmatched!r}")
+        self.label, self.text, self.unmatched = label, text, unmatched
         self.root, self.memory, self.cache, self.test_fraction = Path(root), memory, Path(cache), test_fraction
         self.decoder = Decoder(channels, resolution, crop, filter, background)
 
@@ -97,37 +109,57 @@ class ImageFolder(ImageData):
             more[name] = tuple(map(str, column)) if texted else torch.tensor(column, dtype=torch.int64)
         return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None, more)
 
-    def _folders(self, apart: bool) -> list[Path]:
-        if apart:
-            return [self.root / name for name in SPLITS]
-        inside = [path.name for path in self.root.glob("*") if path.is_dir()]
-        return [self.root / "train"] if inside == ["train"] else [self.root]  # a lone "train" is no class
-
     def _images(self) -> dict[SplitName, list[Listed]]:
-        apart = all((self.root / name).is_dir() for name in SPLITS)
-        found = [list_folder(folder, self.label, self.text) for folder in self._folders(apart)]
+        found = list_folder(self.root, self.label, self.text, self.unmatched)
         everything = [entry for listed in found for entry in listed]
         if not check_complete(everything, "text") and self.text != "text":
             raise DataError(
-                f"data.text={self.text}, but the metadata of {self.root.resolve()} have no such column; "
-                "set data.text to one of them"
+                f"data.text={self.text}, but the metadata of {self._where} have no such column; set data.text to "
+                "one of them"
             )
         if self.num_classes:
-            if not check_complete(everything, "label"):
-                raise DataError(
-                    f"data.num_classes={self.num_classes}, but the images of {self.root.resolve()} have no labels; "
-                    f'put them into sub-folders, give a "{self.label}" in metadata.jsonl, or set data.num_classes=0'
-                )
-            everything = number_labels(everything)
+            everything = self._labelled(everything)
+        apart = len(found) > 1
         is_test = [
             i >= len(found[0]) if apart else entry.hash < self.test_fraction for i, entry in enumerate(everything)
         ]
         if sum(is_test) in (0, len(is_test)):
             raise DataError(
                 f"data.test_fraction={self.test_fraction} puts {sum(is_test)} of the {len(is_test)} images of "
-                f"{self.root.resolve()} into the test split; choose another fraction, or make folders train and test"
+                f"{self._where} into the test split; choose another fraction, or make folders train and test"
             )
-        return {
+        splits: dict[SplitName, list[Listed]] = {
             name: [entry for entry, test in zip(everything, is_test, strict=True) if test == (name == "test")]
             for name in SPLITS
         }
+        if lacking := set(range(self.num_classes)) - {entry.label for entry in splits["train"]}:
+            log.warning("classes without an image to train on: %s", first(sorted(map(self._class, lacking))))
+        return splits
+
+    def _labelled(self, images: Sequence[Listed]) -> list[Listed]:
+        if not check_complete(images, "label"):
+            raise DataError(
+                f"data.num_classes={self.num_classes}, but the images of {self._where} have no labels; put them into "
+                f'sub-folders, give a "{self.label}" in metadata.jsonl, or set data.num_classes=0'
+            )
+        numbered, self.classes = number_labels(images)
+        if self.classes is not None:
+            log.info("classes: %s", described(self.classes))
+            count, what = len(self.classes), f"{len(self.classes)} classes: {first(self.classes, 20)}"
+        else:
+            numbers = {int(image.label or 0) for image in numbered}
+            count, what = max(numbers) + 1, f"labels from {min(numbers)} to {max(numbers)}"
+            if min(numbers) < 0:
+                raise DataError(f"{self._where} has {what}; number the labels from 0")
+        if count != self.num_classes:
+            raise DataError(
+                f"data.num_classes={self.num_classes}, but {self._where} has {what}; set data.num_classes={count}"
+            )
+        return numbered
+
+    def _class(self, number: int) -> str:
+        return str(number) if self.classes is None else self.classes[number]
+
+    @property
+    def _where(self) -> str:
+        return shown(self.root.resolve())

@@ -1,25 +1,36 @@
-"""The images of a folder, with the labels and captions of metadata or sub-folders."""
+"""The images of a folder by split, with the labels and captions of metadata or sub-folders."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import logging
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from diffusion.data.metadata import Row, read_rows
+from diffusion.data.walk import describe_left_out, find_images, first
 from diffusion.errors import DataError
+from diffusion.image_file import shown
 
-METADATA = "metadata.jsonl"
-RESERVED = frozenset({"dropped", "image", "index", "label", "moments", "text"})
-"""Names in a batch that further columns cannot have."""
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+log = logging.getLogger(__name__)
+
+UNMATCHED = ("refuse", "skip")
+SPLIT_NAMES = {
+    "train": ("train", "training"),
+    "validation": ("validation", "val", "valid", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Names of folders that are splits: those of the Hugging Face hub's image folders, in any case of letters."""
+_KIND = {name: kind for kind, names in SPLIT_NAMES.items() for name in names}
 
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """One image: its file, its name relative to the folder, its label and text; ``more`` are the further columns of its
+    """One image: its file, its name relative to its split, its label and text; ``more`` are the further columns of its
     metadata, whole numbers and texts."""
 
     path: Path
@@ -30,29 +41,52 @@ class Listed:
 
     @property
     def hash(self) -> float:
-        """Of the name, in [0, 1)."""
-        return int.from_bytes(hashlib.sha256(self.name.encode()).digest()[:6], "big") / 2**48
+        """Of the name's bytes, in [0, 1)."""
+        return int.from_bytes(hashlib.sha256(os.fsencode(self.name)).digest()[:6], "big") / 2**48
 
 
-def list_folder(folder: Path, label: str = "label", text: str = "text") -> list[Listed]:
-    """The images of ``folder``, by name: those of ``metadata.jsonl`` where it exists, otherwise all at any depth.
+def list_folder(root: Path, label: str = "label", text: str = "text", unmatched: str = "refuse") -> list[list[Listed]]:
+    """The images below ``root``, by name: one list where it holds no splits, else those of training and of the held-out
+    split, "test" before "validation" where both exist.
 
-    Without metadata the label is the name of the first-level sub-folder, ``None`` for an image in none.
+    ``metadata.jsonl`` and ``metadata.csv`` describe the images by their paths relative to the file, at any depth. The
+    label is theirs, or the name of the first-level sub-folder where they have none, ``None`` for an image in none.
 
     label, text: the columns of the metadata that hold them.
+    unmatched: "refuse" images without a row and rows without an image, where there are metadata, or "skip" them.
 
     Raises:
-        DataError: there are none, or the metadata do not fit the files.
+        DataError: there are no images, the metadata do not fit them, or splits that are not clear.
     """
-    if not folder.is_dir():
-        raise DataError(f"there is no folder {folder.resolve()}; set data.root to a folder of images")
-    metadata = folder / METADATA
-    found = _described(metadata, label, text) if metadata.is_file() else _walked(folder)
-    images = sorted(found, key=lambda one: one.name)
-    if not images:
-        kinds = " ".join(sorted(SUFFIXES))
-        raise DataError(f"there are no images in {folder.resolve()} ({kinds}); set data.root to a folder that has some")
-    return images
+    if unmatched not in UNMATCHED:
+        raise DataError(f"data.unmatched is one of {', '.join(UNMATCHED)}, got {unmatched!r}")
+    if not root.is_dir():
+        raise DataError(f"there is no folder {shown(root.resolve())}; set data.root to a folder of images")
+    found = find_images(root)
+    left_out = dict(found.left_out)
+    rows = [row for file in found.metadata for row in _placed(file, label, text)]
+    if found.metadata:
+        images = _described(found.images, rows, root, unmatched, left_out)
+    else:
+        images = [_listed(path, root) for path in found.images]
+    folders = _splits(root, [image.name for image in images])
+    labelled = any(image.label is not None for image in images)
+    splits = []
+    for folder in folders:
+        inside = [_within(image, folder, labelled) for image in images if image.name.startswith(folder)]
+        splits.append(sorted(inside, key=lambda image: image.name))
+    outside = [image.name for image in images if not image.name.startswith(tuple(folders))]
+    if outside:
+        left_out[f"outside {' and '.join(folders)}"] = outside
+    for folder, inside in zip(folders, splits, strict=True):
+        if not inside:
+            raise DataError(
+                f"there are no images in {shown(root.resolve() / folder)}; set data.root to a folder that has some"
+                + (f"; left out are {describe_left_out(left_out)}" if left_out else "")
+            )
+    if left_out:
+        log.warning("%s: left out are %s", shown(root), describe_left_out(left_out))
+    return splits
 
 
 def check_complete(images: Sequence[Listed], field: Literal["label", "text"]) -> bool:
@@ -64,83 +98,130 @@ def check_complete(images: Sequence[Listed], field: Literal["label", "text"]) ->
     without = [image for image in images if getattr(image, field) is None]
     if without and len(without) < len(images):
         raise DataError(
-            f"{len(without)} of {len(images)} images have no {field}, the first is {without[0].path}; "
+            f"{len(without)} of {len(images)} images have no {field}, the first is {shown(without[0].path)}; "
             f"give every image one, or none"
         )
     return not without
 
 
 def further_columns(images: Sequence[Listed]) -> dict[str, list[Any]]:
-    """The further columns that every image has, with values of one kind; the others are left out."""
+    """The further columns that every image has, with values of one kind; the others are left out, and named."""
     names = dict.fromkeys(name for image in images for name in image.more)
     columns = {name: [image.more.get(name) for image in images] for name in names}
     kinds = {name: {type(value) for value in column} for name, column in columns.items()}
-    return {name: column for name, column in columns.items() if kinds[name] in ({int}, {str})}
+    complete = {name: column for name, column in columns.items() if kinds[name] in ({int}, {str})}
+    if rest := sorted(names.keys() - complete.keys()):
+        log.warning("columns that not every image has, or of several kinds, are left out: %s", first(rest))
+    return complete
 
 
-def number_labels(images: Sequence[Listed]) -> list[Listed]:
-    """The same with labels 0, 1, ... in the sorted order of the sub-folders' names; numbers stay as they are.
+def number_labels(images: Sequence[Listed]) -> tuple[list[Listed], tuple[str, ...] | None]:
+    """The same with words as labels 0, 1, ... in their sorted order, and these words; numbers stay, with ``None``.
 
     Raises:
-        DataError: some labels are numbers (of metadata) and some names (of sub-folders).
+        DataError: some labels are numbers and some words.
     """
-    names = sorted({image.label for image in images if isinstance(image.label, str)})
-    if not names:
-        return list(images)
-    if not all(isinstance(image.label, str) for image in images):
-        raise DataError(f"labels are numbers of {METADATA} for some images and sub-folders for others; use one of them")
-    number = {name: i for i, name in enumerate(names)}
-    return [replace(image, label=number[str(image.label)]) for image in images]
-
-
-def _walked(folder: Path) -> Iterator[Listed]:
-    for path in folder.rglob("*"):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in inside.parts)
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not hidden:
-            yield Listed(path, inside.as_posix(), inside.parts[0] if len(inside.parts) > 1 else None)
-
-
-def _described(metadata: Path, label: str, text: str) -> Iterator[Listed]:
-    seen: set[str] = set()
-    for number, row in _rows(metadata):
-        where = f"line {number} of {metadata}"
-        name = row.get("file_name")
-        if not isinstance(name, str) or not name:
-            raise DataError(f'{where} has no "file_name"; every line names one image')
-        if name in seen:
-            raise DataError(f"{where} names {name} a second time; remove one of the lines")
-        seen.add(name)
-        path = metadata.parent / name
-        if not path.is_file():
-            raise DataError(f"{where} names {name}, which is not in {metadata.parent}; add the file or remove the line")
-        taken = {"file_name", label, text, *RESERVED}
-        more = {key: v for key, v in row.items() if key not in taken and type(v) in (int, str)}
-        yield Listed(path, name, _typed(row, label, int, where), _typed(row, text, str, where), more)
-
-
-def _rows(metadata: Path) -> Iterable[tuple[int, dict[str, Any]]]:
-    try:
-        lines = metadata.read_text(encoding="utf-8-sig").splitlines()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{metadata} is not UTF-8 text ({error}); save it as UTF-8") from None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
+    words = sorted({image.label for image in images if isinstance(image.label, str)})
+    if not words:
+        return list(images), None
+    for image in images:
+        if not isinstance(image.label, str):
             raise DataError(
-                f"line {number} of {metadata} is not JSON ({error.msg}); one object a line is expected"
-            ) from None
-        if not isinstance(row, dict):
-            raise DataError(f"line {number} of {metadata} is not an object but {line.strip()[:40]}; one object a line")
-        yield number, row
+                f"labels are numbers for some images ({shown(image.path)}: {image.label}) and words for others "
+                f"({shown(words[0])}); use one of them"
+            )
+    number = {word: i for i, word in enumerate(words)}
+    return [replace(image, label=number[str(image.label)]) for image in images], tuple(words)
 
 
-def _typed(row: dict[str, Any], key: str, kind: type, where: str) -> Any:
-    value = row.get(key)
-    if value is not None and (not isinstance(value, kind) or isinstance(value, bool)):
-        wanted = {int: "a whole number", str: "a string"}[kind]
-        raise DataError(f'"{key}" is {wanted}, {where} has {json.dumps(value)}')
-    return value
+def _listed(path: Path, root: Path, row: Row | None = None) -> Listed:
+    name = Path(os.path.relpath(path, root)).as_posix()
+    return Listed(path, name) if row is None else Listed(path, name, row.label, row.text, row.more)
+
+
+def _placed(metadata: Path, label: str, text: str) -> list[tuple[str, Row]]:
+    """The rows of a file with the paths that they name."""
+    return [(os.path.normpath(metadata.parent / row.name), row) for row in read_rows(metadata, label, text)]
+
+
+def _described(
+    files: Sequence[Path], rows: Sequence[tuple[str, Row]], root: Path, unmatched: str, left_out: dict[str, list[str]]
+) -> list[Listed]:
+    """The images that a row describes.
+
+    Raises:
+        DataError: an image with two rows; without ``unmatched="skip"`` one without a row, or a row without an image.
+    """
+    known = {os.path.normpath(path): path for path in files}
+    spelled = {unicodedata.normalize("NFC", key): path for key, path in known.items()}  # macOS writes NFD
+    images: dict[Path, Listed] = {}
+    absent = []
+    for key, row in rows:
+        path = known.get(key) or spelled.get(unicodedata.normalize("NFC", key)) or Path(key)
+        if path in images:
+            raise DataError(f"{row.where} names {shown(row.name)} a second time; remove one of the rows")
+        if path.is_file():
+            images[path] = _listed(path, root, row)
+        else:
+            absent.append(f"{row.where} names {row.name}")
+    bare = [_listed(path, root).name for path in files if path not in images]
+    if unmatched == "refuse" and (bare or absent):
+        raise DataError(
+            f"images and metadata of {shown(root)} differ: {len(bare)} images have no row ({first(bare) or 'none'}), "
+            f"{len(absent)} rows have no image ({first(absent) or 'none'}); mend them, or leave both kinds out with "
+            "data.unmatched=skip"
+        )
+    left_out |= {reason: names for reason, names in (("without a row", bare), ("without an image", absent)) if names}
+    return list(images.values())
+
+
+def _splits(root: Path, names: Sequence[str]) -> list[str]:
+    """The folders of the splits with a slash at their end, or the root itself, "".
+
+    Raises:
+        DataError: two folders for one split, held-out images without training images, or splits below the root.
+    """
+    top = sorted(path.name for path in root.iterdir() if path.is_dir())
+    kinds = _kinds(top)
+    filled = {name.split("/")[0] for name in names if "/" in name}
+    if filled and "train" not in kinds and filled == {name for found in kinds.values() for name in found}:
+        raise DataError(
+            f"{shown(root)} holds {' and '.join(sorted(filled))}, which are splits, and no folder train; add it, or "
+            "set data.root to one of them to read it as one folder"
+        )
+    inside: dict[str, set[str]] = {}
+    for folders in {tuple(name.split("/")[:-1]) for name in names}:
+        for depth in range(1, len(folders)):
+            inside.setdefault("/".join(folders[:depth]), set()).add(folders[depth])
+    for folder, below in inside.items():
+        if _has_splits(_kinds(below)):
+            raise DataError(
+                f"{shown(root / folder)} holds the splits {first(sorted(below))}, and they are read at the root only: "
+                f"set data.root={shown(root / folder)}, or move them up"
+            )
+    if not _has_splits(kinds):
+        return [f"{kinds['train'][0]}/"] if filled == set(kinds.get("train", ())) and len(filled) == 1 else [""]
+    chosen = [kinds["train"], kinds.get("test") or kinds["validation"]]
+    for same in chosen:
+        if len(same) > 1:
+            raise DataError(f"{shown(root)} holds {' and '.join(same)}, which are one split; keep one of them")
+    return [f"{name}/" for (name,) in chosen]
+
+
+def _kinds(folders: Iterable[str]) -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {}
+    for name in sorted(folders):
+        if kind := _KIND.get(name.lower()):
+            kinds.setdefault(kind, []).append(name)
+    return kinds
+
+
+def _has_splits(kinds: Mapping[str, Sequence[str]]) -> bool:
+    return "train" in kinds and len(kinds) > 1
+
+
+def _within(image: Listed, folder: str, labelled: bool) -> Listed:
+    """With its name relative to its split, and there the first sub-folder as its label where no row has one."""
+    name = image.name.removeprefix(folder)
+    above = name.split("/")[0] if "/" in name and not name.startswith("../") else None
+    return replace(image, name=name, label=image.label if labelled else above)

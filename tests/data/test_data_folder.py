@@ -119,7 +119,15 @@ def test_memory_has_three_settings(tmp_path: Path) -> None:
 
 def test_further_columns_come_from_metadata_by_name(tmp_path: Path) -> None:
     rows = [
-        {"file_name": f"{i}.png", "label": 0, "words": f"image {i}", "style": i % 3, "by": "me", "size": 0.5, "index": 7}
+        {
+            "file_name": f"{i}.png",
+            "label": 0,
+            "words": f"image {i}",
+            "style": i % 3,
+            "by": "me",
+            "size": 0.5,
+            "index": 7,
+        }
         for i in range(20)
     ]
     rows[3]["odd"] = 1  # a column of one image only
@@ -157,7 +165,9 @@ def test_captions_and_labels_come_from_metadata(tmp_path: Path) -> None:
         rows = [{"file_name": name, "text": f"a {name}", "label": i, "other": [1]} for i, name in enumerate(names)]
         describe(tmp_path / split, rows)
     save(tmp_path / "train" / "unlisted.png")
-    data = ImageFolder(str(tmp_path), resolution=8, num_classes=3, batch_size=3)
+    with pytest.raises(ValueError, match=r"1 images have no row \(train/unlisted\.png\), 0 rows have no image"):
+        ImageFolder(str(tmp_path), resolution=8).setup()
+    data = ImageFolder(str(tmp_path), resolution=8, num_classes=3, batch_size=3, unmatched="skip")
     train = data.split("train")
     assert train.texts == ("a b.png", "a c.png", "a sub/a.jpg")
     assert train.labels.tolist() == [0, 2, 1]
@@ -209,7 +219,7 @@ def test_unreadable_files_are_all_named(memory: str, tmp_path: Path) -> None:
     (tmp_path / "p" / "3.png").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "p" / "11.png").write_text("no image")
     (tmp_path / "p" / "12.png").write_bytes(b"")
-    with pytest.raises(ValueError, match="3 of 20 images cannot be read") as caught:
+    with pytest.raises(ValueError, match="3 of 20 images cannot be used") as caught:
         data.setup()
     assert all(str(tmp_path / "p" / f"{i}.png") in str(caught.value) for i in (3, 11, 12))
     assert "\n" not in str(caught.value)
@@ -232,18 +242,24 @@ GOOD = {"file_name": "0.png", "label": 0, "text": "zero"}
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ('{"file_name": "9.png"}', r"line 2 of .* names 9\.png, which is not in"),
+        (
+            '{"file_name": "9.png"}',
+            r"1 images have no row \(1\.png\), 1 rows have no image \(line 2 of .* names 9\.png\)",
+        ),
         ('{"file_name": "0.png"}', r"line 2 of .* names 0\.png a second time"),
         ('{"text": "one"}', 'line 2 of .* has no "file_name"'),
         ('{"file_name": "1.png"', "line 2 of .* is not JSON"),
         ("[1]", "line 2 of .* is not an object"),
-        ('{"file_name": "1.png", "label": "cat", "text": "one"}', '"label" is a whole number, line 2 of .* has "cat"'),
-        ('{"file_name": "1.png", "label": true, "text": "one"}', '"label" is a whole number, line 2 of .* has true'),
+        ('{"file_name": "1.png", "label": "cat", "text": "one"}', r"numbers for some .*0\.png: 0\) and words .*cat"),
+        (
+            '{"file_name": "1.png", "label": true, "text": "one"}',
+            '"label" is a whole number or a word, line 2 of .* has true',
+        ),
         ('{"file_name": "1.png", "label": 1, "text": 1}', '"text" is a string, line 2 of .* has 1'),
         ('{"file_name": "1.png", "text": "one"}', "1 of 2 images have no label, the first is .*1.png"),
         ('{"file_name": "1.png", "label": 1}', "1 of 2 images have no text, the first is .*1.png"),
-        ('{"file_name": "1.png", "label": 5, "text": "one"}', r"lie in 0\.\.1, the \w+ split has .*num_classes=6"),
-        ('{"file_name": "1.png", "label": -1, "text": "one"}', r"labels of .* lie in 0\.\.1"),
+        ('{"file_name": "1.png", "label": 5, "text": "one"}', r"has labels from 0 to 5; set data\.num_classes=6"),
+        ('{"file_name": "1.png", "label": -1, "text": "one"}', r"has labels from -1 to 0; number the labels from 0"),
     ],
 )
 def test_metadata_that_do_not_fit_are_refused(second: str, message: str, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.callbacks.callback import Callback
 
 from diffusion.autoencoder import weights
+from diffusion.data.classes import record_classes
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_data, build_module, build_trainer
 from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
@@ -76,6 +77,8 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
             weights.fetched(pretrained)  # what cannot be had is an error before images are decoded
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
+    if rank() == 0:
+        record_classes(folder, data.classes)
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
     parts = identities(cfg)
     module = build_module(cfg)
