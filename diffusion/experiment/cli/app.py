@@ -28,6 +28,7 @@ from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
 from diffusion.experiment.process.allocator import set_allocator
+from diffusion.experiment.process.ranks import forget_ranks
 from diffusion.experiment.run import needs
 from diffusion.experiment.run.saved_config import resume_overrides
 from diffusion.experiment.sweep import run as sweep
@@ -68,6 +69,7 @@ def app(
         @functools.wraps(main)
         def command() -> None:
             resolvers.register()
+            forget_ranks()
             folder = conf if conf.is_dir() else Path.cwd() / "conf"
             parser = get_args_parser()
             with _exit_codes(), _without_gc():

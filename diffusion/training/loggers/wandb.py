@@ -33,6 +33,7 @@ class WandbRunLogger(WandbLogger):
         job_type: str = "train",
         tags: Sequence[str] = (),
         mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        timeout: float = 4.0,
         config: dict[str, Any] | None = None,
     ) -> None:
         folder = Path(save_dir)
