@@ -19,6 +19,7 @@ from diffusion.experiment.config.trainer_rules import half_precision
 from diffusion.experiment.process.cluster import cluster
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
+from diffusion.training.checkpoint import CheckpointFile
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
     for logger in loggers:
         logger.log_hyperparams(plain)
     try:
-        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[cluster()])
+        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[cluster(), CheckpointFile()])
     except InstantiationException as error:
         if isinstance(error.__cause__, MisconfigurationException):
             raise ConfigError(f"trainer: {one_line(error.__cause__)}") from error

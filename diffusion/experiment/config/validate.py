@@ -146,9 +146,13 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
     try:
         with torch.device("meta" if room in META else "cpu"):
             built = instantiate(values, _convert_="all")
-        if values.get("_partial_") and path.count(".") == (room == "guidance"):
+        if path == "trainer":
+            from lightning_fabric.plugins.environments import LightningEnvironment
+
+            built(plugins=[LightningEnvironment()])  # whatever a SLURM allocation says
+        elif values.get("_partial_") and path.count(".") == (room == "guidance"):
             built(_stand_in(room))
-    except (InstantiationException, TypeError, ValueError, UserError) as error:
+    except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         user = isinstance(cause, TypeError | ValueError | UserError) or type(cause).__name__ == LIGHTNINGS
         if cause is None or not user:
@@ -163,7 +167,6 @@ def _anywhere(trainer: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: an accelerator or a strategy that Lightning does not know.
     """
-    from lightning_fabric.plugins.environments import LightningEnvironment
     from pytorch_lightning.accelerators import AcceleratorRegistry
     from pytorch_lightning.strategies import StrategyRegistry
 
@@ -180,7 +183,7 @@ def _anywhere(trainer: Mapping[str, Any]) -> dict[str, Any]:
                 f"{f'did you mean trainer.{key}={near}?' if near else f'set trainer.{key}=auto'}"
             )
     here = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
-    return {**trainer, **here, "callbacks": [], "logger": False, "plugins": [LightningEnvironment()]}
+    return {**trainer, **here, "callbacks": [], "logger": False, "_partial_": True}
 
 
 def _with_stand_ins(value: Any) -> Any:
