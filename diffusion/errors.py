@@ -17,6 +17,10 @@ class DataError(UserError, ValueError):
     """Data that are missing, unreadable or not what the config says."""
 
 
+class DiskError(UserError, OSError):
+    """A file or folder that cannot be written, with its path and the system's reason."""
+
+
 class ReportError(UserError, ValueError):
     """Run folders that cannot be shown as they were asked for."""
 

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from diffusion.errors import ReportError
 from diffusion.experiment.run.status import read_status
+from diffusion.files import write_atomic
 from diffusion.reporting import options, text
 from diffusion.reporting.page import page
 from diffusion.reporting.runs import find
@@ -28,14 +29,13 @@ def main(folders: list[Path], settings: dict[str, Any]) -> None:
     table = compare(runs, notes)
     groups = over_seeds(table)
     output = Path(settings["output"] or folders[0] / "compare")
-    output.mkdir(parents=True, exist_ok=True)
     shown = groups or table
     title = settings["title"] or " and ".join(str(folder) for folder in folders)
-    (output / "runs.csv").write_text(text.as_csv(table), encoding="utf-8")
-    (output / "table.csv").write_text(text.as_csv(shown), encoding="utf-8")
-    (output / "table.md").write_text(text.as_markdown(shown), encoding="utf-8")
-    (output / "table.tex").write_text(text.as_latex(shown), encoding="utf-8")
-    (output / "index.html").write_text(page(table, groups, title), encoding="utf-8")
+    write_atomic(output / "runs.csv", text.as_csv(table))
+    write_atomic(output / "table.csv", text.as_csv(shown))
+    write_atomic(output / "table.md", text.as_markdown(shown))
+    write_atomic(output / "table.tex", text.as_latex(shown))
+    write_atomic(output / "index.html", page(table, groups, title))
     console = Console()
     over = " (mean ± standard deviation over seeds)" if groups else ""
     console.print(text.for_terminal(shown, f"{title}: {len(runs)} runs{over}", console.width, settings["rows"]))

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from diffusion.errors import ReportError
 from diffusion.experiment.run.status import read_status
+from diffusion.files import write_atomic
 from diffusion.reporting import options
 from diffusion.reporting.runs import find
 from diffusion.reporting.table import compare
@@ -28,7 +29,7 @@ def main(folders: list[Path], settings: dict[str, Any]) -> None:
         compare(runs), name, project=settings["project"], entity=settings["entity"], group=settings["group"] or name
     )
     if settings["output"]:
-        Path(settings["output"]).write_text(model(workspace), encoding="utf-8")
+        write_atomic(Path(settings["output"]), model(workspace))
     console = Console()
     if settings["save"] and not logged_in():
         raise ReportError("not logged in to W&B: run `wandb login` first, or add save=false output=<file>")

@@ -25,7 +25,7 @@ ALLOWED = {
     "types": {"schedule", "condition"},
     "randomness": {"types"},
     "errors": set(),
-    "files": set(),
+    "files": {"errors"},
     "image_file": {"errors"},
     "guidance": BASE | {"operator"},
     "describe": set(),

@@ -19,6 +19,7 @@ from diffusion.evaluation.metrics import fidelity, memorisation
 from diffusion.evaluation.metrics.fidelity import Side
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
+from diffusion.files import replacing
 from diffusion.pipeline.single import SinglePipeline
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ class Scoring:
             if self.ranks.is_root and folder is not None:
                 if images is not None:
                     name = "samples.npz" if block == 0 else f"samples_{block}.npz"
-                    folder.mkdir(parents=True, exist_ok=True)
-                    np.savez_compressed(folder / name, arr_0=images.permute(0, 2, 3, 1).numpy())
+                    with replacing(folder / name) as beside, beside.open("wb") as file:
+                        np.savez_compressed(file, arr_0=images.permute(0, 2, 3, 1).numpy())
                 if side.nearest is not None and block == 0 and self.plan.reference in ("train", "test"):
                     self._save_closest(given, side.nearest, folder / "closest.png")
         return scores, cost

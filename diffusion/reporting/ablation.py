@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import ReportError
+from diffusion.files import replacing
 from diffusion.reporting.table import short
 
 KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
@@ -231,8 +232,8 @@ def plot(table: Ablation, measured: Sequence[Measured], path: Path) -> None:
         if len(lines) > 1:
             ax.legend(fontsize=8)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with replacing(path) as beside:
+        figure.savefig(beside, format="png", dpi=100, metadata={"Software": None})
     pyplot.close(figure)
 
 

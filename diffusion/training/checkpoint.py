@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks.callback import Callback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from diffusion.files import replacing
+
 LAST = Path("checkpoints") / "last.ckpt"
+
+
+class CheckpointFile(TorchCheckpointIO):
+    """Writes a checkpoint where it shall lie; Lightning's own goes through the temporary folder, which may be small."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with Path(path).open("wb") as file:
+            torch.save(checkpoint, file)
 
 
 class Checkpoint(Callback):
@@ -19,6 +31,8 @@ class Checkpoint(Callback):
 
     A file is written beside its place and moved there, so that a kill at any moment leaves the one before. It holds
     raw and averaged weights, optimizer, loops, and the loader's position; it loads with ``weights_only=True``.
+
+    A disk that refuses it raises :class:`diffusion.errors.DiskError`; the one before stays whole.
 
     Args:
         every_n_train_steps: optimizer steps between two saves; a kill loses at most these.
@@ -54,13 +68,12 @@ class Checkpoint(Callback):
             self._save(trainer, keep=False)
 
     def _save(self, trainer: pl.Trainer, keep: bool) -> None:
-        path = Path(trainer.default_root_dir) / LAST
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name("last.ckpt.part")
-        trainer.save_checkpoint(beside)
-        if trainer.is_global_zero:
-            os.replace(beside, path)
-            if keep:
-                shutil.copyfile(path, path.with_name(f"step_{trainer.global_step:07d}.ckpt"))
+        folder = Path(trainer.default_root_dir)
+        path = folder / LAST
+        with replacing(path, inside=folder) if trainer.is_global_zero else nullcontext(path) as beside:
+            trainer.save_checkpoint(beside)
+        if keep and trainer.is_global_zero:
+            with replacing(path.with_name(f"step_{trainer.global_step:07d}.ckpt")) as copy:
+                shutil.copyfile(path, copy)
         trainer.strategy.barrier("saved")  # what a rank does next may read it
         self._saved = trainer.global_step

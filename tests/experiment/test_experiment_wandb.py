@@ -73,3 +73,44 @@ def test_a_resumed_run_is_one_run_by_global_step(tmp_path: Path):
     assert notes == []
     assert [step for step, _ in copied.curves["train/loss"]] == [2, 4, 6, 8]
     assert copied.status == {"status": "finished", "segments": 2}
+
+
+KEY = "a" * 40
+UNUSABLE = {
+    "an empty key": ({"WANDB_API_KEY": ""}, "WANDB_API_KEY is empty"),
+    "a short key": ({"WANDB_API_KEY": "abc"}, "API key must have"),
+    "an empty mode": ({"WANDB_MODE": ""}, "WANDB_MODE is one of online, offline"),
+    "an odd mode": ({"WANDB_MODE": "on", "WANDB_API_KEY": KEY}, "WANDB_MODE is one of online, offline"),
+    "no network": ({"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": KEY}, "connect"),
+    "no address": ({"WANDB_BASE_URL": "nowhere", "WANDB_API_KEY": KEY}, "URL"),
+}
+LOG = """
+import logging, sys, time
+logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+from diffusion.training.loggers.wandb import WandbRunLogger
+start = time.monotonic()
+logger = WandbRunLogger(sys.argv[1], tags=["a"])
+print("seconds", time.monotonic() - start)
+logger.log_metrics({"loss": 3.0}, step=2)
+logger.finalize("success")
+import wandb
+wandb.finish()
+"""
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_wandb_cannot_use_is_one_warning_and_an_offline_run(name: str, tmp_path: Path):
+    variables, reason = UNUSABLE[name]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
+    done = subprocess.run(
+        [sys.executable, "-c", LOG, str(tmp_path)],
+        env={**clean, "HOME": str(tmp_path), **variables}, cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    warning, seconds = done.stdout.splitlines()
+    assert warning.startswith("WARNING W&B cannot be used (")
+    assert reason in warning
+    assert warning.endswith("this run is offline and training goes on")
+    assert float(seconds.split()[1]) < 15  # four of them wait for an answer, the others start its service, twice
+    (file,) = tmp_path.glob("wandb/offline-run-*/*.wandb")
+    assert read(file).rows[0]["loss"] == 3.0

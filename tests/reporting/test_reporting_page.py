@@ -2,9 +2,11 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from html import unescape
 from pathlib import Path
 from urllib.parse import urlencode
@@ -19,11 +21,20 @@ from diffusion.reporting.table import compare, over_seeds
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
 )
-needs_browser = pytest.mark.skipif(BROWSER is None, reason="no chromium on PATH: apt-get install chromium")
+REQUIRED = "REQUIRE_BROWSER"
+"""Environment variable, set in continuous integration: a missing browser is a failure and not a skip."""
+needs_browser = pytest.mark.usefixtures("browser")
+ROOT = Path(__file__).parents[2]
 FD = "fd_digits-cnn-v1_897"
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
+
+
+@pytest.fixture
+def browser() -> None:
+    if BROWSER is None:
+        (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)("no chromium on PATH: apt-get install chromium")
 
 
 @pytest.fixture
@@ -115,3 +126,44 @@ def test_numbers_that_json_does_not_have_become_gaps(tmp_path):
     table = compare(*find([tmp_path]))
     data = re.search(r'id="data">(.*?)</script>', page(table, None, "t"), re.S)[1]
     assert json.loads(data)["table"]["rows"][0]["values"][0][0] is None
+
+
+@pytest.mark.parametrize(("required", "outcome"), [("", "1 skipped"), ("1", "1 error")])
+def test_a_missing_browser_fails_where_one_is_required(required: str, outcome: str) -> None:
+    """As continuous integration sees it: a process whose PATH has no browser."""
+    name = f"{__file__}::test_the_table_fills_itself"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-o", "addopts=", name],
+        capture_output=True, text=True, timeout=120, check=False, cwd=ROOT,
+        env={**os.environ, "PATH": "/nowhere", REQUIRED: required},
+    )  # fmt: skip
+    assert outcome in done.stdout
+    assert (done.returncode == 0) == (required == "")
+
+
+def test_ci_requires_a_browser_and_installs_one_where_there_is_none(tmp_path: Path) -> None:
+    """Run with stand-ins for apt-get and make that note how they were called."""
+    (tmp_path / "bin").mkdir()
+    for name, line in {
+        "apt-get": 'echo "apt-get $*"',
+        "make": 'echo "make $* $REQUIRE_BROWSER"',
+        "id": "echo 0",
+    }.items():
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    for tool in ("bash", "dirname", "sh", "env"):
+        (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    environment = {"PATH": str(tmp_path / "bin")}
+
+    def ci() -> list[str]:
+        script = str(ROOT / ".ci" / "run")
+        done = subprocess.run([script], env=environment, capture_output=True, text=True, timeout=60, check=True)
+        return done.stdout.splitlines()
+
+    update, install, *tests = ci()
+    assert update.startswith("apt-get update")
+    assert install.startswith("apt-get install")
+    assert install.endswith("chromium")
+    assert tests == ["make test 1", "make slow 1"]
+    (tmp_path / "bin" / "chromium").symlink_to("/bin/true")
+    assert ci() == tests

@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from diffusion.files import replacing
+
 CLOSE = 0.01
 """Share of unseen real images nearer to the training set than the threshold below which a sample is a copy."""
 
@@ -51,5 +53,5 @@ def save_pairs(samples: Tensor, real: Tensor, path: Path) -> None:
     side = max(1, 64 // both.shape[-1])
     both = both.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
     grid = make_grid(both, nrow=len(samples), padding=2, pad_value=1.0)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(path)
+    with replacing(path) as beside:
+        Image.fromarray((grid * 255).round().byte().permute(1, 2, 0).numpy()).save(beside, format="PNG")

@@ -15,9 +15,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import one_line, user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
-from diffusion.experiment.config.rules import half_precision
+from diffusion.experiment.config.trainer_rules import half_precision
+from diffusion.experiment.process.cluster import cluster
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
+from diffusion.training.checkpoint import CheckpointFile
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,7 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
     for logger in loggers:
         logger.log_hyperparams(plain)
     try:
-        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers)
+        trainer = build(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=[cluster(), CheckpointFile()])
     except InstantiationException as error:
         if isinstance(error.__cause__, MisconfigurationException):
             raise ConfigError(f"trainer: {one_line(error.__cause__)}") from error

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,9 +30,11 @@ from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
 from diffusion.experiment.config.overrides import quote_paths
 from diffusion.experiment.process.allocator import set_allocator
+from diffusion.experiment.process.ranks import forget_ranks
 from diffusion.experiment.run import needs
 from diffusion.experiment.run.resume import resume_overrides
 from diffusion.experiment.sweep import run as sweep
+from diffusion.files import check_writable
 
 Main = Callable[[DictConfig], Any]
 Rewrite = Callable[[list[str]], list[str]]
@@ -69,6 +72,8 @@ def app(
         @functools.wraps(main)
         def command() -> None:
             resolvers.register()
+            forget_ranks()
+            logging.raiseExceptions = False  # a log on a full disk: the run's own sentence says so
             folder = conf if conf.is_dir() else Path.cwd() / "conf"
             parser = get_args_parser()
             with _exit_codes(), _without_gc():
@@ -90,6 +95,8 @@ def app(
                         return
                     if not args.cfg:
                         validate.check(whole)
+                        for place in _places(whole):
+                            check_writable(place)
                         if cfg.get("plan") and "needs" in cfg and not args.multirun:
                             needs.show([whole])
                             return
@@ -98,6 +105,13 @@ def app(
         return command
 
     return decorate
+
+
+def _places(cfg: DictConfig) -> list[Path]:
+    """Where the script will write: Hydra makes the folder and a log in it before anything of ours is called."""
+    keys = ("run", "output") if "run" in cfg else ("resume",)
+    places = [Path(str(cfg[key])) for key in keys if cfg.get(key) is not None]
+    return places or [Path(str(OmegaConf.select(cfg, "paths.outputs") or ".")) / str(cfg.get("name", ""))]
 
 
 @contextmanager

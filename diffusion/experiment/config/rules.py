@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from diffusion.autoencoder import weights
+from diffusion.experiment.config.trainer_rules import RUN_RULES
 from diffusion.files import newest
 
 Plain = Mapping[str, Any]
@@ -124,17 +125,6 @@ def _identity(cfg: Plain) -> dict[str, Any]:
     return {"class": _class(data), **facts, **folder, "autoencoder": coder}
 
 
-def micro_batch(cfg: Plain) -> str | None:
-    size, whole = cfg.get("micro_batch"), _part(cfg, "data").get("batch_size")
-    if size is None or size == "auto":
-        return None
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        return f"micro_batch is a number of images from 1, auto or null, got {size!r}; set micro_batch=auto"
-    if isinstance(whole, int) and whole % size:
-        return f"micro_batch={size} does not divide data.batch_size={whole}; set micro_batch to a divisor of it"
-    return None
-
-
 def recorded_graphs(cfg: Plain) -> str | None:
     mode, parts = cfg.get("compile"), _part(cfg, "trainer").get("accumulate_grad_batches", 1)
     if mode not in ("reduce-overhead", "max-autotune") or (cfg.get("micro_batch") is None and parts == 1):
@@ -144,22 +134,6 @@ def recorded_graphs(cfg: Plain) -> str | None:
         f"compile={mode} replays CUDA graphs, in whose memory the gradients of one part of a batch lie when the next "
         f"one needs it; use compile=true with {given}"
     )
-
-
-def half_precision(cfg: Plain) -> str | None:
-    trainer = _part(cfg, "trainer")
-    if trainer.get("accelerator") == "cpu" and str(trainer.get("precision")).startswith("16"):
-        return (
-            f"trainer.precision={trainer['precision']} is for GPUs: CPUs do not multiply in fp16; "
-            "set trainer.precision=bf16-mixed or 32-true, or trainer=gpu"
-        )
-    if str(trainer.get("precision")) in ("16-true", "bf16-true"):
-        kind = str(trainer["precision"]).removesuffix("-true")
-        return (
-            f"trainer.precision={kind}-true keeps the average of the weights in 16 bits, in which it does not move at "
-            f"a decay of 0.9999; set trainer.precision={kind}-mixed"
-        )
-    return None
 
 
 def terminal_snr(cfg: Plain) -> str | None:
@@ -270,14 +244,13 @@ RULES: tuple[Callable[[Plain], str | None], ...] = (
     augmentation,
     labels,
     second_models,
-    micro_batch,
-    half_precision,
     recorded_graphs,
     terminal_snr,
     learned_variance,
     extractor,
     likelihood,
     pixels_only,
+    *RUN_RULES,
 )
 
 

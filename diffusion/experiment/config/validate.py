@@ -7,6 +7,7 @@ is not built again for the next config of a sweep.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -27,7 +28,9 @@ HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 META = {"network", "conditioner", "text_encoder"}
 """Built on the meta device: shapes without memory."""
 BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema", "augmentation", "autoencoder"}
-BUILT |= {"guidance", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks"}
+BUILT |= {"guidance", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks", "trainer"}
+LIGHTNINGS = "MisconfigurationException"
+"""What Lightning raises for settings of the trainer."""
 LAST = {"network": 1, "lr_scheduler": 2, "optimizer": 3}
 """Networks are as wide as other parts say; the first optimizer of a process makes torch import its compiler (1.4 s)."""
 LOADER = "diffusion.load"
@@ -139,17 +142,49 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
         return
     import torch
 
+    if path == "trainer":
+        values = _anywhere(values)
     try:
         with torch.device("meta" if room in META else "cpu"):
             built = instantiate(values, _convert_="all")
-        if values.get("_partial_") and path.count(".") == (room == "guidance"):
+        if path == "trainer":
+            from lightning_fabric.plugins.environments import LightningEnvironment
+
+            built(plugins=[LightningEnvironment()])  # whatever a SLURM allocation says
+        elif values.get("_partial_") and path.count(".") == (room == "guidance"):
             built(_stand_in(room))
-    except (InstantiationException, TypeError, ValueError, UserError) as error:
+    except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
-        if not isinstance(cause, TypeError | ValueError | UserError):
+        user = isinstance(cause, TypeError | ValueError | UserError) or type(cause).__name__ == LIGHTNINGS
+        if cause is None or not user:
             raise
         raise ConfigError(_at(path, values, one_line(cause))) from error
     _passed.add(done)
+
+
+def _anywhere(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """The trainer for one process on the CPU: the machine that trains may be another one.
+
+    Raises:
+        ConfigError: an accelerator or a strategy that Lightning does not know.
+    """
+    from pytorch_lightning.accelerators import AcceleratorRegistry
+    from pytorch_lightning.strategies import StrategyRegistry
+
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it tells which devices it found
+    started = [name for name in StrategyRegistry.available_strategies() if not re.search("spawn|fork|notebook", name)]
+    known = {"accelerator": ["auto", "gpu", *sorted(AcceleratorRegistry.available_accelerators())]}
+    known["strategy"] = ["auto", *started]
+    for key, names in known.items():
+        given = trainer.get(key, "auto")
+        if isinstance(given, str) and given not in names:
+            near = nearest(given, names)
+            raise ConfigError(
+                f"trainer.{key} is one of {', '.join(names)}, got '{given}'; "
+                f"{f'did you mean trainer.{key}={near}?' if near else f'set trainer.{key}=auto'}"
+            )
+    here = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
+    return {**trainer, **here, "callbacks": [], "logger": False, "_partial_": True}
 
 
 def _with_stand_ins(value: Any) -> Any:

@@ -29,6 +29,7 @@ def work(folder: Path, task: str) -> int:
     number = int(os.environ["RANK"])
     scratch = Path(os.environ[SHARED])
     listen()
+    logging.raiseExceptions = False  # as in the job's own process
     write_atomic(scratch / f"{number}.pid", str(os.getpid()))
     module, _, function = task.partition(":")
     _log(folder / f"{module.rpartition('.')[2]}.log" if number == 0 else None)

@@ -1,3 +1,3 @@
 """What a process knows of its own place among the ranks."""
 
-__all__ = ["allocator", "ranks"]
+__all__ = ["allocator", "cluster", "ranks"]

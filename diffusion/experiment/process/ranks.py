@@ -45,30 +45,75 @@ def shared_id() -> str | None:
     )
 
 
+def world_size() -> int:
+    """How many processes joined, 1 for a process alone."""
+    if not joined():
+        return 1
+    return int(os.environ["WORLD_SIZE"] if "RANK" in os.environ else os.environ["SLURM_STEP_NUM_TASKS"])
+
+
+def forget_ranks() -> None:
+    """A process alone is rank 0, whatever an allocation or an outer job left in its environment: libraries that find
+    another number there log and save nothing."""
+    if not joined():
+        for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "SLURM_LOCALID", "JSM_NAMESPACE_RANK"):
+            os.environ.pop(name, None)
+
+
 def wanted_ranks(cfg: DictConfig) -> int:
     """How many ranks the trainer requests on this machine.
 
     Raises:
-        ConfigError: several machines, and this process was not started once a rank on each of them.
+        ConfigError: several machines, and this process was not started once a rank on each of them; other ranks were
+            started than the trainer asks for; devices that this machine does not have.
     """
     trainer = cfg.get("trainer")
     if trainer is None:
         return 1
-    if int(trainer.get("num_nodes", 1)) > 1 and not joined():
+    nodes = int(trainer.get("num_nodes", 1))
+    if nodes > 1 and not joined():
         raise ConfigError(
             f"trainer.num_nodes is {trainer.num_nodes}, but this process was started alone; start the same command on "
             "every machine with torchrun or srun, or set trainer.num_nodes=1"
         )
     devices: Any = trainer.get("devices", 1)
-    if (chosen := listed(devices)) is not None:
-        return len(chosen)
-    if str(devices) in ("-1", "auto"):
-        if trainer.get("accelerator") == "cpu":
-            return 1
-        import torch
+    chosen, every, kind = listed(devices), str(devices) in ("-1", "auto"), trainer.get("accelerator")
+    found = _gpus() if kind in ("gpu", "cuda") or (kind == "auto" and str(devices) != "1") else 0
+    if kind in ("gpu", "cuda") and found == 0:
+        raise ConfigError(
+            f"trainer.accelerator is {kind}, and torch finds no GPU on this machine; "
+            "set trainer.accelerator=cpu, or trainer=auto for whatever there is"
+        )
+    count = len(chosen) if chosen is not None else max(1, found) if every else int(devices)
+    if found and (count > found or any(number >= found for number in chosen or ())):
+        raise ConfigError(f"trainer.devices is {devices}, and this machine has {found} GPUs; set trainer.devices=-1")
+    if joined() and count * nodes != world_size():
+        raise ConfigError(
+            f"{world_size()} ranks were started, and trainer.devices={devices} with trainer.num_nodes={nodes} asks for "
+            f"{count * nodes}; start as many tasks, or set trainer.devices and trainer.num_nodes to those that run"
+        )
+    return count
 
-        return max(1, torch.cuda.device_count())
-    return int(devices)
+
+def unshared(batch_size: int, ranks: int, micro_batch: Any = None) -> str | None:
+    """The sentence for a batch that this many ranks cannot share equally, each in parts of ``micro_batch`` images."""
+    if batch_size % ranks:
+        return (
+            f"data.batch_size is {batch_size}, which {ranks} devices cannot share equally; "
+            f"set data.batch_size to a multiple of {ranks}"
+        )
+    if isinstance(micro_batch, int) and batch_size // ranks % micro_batch:
+        return (
+            f"micro_batch={micro_batch} does not divide the {batch_size // ranks} images that each of {ranks} devices "
+            f"gets of data.batch_size={batch_size}; set micro_batch to a divisor of them"
+        )
+    return None
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def listed(devices: Any) -> list[int] | None:

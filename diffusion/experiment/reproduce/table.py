@@ -14,6 +14,7 @@ from rich.text import Text
 from diffusion.errors import ConfigError, ReportError
 from diffusion.experiment.reproduce import cells as ablation
 from diffusion.experiment.run.needs import quoted
+from diffusion.files import write_atomic
 from diffusion.reporting import ablation as tables
 
 
@@ -61,11 +62,10 @@ def reproduce(cfg: DictConfig) -> None:
         sys.exit(failed)
     found = ablation.measured(cells, settings)
     folder = Path(cfg.output) if cfg.output else Path(settings.outputs) / ablation.FOLDER / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
     remarks = Path(cfg.remarks).read_text(encoding="utf-8") if cfg.remarks else ""
     page = tables.as_markdown(table, found, _command(), remarks)
-    (folder / f"{table.name}.md").write_text(page, encoding="utf-8")
-    (folder / f"{table.name}.csv").write_text(tables.as_csv(table, found), encoding="utf-8")
+    write_atomic(folder / f"{table.name}.md", page)
+    write_atomic(folder / f"{table.name}.csv", tables.as_csv(table, found))
     if table.plot and any(cell.values for cell in found):
         tables.plot(table, found, folder / f"{table.name}.png")
     head, rows = tables.rows(table, found)

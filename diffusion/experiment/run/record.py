@@ -22,13 +22,14 @@ import sys
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import ConfigError, Preempted, PrunedError, RankFailedError, UserError
+from diffusion.errors import ConfigError, DiskError, Preempted, PrunedError, RankFailedError, UserError
 from diffusion.experiment.config.config_hash import AUTO, identity
 from diffusion.experiment.process.ranks import rank
 from diffusion.experiment.run import environment, held_log, signals
@@ -135,7 +136,11 @@ class Record:
             return self._refused(error)
         ended = {"ended": now(), "seconds": round(time.monotonic() - self._clock, 3)}
         preempted = isinstance(error, Preempted) or _is_sigterm(error)
-        self._write_environment()
+        if not self.folder.is_dir():  # its disk is gone: it is not made again on another one
+            log.error("%s is gone, and the record of the run with it", self.folder)
+            return False
+        with suppress(DiskError):
+            self._write_environment()
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0) and not preempted):
             write_status(self.folder, self.status | ended | {"status": "finished"})
             return False
@@ -152,12 +157,14 @@ class Record:
             log.warning("%s: the run stops here; %s", reason, how)
             raise Preempted(signum) from None
         text = "".join(traceback.format_exception(kind, error, trace))
-        write_atomic(self.folder / "traceback.txt", text)
+        with suppress(DiskError):
+            write_atomic(self.folder / "traceback.txt", text)
         sentence = " ".join(str(error).split()) if isinstance(error, UserError) else None
         log.error("the run failed: see traceback.txt" if sentence else f"the run failed\n{text}")
         error.recorded = True  # type: ignore[attr-defined]
         failed = {"status": "failed", "reason": sentence or _reason(error), "traceback": "traceback.txt"}
-        write_status(self.folder, self.status | ended | failed)
+        with suppress(DiskError):  # the run's own error is the one to be seen
+            write_status(self.folder, self.status | ended | failed)
         return False
 
     def _refused(self, error: BaseException | None) -> bool:

@@ -21,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from diffusion.files import write_atomic
+from diffusion.errors import DiskError
+from diffusion.files import disk_errors, write_atomic
 
 FILE = "status.json"
 SKIPPED = "skipped"
@@ -56,8 +57,18 @@ def wait(folder: Path) -> str | None:
 
 
 def write_status(folder: Path, status: Mapping[str, Any]) -> None:
-    """Whole or not at all, whatever happens in between."""
-    write_atomic(folder / FILE, json.dumps(status, indent=2) + "\n")
+    """Whole or not at all, whatever happens in between; on a disk that is full, in the place that the file has.
+
+    Raises:
+        DiskError: neither is possible.
+    """
+    text = json.dumps(status, indent=2) + "\n"
+    try:
+        write_atomic(folder / FILE, text)
+    except DiskError:
+        with disk_errors(folder / FILE), (folder / FILE).open("r+", encoding="utf-8") as file:
+            file.write(text)
+            file.truncate()
 
 
 def process() -> dict[str, Any]:

@@ -18,6 +18,7 @@ from diffusion.experiment.build.load import load_model
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.saved_config import MODEL_STATISTICS
 from diffusion.experiment.run.signals import interruptible
+from diffusion.files import replacing
 from diffusion.guidance.base import guide
 from diffusion.model import DiffusionModel
 from diffusion.randomness import STATISTICS, KeyedRandomness
@@ -58,8 +59,8 @@ def write(cfg: DictConfig) -> Path:
         task = bar.add_task("measuring", total=len(lams))
         found = measure(guided, list(_draws(cfg, model)), lams, about, lambda i: bar.update(task, completed=i + 1))
     path = Path(cfg.output) if cfg.output else run / MODEL_STATISTICS
-    path.parent.mkdir(parents=True, exist_ok=True)
-    found.save(path)
+    with replacing(path) as beside:
+        found.save(beside)
     log.info("statistics at %d levels in %s", len(lams), path)
     return path
 

@@ -19,7 +19,7 @@ from diffusion.experiment.build.load import identities, initialise, load_model, 
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.launch.elastic import announce, launch
-from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
+from diffusion.experiment.process.ranks import joined, rank, unshared, wanted_ranks
 from diffusion.experiment.run import held_log
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.needs import with_needs
@@ -41,11 +41,15 @@ def train(cfg: DictConfig) -> None:
     ``cfg.resume`` is set. Under torchrun or srun every rank comes here, and the first keeps the record.
 
     Raises:
+        ConfigError: devices that the machine does not have, or that cannot share a batch.
         RankFailedError: a rank failed; its message is the reason.
         JobFailedError: a run that this one needs failed.
     """
     resuming = continued(cfg)
     cfg = with_needs(cfg if resuming is None else resuming.cfg)
+    ranks = wanted_ranks(cfg)
+    if (sentence := unshared(cfg.data.batch_size, ranks * cfg.trainer.num_nodes, cfg.get("micro_batch"))) is not None:
+        raise ConfigError(sentence)
     if joined() and rank() > 0:
         provide(cfg, train)
         run(cfg)
@@ -56,7 +60,7 @@ def train(cfg: DictConfig) -> None:
         provide(cfg, train)
         record.note(parts=plain(identities(cfg)))
         record.start_clock()
-        if wanted_ranks(cfg) > 1 and not joined():
+        if ranks > 1 and not joined():
             launch(folder, cfg, begin=record.begin)
         else:
             run(cfg, record.begin)

@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 
 from diffusion.errors import DataError
+from diffusion.files import write_atomic
 from diffusion.randomness import TRAINING, KeyedRandomness
 from diffusion.training.module.diffusion import DiffusionModule
 
@@ -70,8 +71,7 @@ class MicroBatch(Callback):
                 setattr(trainer, name, whole * parts)
         if trainer.is_global_zero:
             told = {"micro_batch": share // parts, "parts": parts, "share": share, "asked": self.size}
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+            write_atomic(path, json.dumps(told, indent=2) + "\n")
 
     def _recorded(self, record: dict[str, int] | None, share: int) -> int:
         parts = 1 if record is None else record["parts"]

@@ -83,8 +83,8 @@ class PostHocEMA(Callback):
     def _store(self, trainer: pl.Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / FOLDER / f"step_{self._step:07d}.pt"
-        with replacing(path) as beside:
+        run = Path(trainer.default_root_dir)
+        with replacing(run / FOLDER / f"step_{self._step:07d}.pt", inside=run) as beside:
             torch.save({"step": self._step, "stds": self.stds, "averages": self._averages}, beside)
 
 

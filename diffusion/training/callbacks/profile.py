@@ -17,6 +17,7 @@ from rich.table import Table
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity
 
+from diffusion.files import disk_errors, write_atomic
 from diffusion.training.callbacks.samples import SampleGrid
 from diffusion.training.flops import STEP, arithmetic, peak
 from diffusion.training.module.base import AVERAGING
@@ -118,9 +119,10 @@ class Profile(Callback):
                 soft_wrap=True,
             )
         console.print(self._operations())
-        (folder / "profile.txt").write_text(console.export_text(), encoding="utf-8")
+        write_atomic(folder / "profile.txt", console.export_text())
         assert self._recorder is not None
-        self._recorder.export_chrome_trace(str(folder / "trace.json.gz"))
+        with disk_errors(folder / "trace.json.gz"):  # the recorder packs it by the name that it is given
+            self._recorder.export_chrome_trace(str(folder / "trace.json.gz"))
         log.info("profile.txt and trace.json.gz in %s", folder)
 
     def _operations(self) -> Table:

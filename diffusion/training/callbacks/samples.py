@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks.callback import Callback
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from diffusion.files import replacing
 from diffusion.training.module.diffusion import DiffusionModule
 
 
@@ -62,17 +63,21 @@ class SampleGrid(Callback):
         )
         if not trainer.is_global_zero:
             return
-        path = Path(trainer.default_root_dir) / "samples" / f"step_{trainer.global_step:07d}.png"
-        save_grid(images, path)
+        run = Path(trainer.default_root_dir)
+        path = run / "samples" / f"step_{trainer.global_step:07d}.png"
+        save_grid(images, path, inside=run)
         for logger in trainer.loggers:
             if hasattr(logger, "log_image"):
                 logger.log_image("samples", [str(path)], step=trainer.global_step)
 
 
-def save_grid(images: Tensor, path: Path, *, smallest: int = 32) -> None:
-    """Images uint8 (B, C, H, W) -> one PNG, about square, small images enlarged to ``smallest`` pixels."""
+def save_grid(images: Tensor, path: Path, *, smallest: int = 32, inside: Path | None = None) -> None:
+    """Images uint8 (B, C, H, W) -> one PNG, about square, small images enlarged to ``smallest`` pixels.
+
+    inside: a folder that must be there.
+    """
     factor = math.ceil(smallest / images.shape[-1])
     pixels = images.cpu().repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     grid = make_grid(pixels, nrow=math.ceil(math.sqrt(len(pixels))), padding=2, pad_value=128)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(grid.permute(1, 2, 0).numpy()).save(path)
+    with replacing(path, inside=inside) as beside:
+        Image.fromarray(grid.permute(1, 2, 0).numpy()).save(beside, format="PNG")

@@ -19,6 +19,7 @@ from torch import Tensor
 from diffusion.autoencoder.base import Autoencoder
 from diffusion.data.split import Split
 from diffusion.errors import DataError
+from diffusion.files import allocate, disk_errors, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,9 @@ class Encoding:
 
     def claim(self) -> bool:
         """Is this job the one that writes? Rank 0 asks, until it is or the file is there."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        held = self.lock.open("w")
+        with disk_errors(self.path):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            held = self.lock.open("w")
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -70,8 +72,14 @@ class Encoding:
                 f"{free / 1e9:.1f} GB left; set callbacks.latents.folder to a larger disk, or train without it"
             )
         log.info("encoding %d images once, %.1f GB in %s", shape[0], need / 1e9, self.path)
-        np.lib.format.open_memmap(self.part, mode="w+", dtype=np.float32, shape=shape).flush()
-        self.done.write_bytes(bytes(len(self.split)))
+        with disk_errors(self.part):
+            np.lib.format.open_memmap(self.part, mode="w+", dtype=np.float32, shape=shape).flush()
+            try:
+                allocate(self.part, self.part.stat().st_size)
+            except OSError:
+                self.part.unlink()
+                raise
+        write_atomic(self.done, bytes(len(self.split)))
 
     @torch.no_grad()
     def fill(self, coder: Autoencoder, device: torch.device, rows: Tensor, quiet: bool = False) -> None:

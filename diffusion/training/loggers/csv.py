@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from diffusion.files import replacing
+from diffusion.files import disk_errors, replacing
 
 
 class MetricsCSV(Logger):
@@ -55,7 +55,7 @@ class MetricsCSV(Logger):
             self._columns += new_columns
             self._rewrite(rows)
         else:
-            with self._path.open("a", newline="") as file:
+            with disk_errors(self._path), self._path.open("a", newline="") as file:
                 csv.DictWriter(file, self._columns, restval="").writerow(rows[-1])
 
     def _load(self, step: int) -> list[dict[str, Any]]:
@@ -71,7 +71,7 @@ class MetricsCSV(Logger):
         return self._rows
 
     def _rewrite(self, rows: list[dict[str, Any]]) -> None:
-        with replacing(self._path) as beside, beside.open("w", newline="") as file:
+        with replacing(self._path, inside=self._path.parent) as beside, beside.open("w", newline="") as file:
             writer = csv.DictWriter(file, self._columns, restval="")
             writer.writeheader()
             writer.writerows(rows)

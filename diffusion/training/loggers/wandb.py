@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +14,25 @@ import wandb
 from pytorch_lightning.loggers.wandb import WandbLogger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from diffusion.files import disk_errors
+
+log = logging.getLogger(__name__)
+
+MODES = {"online": "online", "offline": "offline", "disabled": "disabled", "run": "online", "dryrun": "offline"}
+MODES["shared"] = "shared"
+"""What WANDB_MODE may be, and what it means."""
+
 
 class WandbRunLogger(WandbLogger):
     """Lightning's logger with the id kept in ``<save_dir>/wandb/run_id.txt``.
 
+    Where W&B cannot be used as asked (no network, a key or an environment variable that it refuses), the run is
+    offline, with one warning.
+
     Args:
         mode: ``auto`` is online where an API key is at hand (WANDB_API_KEY or ~/.netrc) and offline elsewhere;
             WANDB_MODE in the environment wins over ``auto``.
+        timeout: seconds that W&B has to answer.
         config: what W&B shows as the run's configuration: plain containers.
     """
 
@@ -33,24 +46,20 @@ class WandbRunLogger(WandbLogger):
         job_type: str = "train",
         tags: Sequence[str] = (),
         mode: Literal["auto", "online", "offline", "disabled"] = "auto",
+        timeout: float = 4.0,
         config: dict[str, Any] | None = None,
     ) -> None:
         folder = Path(save_dir)
-        (folder / "wandb").mkdir(parents=True, exist_ok=True)  # without it W&B writes to the temporary folder
-        super().__init__(
-            name=name,
-            save_dir=str(folder),
-            id=_stable_id(folder / "wandb" / "run_id.txt"),
-            project=project,
-            entity=entity,
-            group=group,
-            job_type=job_type,
-            tags=list(tags),
-            mode=_mode(mode),
-            config=config,
-            resume="allow",
-            settings=wandb.Settings(silent=True),
-        )
+        with disk_errors(folder / "wandb"):
+            (folder / "wandb").mkdir(parents=True, exist_ok=True)  # without it W&B writes to the temporary folder
+        about: dict[str, Any] = {"name": name, "id": _stable_id(folder / "wandb" / "run_id.txt"), "project": project}
+        run = None
+        first: Any = rank_zero_only
+        if first.rank == 0:
+            asked, reason = _mode(mode)
+            more = {"entity": entity, "group": group, "job_type": job_type, "tags": list(tags), "config": config}
+            run = _begin(asked, reason, timeout, **about, **more, dir=str(folder), resume="allow")
+        super().__init__(**about, save_dir=str(folder), experiment=run)
 
     @rank_zero_only
     def log_evaluation(
@@ -73,20 +82,55 @@ class WandbRunLogger(WandbLogger):
         self.experiment.config.update({"fingerprint": dict(fingerprint)}, allow_val_change=True)
 
 
-def _mode(mode: str) -> Any:
+def _begin(mode: str, reason: str | None, timeout: float, **about: Any) -> Any:
+    """The run, in this mode or else offline, with one warning of why it is not the mode that was asked for."""
+    if wandb.run is not None:
+        wandb.finish()
+    for attempt in dict.fromkeys((mode, "offline", "disabled")):
+        try:
+            settings = wandb.Settings(silent=True, init_timeout=timeout if attempt == "online" else 90.0)
+            wandb.setup(settings)
+            run = wandb.init(mode=attempt, settings=settings, **about)  # type: ignore[arg-type]
+        except Exception as error:  # whatever W&B cannot do must not end a training
+            reason = reason or " ".join(str(error).split())[:200]
+            wandb.teardown()  # a service that tried and failed holds the id of the run
+            for variable in [one for one in os.environ if one.startswith("WANDB_") and not one.endswith("_DIR")]:
+                del os.environ[variable]  # its settings read all of them, and one may be what it refuses
+            continue
+        if reason is not None:
+            log.warning("W&B cannot be used (%s); this run is %s and training goes on", reason, attempt)
+        run.define_metric("trainer/global_step")
+        run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+        return run
+    raise RuntimeError(f"W&B cannot even be disabled ({reason}); set logger=csv")
+
+
+def _mode(mode: str) -> tuple[str, str | None]:
+    """(online, offline or disabled, why not as the environment says); what W&B would refuse leaves the environment."""
+    given, key = os.environ.get("WANDB_MODE"), os.environ.get("WANDB_API_KEY")
+    reason = None
+    if given is not None and given not in MODES:
+        reason = f"WANDB_MODE is one of {', '.join(MODES)}, got '{given}'"
+        del os.environ["WANDB_MODE"]
+    if key is not None and not key.strip():
+        reason = reason or "WANDB_API_KEY is empty"
+        del os.environ["WANDB_API_KEY"]
+    if reason is not None and mode != "disabled":
+        return "offline", reason
     if mode != "auto":
-        return mode
-    if "WANDB_MODE" in os.environ:
-        return os.environ["WANDB_MODE"]
+        return mode, None
+    if given is not None:
+        return MODES[given], None
     netrc = Path.home() / ".netrc"
-    has_key = "WANDB_API_KEY" in os.environ or (netrc.exists() and "wandb" in netrc.read_text())
-    return "online" if has_key else "offline"
+    has_key = key is not None or (netrc.exists() and "wandb" in netrc.read_text())
+    return ("online" if has_key else "offline"), None
 
 
 def _stable_id(path: Path) -> str:
     """The id in the file, made once even where several ranks ask together."""
     mine = path.with_name(f".{path.name}.{os.getpid()}")
-    mine.write_text(os.urandom(4).hex())
+    with disk_errors(mine):
+        mine.write_text(os.urandom(4).hex())
     try:
         os.link(mine, path)
     except FileExistsError:
