@@ -64,16 +64,16 @@ class Guidance(ABC):
         """x (B, ...) at t -> x at s, by the guided prediction."""
         return self(x, t, self.towards(x, s, cond)).at(self.schedule, s)
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         """What guidance makes of a sampler's step: x (B, ...) at ``nxt``, reached from ``cur`` -> x at ``nxt``.
 
         Most guidance changes the prediction and leaves this alone. It serves what acts on the state between two steps
         (replaced pixels, a gradient that is added to it), in any sampler; the innermost wrapper comes first.
 
-        again: the last steps from another x, for going back and forth.
+        replay: the last steps from another x, for going back and forth.
         """
         inner = getattr(self.denoiser, "after", None)
-        return x if inner is None else inner(x, cur, nxt, again, randn_like)
+        return x if inner is None else inner(x, cur, nxt, replay, randn_like)
 
 
 def coefficients(schedule: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tensor | float, Tensor | float]:

@@ -91,8 +91,8 @@ class ClassifierGuidance(Guidance):
             (gradient,) = torch.autograd.grad(chosen, leaf)
         return gradient
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
-        x = super().after(x, cur, nxt, again, randn_like)
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        x = super().after(x, cur, nxt, replay, randn_like)
         kept = self._kept.get(cur.t)
         self._kept.clear()
         if kept is None:

@@ -48,8 +48,8 @@ class DPSGuidance(MeasurementGuidance):
             (self._pull[t],) = torch.autograd.grad(error.sum(), leaf)
         return Prediction(said.x0.detach(), said.eps.detach(), None if said.var_mix is None else said.var_mix.detach())
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
-        x = super().after(x, cur, nxt, again, randn_like)
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        x = super().after(x, cur, nxt, replay, randn_like)
         pull = self._pull.get(cur.t)
         self._pull.clear()
         return x if pull is None else x - self.scale * pull

@@ -158,9 +158,9 @@ class Sampler(ABC):
         for i, (cur, nxt) in enumerate(pairwise(levels)):
             reached, then = self.step(denoise, x, cur, nxt, state, randn_like)
             if after is not None:
-                again = StepReplay(self, denoise, levels, i + 1, randn_like)
-                again.state = then
-                reached, then = after(reached, cur, nxt, again, randn_like), again.state
+                replay = StepReplay(self, denoise, levels, i + 1, randn_like)
+                replay.state = then
+                reached, then = after(reached, cur, nxt, replay, randn_like), replay.state
             x, state = reached, then
             if on_step is not None:
                 on_step(i, nxt, x)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
-from diffusion.sampler.exponential.dpm_v3_integrals import Stretch
+from diffusion.sampler.exponential.dpm_v3_integrals import Integrals
 from diffusion.sampler.exponential.model_statistics import MAKE, ModelStatistics
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import RandnLike, Spacing, combine
@@ -208,16 +208,16 @@ class DPMSolverV3Sampler(Sampler):
 def _move(statistics: ModelStatistics, levels: list[Level], nxt: Level, pseudo: bool, like: Tensor) -> Move:
     """From ``levels[0]`` to ``nxt`` with f known at ``levels``."""
     cur = levels[0]
-    stretch = Stretch(statistics, cur.lam, nxt.lam)
-    found, shift = stretch.weights([level.lam - cur.lam for level in levels], pseudo)
+    integrals = Integrals(statistics, cur.lam, nxt.lam)
+    found, shift = integrals.weights([level.lam - cur.lam for level in levels], pseudo)
     f = []
     for w, level in zip(found, levels, strict=True):
         if level is not cur:  # g = e^-S f - B there
-            way = stretch if level is nxt else Stretch(statistics, cur.lam, level.lam)
-            shift = shift - w * way.B[-1, -1]
-            w = w * (-way.S[-1, -1]).exp()
+            there = integrals if level is nxt else Integrals(statistics, cur.lam, level.lam)
+            shift = shift - w * there.B[-1, -1]
+            w = w * (-there.S[-1, -1]).exp()
         f.append(_as_coefficient(-nxt.alpha * w, like))
-    scale = nxt.alpha / cur.alpha * (-stretch.L[-1, -1]).exp()
+    scale = nxt.alpha / cur.alpha * (-integrals.L[-1, -1]).exp()
     return Move(_as_coefficient(scale, like), tuple(f), _as_coefficient(-nxt.alpha * shift, like))
 
 
