@@ -73,6 +73,8 @@ class DPMSolverV3Sampler(Sampler):
         ValueError: another number of answers or of the corrector's values, or times that are no interval in [0, 1].
     """
 
+    invertible = True
+
     def __init__(
         self,
         steps: int = 10,
@@ -162,7 +164,7 @@ class DPMSolverV3Sampler(Sampler):
         f = (1 - l) * cur.noise * prediction.eps - l * prediction.x0
         eps, x0 = prediction.eps, prediction.x0
         past: Past = ()
-        left = self._left(denoise.schedule, cur) if state is None else state.left
+        left = self._left(denoise.schedule, cur, nxt) if state is None else state.left
         if state is not None:
             past, low, high = state.past, *self.corrector_times
             known = state.used + self.corrector_order - self.answers  # values of the corrector, f among them
@@ -175,9 +177,9 @@ class DPMSolverV3Sampler(Sampler):
         reached = combine(nxt.alpha, x0, nxt.sigma, eps) if clean else self._move(x, past[:used], nxt)
         return reached, State(x, reached, past, used, left - 1)
 
-    def _left(self, schedule: Schedule, cur: Level) -> float:
-        """Steps from ``cur`` on, where their orders depend on it."""
-        levels = self.levels(schedule) if self.lower_order_final else []
+    def _left(self, schedule: Schedule, cur: Level, nxt: Level) -> float:
+        """Steps from ``cur`` on, where their orders depend on it: on the way down."""
+        levels = self.levels(schedule) if self.lower_order_final and nxt.t < cur.t else []
         return len(levels) - 1 - levels.index(cur) if cur in levels[:-1] else math.inf
 
     def _l(self, level: Level, like: Tensor) -> Coefficient:
