@@ -22,7 +22,6 @@ from diffusion.model import DiffusionModel, Identity
 
 PREFIX = {"ema": "average.", "raw": "model."}
 """Where a checkpoint keeps which weights."""
-LOADER = "diffusion.load"
 
 
 def load(
@@ -152,13 +151,6 @@ def identities(cfg: DictConfig) -> dict[str, Identity]:
 
 def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mapping[str, Identity]) -> str | None:
     """The sentence for a checkpoint that was trained with other weights of its parts, ``None`` where they are these."""
-    theirs = saved.get("autoencoder")
-    if theirs != autoencoder:
-        return (
-            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and "
-            f"autoencoder.pretrained has {autoencoder}; set autoencoder.pretrained to the one that the run was "
-            "started with"
-        )
     for role, was in saved.get("parts", {}).items():
         now = parts.get(role)
         same = now is not None and (now.checkpoint, now.weights) == (was["checkpoint"], was["weights"])
@@ -167,6 +159,12 @@ def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mappin
                 f"{role} was {was['run']} with weights of sha256 {was['sha256'][:12]}, and {now.run} now has "
                 f"{now.sha256[:12]}; set {role}.run to the run with those weights"
             )
+    theirs, key = saved.get("autoencoder"), "autoencoder." + ("run" if "autoencoder" in parts else "pretrained")
+    if theirs != autoencoder:
+        return (
+            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and {key} has "
+            f"{autoencoder}; set {key} to the one that the run was started with"
+        )
     return None
 
 
@@ -193,7 +191,7 @@ def _folder(run: str | Path, checkpoint: str, role: str = "") -> Path:
 
 def _loaders(node: Any, path: str = "") -> Iterator[tuple[str, tuple[str, str, str]]]:
     if isinstance(node, Mapping):
-        if node.get("_target_") == LOADER:
+        if "_target_" in node and "run" in node:  # whatever part it is, that is how a config names another run
             yield path, (node["run"], node.get("checkpoint", "last"), node.get("weights", "ema"))
         for name, child in node.items():
             yield from _loaders(child, f"{path}.{name}" if path else str(name))

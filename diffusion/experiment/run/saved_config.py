@@ -21,7 +21,7 @@ from diffusion.errors import ConfigError
 
 OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
 """Rooms that sampling and evaluation may change."""
-RELOCATABLE = ("pretrained", "sha256", "max_batch")
+RELOCATABLE = ("pretrained", "run", "sha256", "max_batch")
 """Of an autoencoder: where its weights lie, and how it computes; a checkpoint knows whose latents it is of."""
 RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
 MODEL_STATISTICS = "ems.safetensors"
