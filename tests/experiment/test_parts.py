@@ -16,7 +16,7 @@ from tiny_kl import save_tiny
 import diffusion
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build
-from diffusion.experiment.build.load import identities, load_model
+from diffusion.experiment.build.load import identities, identity, load_model
 from diffusion.experiment.task import train
 from diffusion.guidance import AutoGuidance, ClassifierGuidance
 
@@ -98,10 +98,21 @@ def test_a_frozen_autoencoder_is_the_runs_own_and_has_its_sizes(tmp_path: Path) 
     assert torch.equal(model.encode(image), theirs.encode(image))
     assert model.encode(image).shape == (2, 4, 4, 4)
     saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
-    assert saved["autoencoder"] == theirs.autoencoder.sha256
+    assert saved["frozen"] == {"autoencoder": theirs.autoencoder.sha256}
     cfg.autoencoder.channels = cfg.module.model.autoencoder.channels = 3
     with pytest.raises(ConfigError, match=r"autoencoder\.channels is 3, .*; set autoencoder\.channels=4"):
         build(cfg.autoencoder)
+
+
+def test_a_part_is_named_by_the_frozen_weights_that_it_was_trained_with_too(tmp_path: Path) -> None:
+    """Those of a text encoder are in no checkpoint, and decide what it draws all the same."""
+    folder = run_folder(tmp_path, "part")
+    known, file = identity(folder), folder / "checkpoints" / "last.ckpt"
+    saved = torch.load(file, weights_only=True)
+    torch.save({**saved, "frozen": {"conditioner.encoder": "1234"}}, file)
+    assert identity(folder).sha256 != known.sha256
+    with pytest.raises(ConfigError, match=r"trained with the conditioner\.encoder of sha256 1234, and text_encoder\."):
+        diffusion.load(folder)
 
 
 def test_a_run_without_an_autoencoder_is_no_autoencoder(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from diffusion.describe import tensors_sha256
+from diffusion.describe import key, tensors_sha256
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_model
 from diffusion.experiment.run.saved_config import checkpoint_path, read_resolved
@@ -63,7 +63,7 @@ def load_model(cfg: DictConfig, run: Path, checkpoint: str = "last", weights: st
     saved = read_checkpoint(path)
     with torch.random.fork_rng(devices=[]):
         model = build_model(cfg)
-    if (sentence := other_parts(saved, model.autoencoder.sha256, identities(cfg))) is not None:
+    if (sentence := other_parts(saved, model.frozen, identities(cfg))) is not None:
         raise ConfigError(f"{path}: {sentence}")
     state = _part(saved["state_dict"], PREFIX[weights])
     mine = model.state_dict()
@@ -149,8 +149,11 @@ def identities(cfg: DictConfig) -> dict[str, Identity]:
     return found
 
 
-def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mapping[str, Identity]) -> str | None:
-    """The sentence for a checkpoint that was trained with other weights of its parts, ``None`` where they are these."""
+def other_parts(saved: Mapping[str, Any], frozen: Mapping[str, str], parts: Mapping[str, Identity]) -> str | None:
+    """The sentence for a checkpoint that was trained with other weights of its parts, ``None`` where they are these.
+
+    frozen: see :attr:`diffusion.model.DiffusionModel.frozen`.
+    """
     for role, was in saved.get("parts", {}).items():
         now = parts.get(role)
         same = now is not None and (now.checkpoint, now.weights) == (was["checkpoint"], was["weights"])
@@ -159,12 +162,15 @@ def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mappin
                 f"{role} was {was['run']} with weights of sha256 {was['sha256'][:12]}, and {now.run} now has "
                 f"{now.sha256[:12]}; set {role}.run to the run with those weights"
             )
-    theirs, key = saved.get("autoencoder"), "autoencoder." + ("run" if "autoencoder" in parts else "pretrained")
-    if theirs != autoencoder:
-        return (
-            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and {key} has "
-            f"{autoencoder}; set {key} to the one that the run was started with"
-        )
+    theirs = saved.get("frozen", {})
+    for name in {**theirs, **frozen}:
+        if theirs.get(name) != frozen.get(name):
+            node = "text_encoder" if name == "conditioner.encoder" else name.replace(".members.", ".parts.")
+            setting = f"{node}.{'run' if node in parts else 'pretrained'}"
+            return (
+                f"the checkpoint was trained with the {name} of sha256 {theirs.get(name)}, and {setting} has "
+                f"{frozen.get(name)}; set {setting} to the one that the run was started with"
+            )
     return None
 
 
@@ -203,5 +209,7 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @functools.lru_cache(maxsize=64)
 def _sha256(path: Path, changed: int, weights: str) -> str:
-    """Of a checkpoint's weights; computed again where the file has changed."""
-    return tensors_sha256(_part(read_checkpoint(path)["state_dict"], PREFIX[weights]))
+    """Of a checkpoint's weights and of those that it was trained with; computed again where the file has changed."""
+    saved = read_checkpoint(path)
+    tensors, frozen = tensors_sha256(_part(saved["state_dict"], PREFIX[weights])), saved.get("frozen")
+    return key([tensors, frozen]) if frozen else tensors

@@ -57,8 +57,19 @@ def identity(cfg: DictConfig) -> str:
     plain: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     for path in MACHINE:
         _remove(plain, path.split("."))
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({room: _ordered(node) for room, node in plain.items()}, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _ordered(node: Any) -> Any:
+    """A node with every mapping in which order counts as a list of pairs: named parts, such as guidance and the scales
+    inside it, are applied in their order; the arguments of a part have none."""
+    if isinstance(node, list):
+        return [_ordered(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {str(name): _ordered(value) for name, value in node.items()}
+    return inner if "_target_" in inner else list(inner.items())
 
 
 def _remove(node: Any, path: list[str]) -> None:
