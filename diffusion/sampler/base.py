@@ -48,7 +48,7 @@ class Denoise:
 
 
 class StepReplay:
-    """Steps that were taken, from another x: what guidance that goes back and forth asks for (RePaint).
+    """Steps that were taken, from another x: for guidance that goes back and forth (RePaint).
 
     taken: steps so far. left: steps still to come. state: what the next step will remember.
     """
@@ -121,7 +121,7 @@ class Sampler(ABC):
         """:meth:`levels` for ``count`` steps from level to level: a sampler may make another number of ``steps``."""
         if schedule.steps is not None and self.steps > schedule.steps:
             raise ValueError(
-                f"{self.steps} sampling steps asked of a schedule with a table of {schedule.steps}; "
+                f"{self.steps} sampling steps on a schedule with a table of {schedule.steps}; "
                 f"set sampler.steps to at most {schedule.steps}"
             )
         times = _even(schedule, count) if self.spacing is None else self.spacing(schedule, count)

@@ -54,8 +54,8 @@ class DPMSolverV3Sampler(Sampler):
     held where x is corrected. Steps from alpha = 0 or to sigma = 0 are DDIM steps. The options are section 3.3's and
     those of the authors' code; conf/ablation/dpm_solver_v3_*.yaml sets them as in the published tables.
 
-    The half-corrector is ``corrector_times`` [0, 0.5] by section 3.3, which says t <= 0.5, and [0.5, 1] by the authors'
-    code for Stable Diffusion, which asks for t > 0.5; which of them was published is not known.
+    The half-corrector is ``corrector_times`` [0, 0.5] by section 3.3, where t <= 0.5, and [0.5, 1] by the authors'
+    code for Stable Diffusion, where t > 0.5; which of them was published is not known.
 
     Args:
         answers: values that the predictor uses, 1 to 3: its order.
@@ -138,7 +138,7 @@ class DPMSolverV3Sampler(Sampler):
         return super().levels(schedule)
 
     def measured(self) -> ModelStatistics:
-        """The statistics, read from their file by the first who asks.
+        """The statistics, read from their file at the first call.
 
         Raises:
             ValueError: no such file.
