@@ -25,12 +25,12 @@ class EvaluationError(RuntimeError):
     """What went wrong on some rank of an evaluation, raised with the same message on all of them."""
 
 
-class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+class DivergedError(UserError, ValueError):
+    """A loss or a sample is no longer a number."""
 
 
 class RankFailedError(RuntimeError):
-    """A rank of the job failed; the message is its own, with its traceback."""
+    """A rank of the job failed, by no error of the user's; the message is its own, with its traceback."""
 
 
 class JobFailedError(RuntimeError):

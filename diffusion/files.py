@@ -31,6 +31,17 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         beside.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def numbered(path: Path, number: int) -> Path:
+    """``config.yaml`` -> ``config-2.yaml``: what a run wrote when it was continued; 1 is the file itself."""
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def newest(path: Path) -> Path:
+    """The last of ``config.yaml``, ``config-2.yaml``, ...; the file itself where there is no other."""
+    numbers = (found.stem.rpartition("-")[2] for found in path.parent.glob(f"{path.stem}-*{path.suffix}"))
+    return numbered(path, max((int(number) for number in numbers if number.isdigit()), default=1))
+
+
 def sha256_of(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:

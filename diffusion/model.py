@@ -207,20 +207,16 @@ class DiffusionModel(nn.Module):
         Raises:
             ValueError: no sampler, or a request that this model cannot draw.
         """
-        policy = labels if isinstance(labels, str) else "balanced"
         pipeline = self.pipeline(
-            sampler=_with_steps(sampler or self.sampler, steps), guidance=guidance, batch_size=batch_size, labels=policy
+            sampler=_with_steps(sampler or self.sampler, steps),
+            guidance=guidance,
+            batch_size=batch_size,
+            labels="balanced" if labels is None else labels,
         )
         wanted = torch.arange(n) if index is None else torch.as_tensor(index)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < n:
             raise ValueError(f"index lies in 0..{n - 1} for n={n} samples, got {wanted.tolist()}")
-        every = Request.of(
-            n,
-            text=text,
-            negative=negative,
-            label=None if isinstance(labels, str) else labels,
-            image=image,
-        )
+        every = Request.of(n, text=text, negative=negative, image=image)
         return pipeline.draw(wanted, seed, every.select(wanted))
 
 

@@ -9,10 +9,11 @@ python scripts/train.py resume=outputs/fashion/20260131-235959-4f1c
 from omegaconf import DictConfig
 
 from diffusion.experiment.cli.app import app
-from diffusion.experiment.run.needs import needs_overrides, with_needs
+from diffusion.experiment.run.needs import needs_overrides
+from diffusion.experiment.run.resume import whole
 
 
-@app("train", rewrite=needs_overrides, finish=with_needs)
+@app("train", rewrite=needs_overrides, finish=whole)
 def main(cfg: DictConfig) -> None:
     from diffusion.experiment.task.train import train
 

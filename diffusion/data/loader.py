@@ -97,11 +97,16 @@ class StatefulLoader:
         """Raises:
         DataError: the state was saved with other data, another batch size or another seed.
         """
-        then = {name: state.get(name) for name in self._dealing()}
-        if then != self._dealing():
+        names = {"samples": "training images", "batches": "batches an epoch", "batch_size": "images a batch"}
+        changed = [
+            f"{state.get(key)} {names.get(key, key)} then and {value} now"
+            for key, value in self._dealing().items()
+            if state.get(key) != value
+        ]
+        if changed:
             raise DataError(
-                f"the checkpoint's loader dealt {then}, this run's deals {self._dealing()}; "
-                "resume with the data settings that the run was started with"
+                f"the data are not those of the checkpoint: {', '.join(changed)}; "
+                "resume with the data and settings that the run was started with"
             )
         self.delivered = state["delivered"] * self.parts
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, key, weights_sha256
+from diffusion.errors import DivergedError
 from diffusion.guidance.base import Guidance, Wrapper
 from diffusion.pipeline.base import BATCH, Pipeline, Request
 from diffusion.randomness import LABELS, SAMPLING, KeyedRandomness
@@ -27,16 +28,18 @@ log = logging.getLogger(__name__)
 class SinglePipeline(Pipeline):
     """What draws the samples of one model.
 
-    Samples are drawn in batches of ``batch_size``, the last one filled up: sample i stands at row i mod batch_size
-    among the others of its block. So the number of samples, the choice of some of them and the number of ranks never
-    change a bit of one, whatever a kernel or an adaptive sampler makes of its batch.
+    Samples are drawn in blocks of ``batch_size``, always whole ones: sample i stands at row i mod batch_size among the
+    samples of its block, wanted or not. So the number of samples, the choice of some of them and the number of ranks
+    never change a bit of one, whatever a kernel or an adaptive sampler makes of its batch. Another ``batch_size`` may
+    change last bits. Where each sample has a request of its own, the others of a block have that of its first wanted
+    sample, which only an adaptive sampler (rk45) can notice.
 
     Args:
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
         labels: of samples that are requested without one: ``balanced`` gives sample i the class i mod C, ``drawn``
-            draws it uniformly, a number gives all that class.
+            draws it uniformly, a number gives all that class, and a list gives sample i its entry i mod n.
         columns: of samples that are requested without one: sample i takes row i mod n of each column.
         identities: of the runs that this one's parts come from, by role.
 
@@ -52,7 +55,7 @@ class SinglePipeline(Pipeline):
         guidance: Mapping[str, Wrapper] | None = None,
         batch_size: int = BATCH,
         num_classes: int | None = None,
-        labels: Literal["balanced", "drawn"] | int | str = "balanced",
+        labels: Literal["balanced", "drawn"] | int | str | Sequence[int] = "balanced",
         columns: Mapping[str, Sequence[Any] | Tensor] | None = None,
         identities: Mapping[str, Any] | None = None,
     ) -> None:
@@ -62,10 +65,11 @@ class SinglePipeline(Pipeline):
         if batch_size < 1:
             raise ValueError(f"samples are drawn at least 1 at a time, got batch_size={batch_size}")
         classes = int(getattr(model.conditioner, "num_classes", 0)) if num_classes is None else num_classes
-        if labels not in ("balanced", "drawn") and not (isinstance(labels, int) and 0 <= labels < classes):
-            raise ValueError(
-                f"labels must be 'balanced', 'drawn' or a class below {classes}, got {labels!r}; set evaluation.labels"
-            )
+        policies = ("balanced", "drawn")
+        each = () if labels in policies else labels if isinstance(labels, Sequence) else [labels]
+        whole = all(isinstance(label, int) and 0 <= label < classes for label in each)
+        if labels not in policies and (isinstance(labels, str) or not each or not whole):
+            raise ValueError(f"labels must be 'balanced', 'drawn' or classes below {classes}, got {labels!r}")
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
@@ -97,7 +101,8 @@ class SinglePipeline(Pipeline):
             return index % self.num_classes
         if self.label_policy == "drawn":
             return KeyedRandomness(index, seed=seed, stream=LABELS).randint(self.num_classes)
-        return torch.full_like(index, int(self.label_policy))
+        each = torch.as_tensor(self.label_policy).reshape(-1)
+        return each[index % len(each)]
 
     def texts(self, index: Tensor) -> list[str] | None:
         """B captions, ``None`` where there are none."""
@@ -233,11 +238,11 @@ def quantise(x: Tensor) -> Tensor:
     """Images in [-1, 1] -> uint8, nearest grey level, halves up: floor(127.5 x + 128). Data survive a round trip.
 
     Raises:
-        ValueError: a value is not finite.
+        DivergedError: a value is not finite.
     """
     if not torch.isfinite(x).all():
         bad = (~torch.isfinite(x)).flatten(1).any(dim=1).sum().item()
-        raise ValueError(
+        raise DivergedError(
             f"{bad} of {len(x)} images of a batch hold NaN or infinity; the model has diverged, or the sampler visits "
             "a level at which its target is undefined: look at a grid from scripts/sample.py with more steps"
         )
@@ -245,18 +250,9 @@ def quantise(x: Tensor) -> Tensor:
 
 
 def _batches(index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(positions in index, the ``size`` samples of a batch, rows of the batch where those of index stand).
-
-    Whole blocks of neighbours; where few samples of many blocks are wanted, batches of only them.
-    """
+    """(positions in index, the ``size`` samples of a block, rows of the block where those of index stand)."""
     blocks = torch.div(index, size, rounding_mode="floor")
-    present = blocks.unique().tolist()
-    if len(present) > 2 * -(-len(index) // size):
-        for at in torch.arange(len(index)).split(size):
-            mine = index[at]
-            yield at, torch.cat((mine, mine[-1:].expand(size - len(mine)))), torch.arange(len(mine))
-        return
-    for block in present:
+    for block in blocks.unique().tolist():
         at = (blocks == block).nonzero().squeeze(1)
         yield at, torch.arange(block * size, (block + 1) * size), index[at] - block * size
 

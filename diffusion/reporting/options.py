@@ -45,9 +45,9 @@ def read(words: Sequence[str], config: Path) -> tuple[list[Path], dict[str, Any]
             near = difflib.get_close_matches(key, settings, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"the settings are {', '.join(settings)}"
             raise ReportError(f"'{key}' is no setting here; {hint}")
-        value = yaml.safe_load(text) if text else None
         default = settings[key]
-        if default is not None and not isinstance(value, type(default)):
+        value = _text(text) if default is None or isinstance(default, str) else yaml.safe_load(text) if text else None
+        if default is not None and (type(value) is not type(default) or (type(value) is int and value < 1)):
             raise ReportError(f"{key} is {_kind(default)}, got {text!r}; the default is {key}={default}")
         settings[key] = value
     if not folders:
@@ -62,5 +62,14 @@ def usage(doc: str, config: Path) -> str:
     )
 
 
+def _text(text: str) -> str | None:
+    """As it stands, whatever YAML would read in it, without quotes around it."""
+    if text in ("", "null"):
+        return None
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
 def _kind(default: Any) -> str:
-    return {bool: "true or false", int: "a whole number", str: "a text"}.get(type(default), type(default).__name__)
+    return {bool: "true or false", int: "a whole number of at least 1", str: "a text"}.get(
+        type(default), type(default).__name__
+    )

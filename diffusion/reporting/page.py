@@ -87,7 +87,7 @@ def _grids(runs: list[Run], labels: list[str]) -> tuple[list[dict[str, str]], st
                 image = path.read_bytes()
             except OSError:
                 continue
-            label = name if path in training else f"{name}: {path.parent.name}"
+            label = name if path in training else f"{name}: {path.parent.parent.name}"
             coded = base64.b64encode(image).decode()
             out.append({"noise": _noise(path, run), "label": label, "src": f"data:image/png;base64,{coded}"})
     total = sum(len(grid["src"]) for grid in out)
@@ -97,7 +97,7 @@ def _grids(runs: list[Run], labels: list[str]) -> tuple[list[dict[str, str]], st
 def _noise(path: Path, run: Run) -> str:
     if path.name == "grid.png":
         try:
-            seed = json.loads(path.with_name("settings.json").read_text(encoding="utf-8")).get("seed")
+            seed = json.loads(path.parent.with_name("settings.json").read_text(encoding="utf-8")).get("seed")
         except (OSError, ValueError):
             seed = "unknown"
         return f"scripts/sample.py, seed {seed}"

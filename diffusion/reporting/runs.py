@@ -116,7 +116,7 @@ def _run(folder: Path, root: Path, reader: Reader, read_status: ReadStatus, note
         settings=mine,
         evaluations=evaluations,
         curves=read_curves(folder / "metrics.csv"),
-        grids=[*sorted(folder.glob("samples/step_*.png")), *sorted(folder.glob("samples/*/grid.png"))],
+        grids=[*sorted(folder.glob("samples/step_*.png")), *sorted(folder.glob("samples/*/grid/grid.png"))],
     )
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from diffusion.files import newest
+
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _TOP = re.compile(r"(?m)^(?=[A-Za-z_\"'])")
 ELSEWHERE = (
@@ -61,11 +63,11 @@ class Reader:
         Raises:
             ValueError: ``config.yaml`` is damaged.
         """
-        resolved = self.load(folder / "config.yaml")
+        resolved = self.load(newest(folder / "config.yaml"))
         if not resolved:
             raise ValueError("it is empty")
         try:
-            composed = self.load(folder / ".hydra" / "config.yaml")
+            composed = self.load(newest(folder / ".hydra" / "config.yaml"))
         except (OSError, ValueError):
             composed = {}
         return settings(resolved, _references(composed))

@@ -18,6 +18,10 @@ class Factor(LambdaLR):
             return
         self._step_count += 1
         self.last_epoch += 1
+        self.apply()
+
+    def apply(self) -> None:
+        """Sets the rates of the step that the schedule stands at."""
         self._last_lr = [
             base * factor(self.last_epoch) for base, factor in zip(self.base_lrs, self.lr_lambdas, strict=True)
         ]

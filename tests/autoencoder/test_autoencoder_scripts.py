@@ -222,8 +222,8 @@ def test_grids_in_training_are_of_images(run: Path) -> None:
 
 
 def test_samples_and_scores_are_of_images(place: Path, run: Path, tmp_path: Path) -> None:
-    run_script(f"scripts/sample.py run={run} num_samples=5 batch_size=3 output={tmp_path}")
-    images = np.load(tmp_path / "samples.npz")["arr_0"]
+    run_script(f"scripts/sample.py run={run} num_samples=5 batch_size=3 output={tmp_path / 'drawn'}")
+    images = np.load(tmp_path / "drawn" / "samples.npz")["arr_0"]
     assert images.shape == (5, 32, 32, 3)
     small = "evaluation.num_samples=12 evaluation.batch_size=5 evaluation.metrics=[fd]"
     run_script(f"scripts/evaluate.py run={run} evaluation=efficientnet {small} trainer.accelerator=cpu")

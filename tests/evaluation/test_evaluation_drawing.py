@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from pipelines import model, pipeline
 from torch import Tensor, nn
 
 from diffusion.data.digits import Digits
-from diffusion.denoiser import NetworkDenoiser
+from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.forecast import duration, memory
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
@@ -22,7 +23,7 @@ from diffusion.pipeline.single import SinglePipeline, quantise
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
-from diffusion.types import Cond
+from diffusion.types import Cond, Prediction
 
 
 def test_stored_images_survive_scaling_and_quantisation() -> None:
@@ -49,6 +50,29 @@ def test_a_sample_is_the_same_in_any_batch() -> None:
     assert not torch.equal(together, generator.draw(torch.arange(7), seed=4))
 
 
+class Coupled(GaussianDenoiser):
+    """Every sample depends on all others of its batch and on its own place, as kernels and adaptive solvers may."""
+
+    def __call__(self, x: Tensor, t: Any, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
+        answer = super().__call__(x, t, cond)
+        shift = x.mean() + torch.linspace(0, 0.5, len(x)).reshape(-1, 1, 1, 1)
+        return Prediction(x0=answer.x0 + shift, eps=answer.eps - shift)
+
+
+def test_neither_the_number_of_samples_nor_their_choice_changes_a_bit() -> None:
+    """Of a model whose samples depend on the batch: at one batch_size, every batch holds the same samples."""
+    coupled = Coupled(CosineSchedule(), torch.zeros(1, 8, 8), torch.full((1, 8, 8), 0.5))
+
+    def drawn(index: list[int], batch_size: int = 4) -> Tensor:
+        made = pipeline(coupled, AncestralSampler(4), (1, 8, 8), num_classes=3, batch_size=batch_size)
+        return made.draw(torch.tensor(index), seed=3)
+
+    whole = drawn(list(range(23)))
+    for index in ([0], [22], [1, 6, 11, 17, 22], [5, 0, 5], list(range(9)), list(range(22, -1, -1))):
+        assert torch.equal(drawn(index), whole[index]), index
+    assert not torch.equal(drawn(list(range(23)), batch_size=5), whole), "and another batch_size is another request"
+
+
 def test_label_policies() -> None:
     index = torch.arange(1000)
     assert torch.equal(model().labels(index, 0), index % 10)
@@ -57,8 +81,10 @@ def test_label_policies() -> None:
     assert torch.equal(drawn[500:], model(labels="drawn").labels(index[500:], 0))
     # Counts of a fair ten-sided die over 1000 throws: standard deviation sqrt(1000 * 0.1 * 0.9) = 9.5.
     assert (drawn.bincount(minlength=10) - 100).abs().max() < 5 * 9.5
-    with pytest.raises(ValueError, match=r"evaluation\.labels"):
-        model(labels=10)
+    assert model(labels=[3, 7, 7]).labels(index, 0).tolist() == [[3, 7, 7][i % 3] for i in range(1000)]
+    for wrong in (10, -1, "cat", [3, 10], []):
+        with pytest.raises(ValueError, match="'balanced', 'drawn' or classes below 10"):
+            model(labels=wrong)
 
 
 class Zero(nn.Module):

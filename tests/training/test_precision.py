@@ -17,7 +17,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build_trainer
 from diffusion.experiment.config import resolvers
 from diffusion.experiment.config.validate import check
-from diffusion.experiment.run.saved_config import resume_overrides
+from diffusion.experiment.run import resume
 from diffusion.network.unet import UNet
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.types import Cond, expand
@@ -80,15 +80,18 @@ def test_a_run_resumed_on_another_machine_keeps_its_precision(monkeypatch, tmp_p
     cfg, run = config(tmp_path, "trainer=auto"), tmp_path / "run"
     for name in (".hydra", "checkpoints"):
         (run / name).mkdir(parents=True)
-    (run / "checkpoints" / "last.ckpt").touch()
     OmegaConf.save(["trainer=auto"], run / ".hydra" / "overrides.yaml")
     OmegaConf.save(cfg, run / "config.yaml", resolve=True)
+    OmegaConf.save(cfg, run / ".hydra" / "config.yaml")
+    torch.save({"global_step": 5}, run / "checkpoints" / "last.ckpt")
     machine(monkeypatch, tmp_path, "avx2")
-    resumed = [line for line in resume_overrides([f"resume={run}"]) if not line.startswith("hydra.")]
-    assert config(tmp_path, *resumed).trainer.precision == "bf16-mixed"
-    for other in ("trainer.precision=32-true", "trainer=cpu"):
-        chosen = [line for line in resume_overrides([f"resume={run}", other]) if not line.startswith("hydra.")]
-        assert config(tmp_path, *chosen).trainer.precision == "32-true"
+    for new, precision in ([], "bf16-mixed"), (["trainer.precision=32-true"], "32-true"), (["trainer=cpu"], "32-true"):
+        lines = [f"resume={run}", *new]
+        monkeypatch.setattr(resume, "task_overrides", lambda lines=lines: lines)
+        words = [line for line in resume.resume_overrides(lines) if not line.startswith("hydra.")]
+        found = resume.continued(config(tmp_path, *words))
+        assert found is not None
+        assert found.cfg.trainer.precision == precision
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])

@@ -87,9 +87,9 @@ def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str
     device = trainer.strategy.root_device
     if str(cfg.trainer.get("precision")).startswith("bf16") and not supports_bf16(device):
         log.warning(
-            "%s has no bf16 products, which torch emulates slowly; set trainer.precision=%s, or 32-true",
+            "%s has no bf16 products, which torch emulates slowly; set trainer.precision=%s",
             torch.cuda.get_device_name(device) if device.type == "cuda" else "this processor",
-            "16-mixed" if device.type == "cuda" else "32-true",
+            "16-mixed or 32-true" if device.type == "cuda" else "32-true",
         )
     if str(cfg.trainer.get("precision")).startswith("16") and trainer.strategy.root_device.type == "cpu":
         sentence = half_precision({"trainer": {"accelerator": "cpu", "precision": cfg.trainer.precision}})

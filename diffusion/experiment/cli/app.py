@@ -24,12 +24,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import ConfigError, UserError
+from diffusion.errors import ConfigError, RankFailedError, UserError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
+from diffusion.experiment.config.overrides import quote_paths
 from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.run import needs
-from diffusion.experiment.run.saved_config import resume_overrides
+from diffusion.experiment.run.resume import resume_overrides
 from diffusion.experiment.sweep import run as sweep
 
 Main = Callable[[DictConfig], Any]
@@ -74,7 +75,7 @@ def app(
                 args = parser.parse_args()
                 if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
                     raise ConfigError("--multirun, --run, --cfg, --info and --shell-completion exclude each other")
-                overrides = resume_overrides(list(args.overrides))
+                overrides = resume_overrides(quote_paths(args.overrides), sweep=bool(args.multirun))
                 overrides = rewrite(overrides) if rewrite else overrides
                 sys.argv[1:] = [word for word in sys.argv[1:] if word not in args.overrides] + overrides
                 args.overrides = overrides
@@ -101,14 +102,20 @@ def app(
 
 @contextmanager
 def _exit_codes() -> Iterator[None]:
-    """An error of the user's becomes one sentence and exit code 2; what a run has recorded is not printed again."""
+    """An error of the user's becomes one sentence and exit code 2, Ctrl-C one and 130; what a run has recorded is not
+    printed again."""
     try:
         yield
     except UserError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted: what was finished is kept; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:
-        if getattr(error, "recorded", False):
+        if isinstance(error, RankFailedError) and not getattr(error, "recorded", False):
+            print(f"error: {error}", file=sys.stderr)  # with the rank's own traceback
+        if isinstance(error, RankFailedError) or getattr(error, "recorded", False):
             sys.exit(1)
         raise
 

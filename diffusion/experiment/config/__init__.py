@@ -1,3 +1,14 @@
 """Configs: composed, checked before anything is built for a run, resolved, and hashed."""
 
-__all__ = ["arguments", "compose", "config_hash", "errors", "numbers", "resolvers", "rules", "validate"]
+__all__ = [
+    "arguments",
+    "compose",
+    "config_hash",
+    "errors",
+    "numbers",
+    "overrides",
+    "resolvers",
+    "rules",
+    "settings",
+    "validate",
+]

@@ -15,12 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.errors import HydraException, OverrideParseException
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import errors, numbers, validate
+from diffusion.experiment.config.overrides import parse
 
 Finish = Callable[[DictConfig], DictConfig]
 
@@ -45,10 +46,7 @@ class Composer:
         self.folder, self.config_name, self.sweep = folder, config_name, bool(args.multirun)
         self.finish = finish or (lambda cfg: cfg)
         self.search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
-        try:
-            self.overrides: list[Override] = OverridesParser.create().parse_overrides(list(args.overrides))
-        except (OverrideParseException, HydraException) as error:
-            raise ConfigError(f"expected overrides as key=value, {errors.one_line(error)}") from None
+        self.overrides: list[Override] = parse(args.overrides)
 
     def compose(self) -> tuple[DictConfig, DictConfig]:
         """The config without Hydra's own node -> (as composed, as the job will get it).

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -42,8 +43,11 @@ AUTO = "${precision:}"
 """The precision that the machine chooses (``trainer=auto``)."""
 
 
-def identity(cfg: DictConfig) -> str:
-    """Twelve hexadecimal digits of a config without Hydra's own node; equal for two that ask for the same numbers."""
+def identity(cfg: DictConfig, history: Sequence[Any] = ()) -> str:
+    """Twelve hexadecimal digits of a config without Hydra's own node; equal for two that ask for the same numbers.
+
+    history: the changes that a run's weights went through, where it was continued with other settings.
+    """
     own = copy.deepcopy(cfg)
     OmegaConf.set_struct(own, False)
     paths = own.get("paths")
@@ -57,7 +61,8 @@ def identity(cfg: DictConfig) -> str:
     plain: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     for path in MACHINE:
         _remove(plain, path.split("."))
-    text = json.dumps({room: _ordered(node) for room, node in plain.items()}, sort_keys=True, separators=(",", ":"))
+    rooms = {room: _ordered(node) for room, node in plain.items()}
+    text = json.dumps([rooms, *history] if history else rooms, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

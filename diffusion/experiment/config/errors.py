@@ -106,7 +106,8 @@ def check_groups(overrides: Sequence[Override], groups: dict[str, list[str]], *,
             value = override.get_value_string()
             raise ConfigError(
                 f"{key}={value} names several values; add -m to run one job for each, "
-                f"or write {key}=[{value}] for a list"
+                f"write {key}=[{value}] for a list, or quote a text with commas for Hydra and the shell: "
+                f"\"{key}='{value}'\""
             )
         if override.is_delete():
             continue

@@ -47,7 +47,7 @@ def run_id() -> str:
 
 
 def precision() -> str:
-    """bf16-mixed where there is a GPU, or a processor with bf16 products; else 32-true. Asked without torch.
+    """bf16-mixed where there is a GPU, or a processor with bf16 products; else 32-true. Found without torch.
 
     On such processors bf16 is what makes a step faster: rows 3 and 9 of ``python -m benchmarks``.
     """

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from diffusion.autoencoder import weights
+from diffusion.files import newest
 
 Plain = Mapping[str, Any]
 
@@ -99,7 +100,7 @@ def second_models(cfg: Plain) -> str | None:
     for name, part in _part(cfg, "guidance").items():
         for key, second in part.items() if isinstance(part, Mapping) else ():
             run = second.get("run") if isinstance(second, Mapping) else None
-            file = None if run is None else Path(str(run)) / "config.yaml"
+            file = None if run is None else newest(Path(str(run)) / "config.yaml")
             if file is None or not file.is_file():
                 continue  # an error where it is loaded
             theirs = _identity(OmegaConf.to_container(OmegaConf.load(file)))  # type: ignore[arg-type]
@@ -143,12 +144,6 @@ def recorded_graphs(cfg: Plain) -> str | None:
         f"compile={mode} replays CUDA graphs, in whose memory the gradients of one part of a batch lie when the next "
         f"one needs it; use compile=true with {given}"
     )
-
-
-def matmul_precision(cfg: Plain) -> str | None:
-    """The arguments of torch.set_float32_matmul_precision."""
-    kinds, given = ("highest", "high", "medium"), cfg.get("matmul_precision", "highest")
-    return None if given in kinds else f"matmul_precision is one of {', '.join(kinds)}, got {given!r}"
 
 
 def half_precision(cfg: Plain) -> str | None:
@@ -278,7 +273,6 @@ RULES: tuple[Callable[[Plain], str | None], ...] = (
     micro_batch,
     half_precision,
     recorded_graphs,
-    matmul_precision,
     terminal_snr,
     learned_variance,
     extractor,

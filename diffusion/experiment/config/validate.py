@@ -21,6 +21,7 @@ from diffusion.experiment.config.arguments import arguments
 from diffusion.experiment.config.errors import nearest, one_line, ranked, unresolved
 from diffusion.experiment.config.numbers import SLOW, counts
 from diffusion.experiment.config.rules import RULES
+from diffusion.experiment.config.settings import settings
 
 HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 META = {"network", "conditioner", "text_encoder"}
@@ -68,7 +69,7 @@ def rules(plain: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: the first error found.
     """
-    for rule in (counts, *RULES):
+    for rule in (settings, counts, *RULES):
         if (sentence := rule(plain)) is not None:
             raise ConfigError(sentence)
 

@@ -15,55 +15,72 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import Preempted, RankFailedError
+from diffusion.errors import ConfigError, Preempted, RankFailedError
 from diffusion.experiment.process.ranks import joined, wanted_ranks
+from diffusion.experiment.run import held_log
 from diffusion.experiment.run.signals import defer, stop_requested
 from diffusion.files import write_atomic
 
 __all__ = ["RankFailedError", "joined", "launch", "wanted_ranks"]
 
-SCRATCH = ".ranks"
-"""Below the run folder: the job's config, the pid of each rank, and what a failed one said."""
+BEGUN = "begun"
+"""In the folder that the ranks share: the first one has begun to train."""
+SHARED = "ALPHABAR_RANKS"
+"""Environment variable of a rank: a folder with the job's config, the pid of each rank, and a failed one's error."""
 STOPPED = (128 + signal.SIGTERM, 128 + signal.SIGINT, -signal.SIGTERM, -signal.SIGINT)
 """Exit codes of a rank that was asked to stop; the last two where the signal came again while it was leaving."""
 GRACE = 5
 """Seconds between asking the other ranks of a failed job to end and making them."""
 
 
-def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.task.train:run") -> None:
+def launch(
+    folder: Path,
+    cfg: DictConfig,
+    task: str = "diffusion.experiment.task.train:run",
+    begin: Callable[[], None] | None = None,
+) -> None:
     """Runs ``task(cfg)`` in as many processes of one group as ``cfg`` asks for, and waits for them.
 
     Args:
         folder: the run folder.
         task: ``module:function``, imported by every rank.
+        begin: called once the first rank has announced that it has begun to train, or has ended well.
 
     Raises:
-        RankFailedError: a rank failed; with its message and traceback.
+        ConfigError: an error of the user's on a rank; its sentence.
+        RankFailedError: a rank failed otherwise; with its message and traceback.
         Preempted: SIGTERM came; the ranks have saved.
     """
     count = wanted_ranks(cfg)
-    scratch = folder / SCRATCH
-    shutil.rmtree(scratch, ignore_errors=True)
+    with TemporaryDirectory(prefix="ranks-") as scratch:
+        _launch(Path(scratch), folder, cfg, task, count, begin or (lambda: None))
+
+
+def _launch(scratch: Path, folder: Path, cfg: DictConfig, task: str, count: int, begin: Callable[[], None]) -> None:
     write_atomic(scratch / "job.yaml", OmegaConf.to_yaml(cfg, resolve=True))
     share = max(1, (os.cpu_count() or 1) // count)
-    environment = {"OMP_NUM_THREADS": str(share)} | dict(os.environ)
+    environment = {"OMP_NUM_THREADS": str(share)} | dict(os.environ) | {SHARED: str(scratch)}
     command = [sys.executable, "-m", "diffusion.experiment.launch.elastic", str(folder), task, str(count)]
     defer(True)
     agent = subprocess.Popen(command, env=environment)
     try:
-        passed_on, ended, lost = False, False, float("inf")
+        passed_on, ended, lost, begun = False, False, float("inf"), False
         while agent.poll() is None:
             time.sleep(0.05)
+            if not begun and (scratch / BEGUN).exists():
+                begun = True
+                begin()
             if stop_requested() and not passed_on:
                 passed_on = _send(scratch, signal.SIGTERM)
             if lost == float("inf") and any(scratch.glob("rank*.json")):
@@ -79,8 +96,18 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.task
     if stop_requested() and failure is None:
         raise Preempted(stop_requested() or signal.SIGTERM)
     if agent.returncode != 0:
-        raise RankFailedError(failure or f"the agent of the ranks ended with code {agent.returncode}")
-    shutil.rmtree(scratch, ignore_errors=True)
+        failed = RankFailedError(failure or f"the agent of the ranks ended with code {agent.returncode}")
+        if (sentence := _users(scratch)) is not None:
+            raise ConfigError(sentence) from failed
+        raise failed
+    begin()
+
+
+def announce() -> None:
+    """The first of launched ranks tells its job that it has begun to train, and writes its log from here on."""
+    held_log.release()
+    if SHARED in os.environ and os.environ.get("RANK") == "0":
+        (Path(os.environ[SHARED]) / BEGUN).touch()
 
 
 def _send(scratch: Path, signum: signal.Signals) -> bool:
@@ -105,6 +132,13 @@ def _failure(scratch: Path, made_to_end: bool = False) -> str | None:
     return "; ".join(lines) + f"\n\nOn rank {first['rank']}:\n{first['traceback']}"
 
 
+def _users(scratch: Path) -> str | None:
+    """The sentence of the rank that failed first, where that was an error of the user's."""
+    told = [_read(path) for path in scratch.glob("rank*.json")]
+    first = min(told, key=lambda one: float(one["when"]), default={})
+    return str(first["error"]) if first.get("user") else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
@@ -126,6 +160,7 @@ def die_with_parent() -> None:
 
 def agent(folder: Path, task: str, count: int) -> int:
     """Starts the ranks through torch's elastic launcher and waits; the exit code of the agent."""
+    from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -144,13 +179,15 @@ def agent(folder: Path, task: str, count: int) -> int:
     arguments = ["-m", "diffusion.experiment.launch.rank_main", str(folder), task]
     try:
         elastic_launch(config, sys.executable)(*arguments)
+    except (SignalException, KeyboardInterrupt):
+        return 128 + signal.SIGINT
     except ChildFailedError as failed:
         ended = {
             number: f"was ended by {one.signal_name()}" if one.exitcode < 0 else f"ended with code {one.exitcode}"
             for number, one in failed.failures.items()
             if one.exitcode not in STOPPED
         }
-        write_atomic(folder / SCRATCH / "agent.json", json.dumps(ended))
+        write_atomic(Path(os.environ[SHARED]) / "agent.json", json.dumps(ended))
         return 1
     return 0
 

@@ -11,6 +11,7 @@ from hydra.core.singleton import Singleton
 from hydra.core.utils import JobReturn, configure_log, run_job, setup_globals
 from omegaconf import DictConfig, open_dict
 
+from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session, sources
 
 
@@ -57,7 +58,7 @@ def run_in(folder: Path, overrides: Sequence[str], task: Callable[[DictConfig], 
 
     try:
         with session(configs, str(job.job.name)) as hydra:
-            hydra.run(str(job.job.config_name), guarded, [*search, *overrides, f"hydra.run.dir='{folder}'"])
+            hydra.run(str(job.job.config_name), guarded, [*search, *overrides, f"hydra.run.dir={quote(str(folder))}"])
     finally:
         configure_log(logging, job.verbose)
     for error in errors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import sys
 import time
 import traceback
@@ -13,9 +14,12 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.errors import UserError
 from diffusion.experiment.config import resolvers
-from diffusion.experiment.launch.elastic import SCRATCH, die_with_parent
+from diffusion.experiment.launch.elastic import SHARED, die_with_parent
 from diffusion.experiment.process.allocator import set_allocator
+from diffusion.experiment.run import held_log
+from diffusion.experiment.run.held_log import HeldLog
 from diffusion.experiment.run.signals import listen
 from diffusion.files import write_atomic
 
@@ -23,7 +27,7 @@ from diffusion.files import write_atomic
 def work(folder: Path, task: str) -> int:
     """Runs the task with the job's config; the exit code."""
     number = int(os.environ["RANK"])
-    scratch = folder / SCRATCH
+    scratch = Path(os.environ[SHARED])
     listen()
     write_atomic(scratch / f"{number}.pid", str(os.getpid()))
     module, _, function = task.partition(":")
@@ -34,13 +38,19 @@ def work(folder: Path, task: str) -> int:
         raise TypeError(f"{scratch / 'job.yaml'} holds a mapping, got {type(cfg).__name__}")
     OmegaConf.set_struct(cfg, True)
     set_allocator(cfg)
+    if cfg.get("resume") is None:
+        held_log.release()
     try:
         getattr(import_module(module), function)(cfg)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except Exception as error:
+        mine, sentence = isinstance(error, UserError), " ".join(str(error).split())
         told = {
             "rank": number,
             "when": time.time(),
-            "error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000],
+            "error": (sentence if mine else f"{type(error).__name__}: {sentence}")[:1000],
+            "user": mine,
             "traceback": traceback.format_exc(),
         }
         write_atomic(scratch / f"rank{number}.json", json.dumps(told))
@@ -49,10 +59,10 @@ def work(folder: Path, task: str) -> int:
 
 
 def _log(file: Path | None) -> None:
-    """The first rank writes where the job does, the others only warn."""
+    """The first rank writes where the job does, once the task has begun; the others only warn."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stdout)]
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        handlers.append(HeldLog(str(file)))
     level = logging.INFO if file is not None else logging.WARNING
     logging.basicConfig(level=level, format="[%(asctime)s][%(name)s][%(levelname)s] - %(message)s", handlers=handlers)
 

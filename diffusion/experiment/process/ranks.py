@@ -1,4 +1,4 @@
-"""Which rank this process is, and how many a config asks for; torch is not needed to know."""
+"""Which rank this process is, and how many a config requests; torch is not needed to know."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def shared_id() -> str | None:
 
 
 def wanted_ranks(cfg: DictConfig) -> int:
-    """How many ranks the trainer asks for on this machine.
+    """How many ranks the trainer requests on this machine.
 
     Raises:
         ConfigError: several machines, and this process was not started once a rank on each of them.

@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers, validate
+from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session
 from diffusion.experiment.run.needs import needs_overrides, with_needs
 from diffusion.experiment.run.saved_config import COMPOSED, MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
@@ -56,7 +57,7 @@ class Settings:
 def run(cells: Sequence[Row], settings: Settings) -> int:
     """Trains and scores what is not there yet, through the launcher of ``settings.hydra``.
 
-    Returns: 0, 1 if any failed, more where it was asked to stop. What did not finish training is not scored.
+    Returns: 0, 1 if any failed, more where it was stopped by a signal. What did not finish training is not scored.
     """
     failed = 0
     with _entry("train", train_task, settings) as (layout, launch):
@@ -65,11 +66,11 @@ def run(cells: Sequence[Row], settings: Settings) -> int:
             failed = launch(list({training.identity: training for training in trainings}.values()))
     if failed > 1:
         return failed
-    asked = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
+    requested = {folder: cell.statistics for cell, folder, _ in _runs(cells, settings) if cell.statistics is not None}
     with _entry("model_statistics", statistics_task, settings) as (layout, launch):
         missing = [
-            layout.cell(overridable_overrides([f"run={os.path.abspath(folder)}", *lines]), ["statistics", folder.name])
-            for folder, lines in asked.items()
+            layout.cell(overridable_overrides([_run(folder), *lines]), ["statistics", folder.name])
+            for folder, lines in requested.items()
             if _trained(folder) and not (folder / MODEL_STATISTICS).is_file()
         ]
         failed = max(failed, launch(missing)) if missing else failed
@@ -165,9 +166,9 @@ def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[Layout, L
     resolvers.register()
     folder = CONF if CONF.is_dir() else Path.cwd() / "conf"
     root = f"{settings.outputs}/{FOLDER}"
-    own = [f"hydra.sweep.dir={root}", *settings.hydra]
-    own += [f"name={FOLDER}", f"paths.outputs={settings.outputs}"] if name == "train" else []
-    own += [f"paths.outputs={settings.outputs}", f"run={root}"] if name != "train" else []
+    own = [f"hydra.sweep.dir={quote(root)}", *settings.hydra]
+    own += [f"name={FOLDER}", f"paths.outputs={quote(settings.outputs)}"] if name == "train" else []
+    own += [f"paths.outputs={quote(settings.outputs)}", f"run={quote(root)}"] if name != "train" else []
     with session(folder, name) as inner:
         config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
@@ -188,7 +189,7 @@ def _trainings(cells: Sequence[Row], settings: Settings, layout: Layout) -> dict
             key = _key(cell, seed)
             if key not in out:
                 mine = needs_overrides([*key, "evaluation=none", *settings.train])
-                whole_line = [*mine, f"name={FOLDER}", f"paths.outputs={settings.outputs}"]
+                whole_line = [*mine, f"name={FOLDER}", f"paths.outputs={quote(settings.outputs)}"]
                 training = layout.cell(whole_line, list(key))
                 out[key] = same.setdefault(training.identity, training)
     return out
@@ -202,9 +203,13 @@ def _runs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, Path,
             yield cell, trainings[_key(cell, seed)].folder, seed
 
 
+def _run(folder: Path) -> str:
+    return f"run={quote(os.path.abspath(folder))}"
+
+
 def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
-    lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={settings.outputs}"]
-    return score_overrides([f"run={os.path.abspath(folder)}", *lines, f"seed={seed}", f"evaluation.seed={seed}"])
+    lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}"]
+    return score_overrides([_run(folder), *lines, f"seed={seed}", f"evaluation.seed={seed}"])
 
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:

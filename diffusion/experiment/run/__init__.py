@@ -1,3 +1,13 @@
 """A run folder: its record, status, environment, and the config that it was started with."""
 
-__all__ = ["environment", "needs", "preemption", "record", "saved_config", "signals", "status"]
+__all__ = [
+    "environment",
+    "held_log",
+    "needs",
+    "preemption",
+    "record",
+    "resume",
+    "saved_config",
+    "signals",
+    "status",
+]

@@ -9,7 +9,6 @@ in ``<paths.outputs>/<its name>/<its identity>`` unless a run with the same iden
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -26,8 +25,10 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import identity
 from diffusion.experiment.config.errors import check_groups, explain
+from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session, sources
-from diffusion.experiment.run.status import FILE, read_status
+from diffusion.experiment.run.status import FILE, place, read_status
+from diffusion.files import newest
 
 DEPTH = 20
 """Needs of needs of needs: the most levels."""
@@ -67,8 +68,7 @@ def _split(text: str) -> list[str]:
 
 def path_overrides(cfg: DictConfig) -> list[str]:
     """What a need takes of the run that needs it: every path but the run folder."""
-    escaped = {key: re.sub(r"(['\\])", r"\\\1", str(cfg.paths[key])) for key in cfg.paths if key != "run"}
-    return [f"paths.{key}='{value}'" for key, value in escaped.items()]
+    return [f"paths.{key}={quote(str(cfg.paths[key]))}" for key in cfg.paths if key != "run"]
 
 
 def with_needs(cfg: DictConfig, chain: Chain = ()) -> DictConfig:
@@ -141,7 +141,7 @@ def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str,
 def find(outputs: Path, name: str, identity: str) -> Path:
     """The folder of the run with this identity: a finished one below ``outputs``, else one that runs or can be
     continued, else the place where it belongs."""
-    own = outputs / name / identity
+    own = place(outputs / name, identity)
     found = [own]
     if state(own) != "finished":
         for file in sorted(outputs.glob(f"*/*/{FILE}")):
@@ -186,7 +186,7 @@ def expected(folder: Path, cfg: DictConfig) -> float | None:
         return (read_status(folder) or {}).get("seconds")
     steps, times = OmegaConf.select(cfg, "trainer.max_steps"), []
     for file in folder.parent.glob(f"*/{FILE}"):
-        seconds, text = (read_status(file.parent) or {}).get("seconds"), _read(file.parent / "config.yaml")
+        seconds, text = (read_status(file.parent) or {}).get("seconds"), _read(newest(file.parent / "config.yaml"))
         theirs = ((yaml.safe_load(text) or {}).get("trainer") or {}).get("max_steps")
         if state(file.parent) == "finished" and seconds is not None:
             ratio = steps / theirs if steps and theirs and steps > 0 and theirs > 0 else 1.0

@@ -31,9 +31,11 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError, Preempted, PrunedError, RankFailedError, UserError
 from diffusion.experiment.config.config_hash import AUTO, identity
 from diffusion.experiment.process.ranks import rank
-from diffusion.experiment.run import environment, signals
+from diffusion.experiment.run import environment, held_log, signals
+from diffusion.experiment.run.resume import HISTORY, Continued, lasting, read_history
+from diffusion.experiment.run.saved_config import COMPOSED, OVERRIDES, RESOLVED
 from diffusion.experiment.run.status import now, process, read_status, write_status
-from diffusion.files import write_atomic
+from diffusion.files import newest, write_atomic
 
 log = logging.getLogger(__name__)
 
@@ -47,43 +49,74 @@ class Record:
         folder: the run folder; made where missing.
         cfg: the run's config, its needs resolved; ``None`` leaves ``config.yaml`` as it is.
         overrides: the command line's, kept in ``status.json`` for tables.
+        continued: the run that is continued; the folder stays as it is until :meth:`begin`.
 
     Raises:
         ConfigError: another living process is writing to this folder.
     """
 
-    def __init__(self, folder: Path, cfg: DictConfig | None = None, overrides: Sequence[str] = ()) -> None:
-        self.folder, self.cfg = folder, cfg
+    def __init__(
+        self,
+        folder: Path,
+        cfg: DictConfig | None = None,
+        overrides: Sequence[str] = (),
+        continued: Continued | None = None,
+    ) -> None:
+        self.folder, self.cfg, self.continued = folder, cfg, continued
         self.status: dict[str, Any] = {"status": "running", "overrides": list(overrides)}
         self._clock = 0.0
         self._facts: dict[str, Any] = {}
-        self._follower = rank() > 0
+        self._follower, self._begun = rank() > 0, False
 
     def __enter__(self) -> Record:
         self._signals = signals.begin()
         try:
-            return self if self._follower else self._begin()
+            if not self._follower:
+                self._expect_free()
+            if self.continued is None:
+                self.begin()
+            return self
         except BaseException:
             signals.end(self._signals)
             raise
 
-    def _begin(self) -> Record:
+    def _expect_free(self) -> dict[str, Any]:
         before = read_status(self.folder)
         if before is not None and before["status"] == "running" and before.get("pid") != os.getpid():
             raise ConfigError(
                 f"{self.folder} is being written by process {before.get('pid')} since {before.get('started')}; "
                 "wait for it, stop it, or give another folder"
             )
-        segment = 1 + int((before or {}).get("segments", 0))
-        self.start_clock()
-        self.status |= {"identity": self._identity(before or {}), "started": now(), "segments": segment, **process()}
+        return before or {}
+
+    def begin(self) -> None:
+        """Writes that the run is running, once."""
+        held_log.release()
+        if self._begun or self._follower:
+            return
+        before = self._expect_free()
+        self._begun = True
+        segment = 1 + int(before.get("segments", 0))
+        if not self._clock:
+            self.start_clock()
+        self.status |= {"started": now(), "segments": segment, **process()}
         self.folder.mkdir(parents=True, exist_ok=True)
+        if self.continued is not None:
+            self.continued.write(self.folder, segment)
+        elif self.cfg is not None and self.cfg.get("resume") is None:
+            self._start_config()
+        self.status["identity"] = self._identity(before)
         write_status(self.folder, self.status)
         self._environment = self.folder / ("environment.json" if segment == 1 else f"environment-{segment}.json")
         self._write_environment()
-        if self.cfg is not None:
-            write_atomic(self.folder / "config.yaml", OmegaConf.to_yaml(self.cfg, resolve=True))
-        return self
+
+    def _start_config(self) -> None:
+        """Of a run that starts from its beginning; what an earlier one in this folder was continued with is gone."""
+        write_atomic(self.folder / RESOLVED, OmegaConf.to_yaml(self.cfg, resolve=True))
+        for name in (RESOLVED, COMPOSED, OVERRIDES):
+            while (later := newest(self.folder / name)) != self.folder / name:
+                later.unlink()
+        (self.folder / HISTORY).unlink(missing_ok=True)
 
     def start_clock(self) -> None:
         """``seconds`` count from here: those before were other runs'."""
@@ -96,6 +129,10 @@ class Record:
         signals.end(self._signals)
         if self._follower:
             return False
+        if not self._begun and error is None:
+            self.begin()
+        if not self._begun:
+            return self._refused(error)
         ended = {"ended": now(), "seconds": round(time.monotonic() - self._clock, 3)}
         preempted = isinstance(error, Preempted) or _is_sigterm(error)
         self._write_environment()
@@ -123,10 +160,17 @@ class Record:
         write_status(self.folder, self.status | ended | failed)
         return False
 
+    def _refused(self, error: BaseException | None) -> bool:
+        """The run was not continued: its folder is as it was."""
+        if isinstance(error, Preempted | KeyboardInterrupt) or _is_sigterm(error):
+            log.warning("stopped before the run was continued; %s is as it was", self.folder)
+            raise Preempted(signal.SIGINT if isinstance(error, KeyboardInterrupt) else signal.SIGTERM) from None
+        return False
+
     def note(self, **facts: Any) -> None:
         """Plain values that ``environment.json`` holds from now on."""
         self._facts |= facts
-        if not self._follower:
+        if self._begun:
             self._write_environment()
 
     def _write_environment(self) -> None:
@@ -139,11 +183,13 @@ class Record:
         """Of the config; a run that continues in its recorded precision, where the machine chose it, stays the same."""
         if self.cfg is None:
             return before.get("identity")
-        own = identity(self.cfg)
+        history = lasting(read_history(self.folder))
+        own = identity(self.cfg, history)
         if before.get("identity") not in (own, None) and self.cfg.get("trainer"):
             cfg = copy.deepcopy(self.cfg)
             cfg.trainer.precision = AUTO
-            own = identity(cfg) if identity(cfg) == before["identity"] else own
+            auto = identity(cfg, history)
+            own = auto if auto == before["identity"] else own
         return own
 
 

@@ -1,4 +1,4 @@
-"""A finished or interrupted run, from its folder: what it was told, and its weights.
+"""A finished or interrupted run, from its folder: its settings, and its weights.
 
 ``sample`` and ``evaluate`` take data, schedule, parameterization, network, conditioner and autoencoder from the run
 and cannot disagree with the training; sampler, spacing, guidance and evaluation start as the run had them and are
@@ -8,7 +8,6 @@ theirs to change.
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from yaml import YAMLError
 
 from diffusion import __version__
 from diffusion.errors import ConfigError
+from diffusion.files import newest
 
 OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
 """Rooms that sampling and evaluation may change."""
-RELOCATABLE = ("pretrained", "run", "sha256", "max_batch")
-"""Of an autoencoder: where its weights lie, and how it computes; a checkpoint knows whose latents it is of."""
 RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
 MODEL_STATISTICS = "ems.safetensors"
 """The statistics of the run's model that DPM-Solver-v3 samples with."""
@@ -31,46 +29,6 @@ MODEL_STATISTICS = "ems.safetensors"
 def overridable_overrides(overrides: list[str]) -> list[str]:
     """``sampler.steps=10`` changes the run's own sampler, a node that this config does not hold: it is added."""
     return [f"++{line}" if line.split(".", 1)[0] in OVERRIDABLE and "=" in line else line for line in overrides]
-
-
-def resume_overrides(overrides: list[str]) -> list[str]:
-    """With ``resume=<run folder>``, the overrides that the run was started with come first; new ones win.
-
-    Precision is what the run recorded, whatever this machine would take, unless a new override chooses it.
-    """
-    folder = _value(overrides, "resume")
-    if folder in (None, "", "null"):
-        return overrides
-    run = Path(str(folder))
-    _expect_run(run, "resume")
-    if not (run / "checkpoints" / "last.ckpt").is_file():
-        raise ConfigError(
-            f"resume={run}: the run has no checkpoints/last.ckpt to continue from; it stopped before its first save, "
-            "so start it again without resume"
-        )
-    stored = _read(run, OVERRIDES)
-    new = {_key(line) for line in overrides}
-    kept = [line for line in map(str, stored) if _key(line) not in new and _key(line) != "resume"]
-    recorded = OmegaConf.select(read_resolved(run), "trainer.precision")
-    chosen = new | set(map(_key, stored))
-    keep = (
-        []
-        if recorded is None or "trainer" in new or "trainer.precision" in chosen
-        else [f"trainer.precision={recorded}"]
-    )
-    return [*kept, *overrides, *keep, f"hydra.run.dir='{run}'"]
-
-
-def continue_in(cfg: DictConfig, folder: Path) -> None:
-    """Continues the run of ``folder`` where it has a checkpoint, in the precision that it recorded where the machine
-    chooses it: another machine may have begun it."""
-    if not (folder / "checkpoints" / "last.ckpt").is_file():
-        return
-    cfg.resume = str(folder)
-    recorded = OmegaConf.select(_read(folder, RESOLVED), "trainer.precision") if (folder / RESOLVED).is_file() else None
-    node = cfg.trainer._get_node("precision") if cfg.get("trainer") else None
-    if recorded is not None and node is not None and node._is_interpolation():
-        cfg.trainer.precision = recorded
 
 
 def with_run(cfg: DictConfig) -> DictConfig:
@@ -82,8 +40,8 @@ def with_run(cfg: DictConfig) -> DictConfig:
         ConfigError: ``run`` is not a run folder.
     """
     run = Path(cfg.run)
-    _expect_run(run, "run")
-    merged, composed = read_resolved(run), _read(run, COMPOSED)
+    expect_run(run, "run")
+    merged, composed = read_resolved(run), read_file(run, COMPOSED)
     for node, name in ((merged, RESOLVED), (composed, COMPOSED)):
         lacks = [key for key in ("paths", "data", "schedule", "network", *OVERRIDABLE) if key not in node]
         if lacks:
@@ -114,7 +72,7 @@ def read_resolved(run: Path) -> DictConfig:
     Raises:
         ConfigError: there is none, it is damaged, or the run was made by a version before 0.2.
     """
-    node: DictConfig = _read(run, RESOLVED)
+    node: DictConfig = read_file(run, RESOLVED)
     try:
         record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -144,34 +102,10 @@ def checkpoint_path(run: Path, checkpoint: str) -> Path:
     raise ConfigError(f"no checkpoint '{checkpoint}' in {run}; there are: {', '.join(there) or 'none'}")
 
 
-def refuse_to_continue(cfg: DictConfig, run: Path) -> None:
-    """Asked before a run is continued, so that its record still tells what its weights are of.
-
-    Raises:
-        ConfigError: ``cfg`` has another network, conditioner or autoencoder; the run's checkpoint is half-written.
-    """
-    last = run / "checkpoints" / "last.ckpt"
-    if last.is_file() and not zipfile.is_zipfile(last):
-        raise ConfigError(f"{last} is half-written; put a whole one in its place, or start again without resume")
-    stored = _read(run, RESOLVED) if (run / RESOLVED).is_file() else {}
-    for room in ("network", "conditioner", "autoencoder"):
-        mine: Any = OmegaConf.to_container(cfg[room], resolve=True) if room in cfg else None
-        theirs = stored.get(room)
-        if mine is None or theirs is None:
-            continue
-        keys = [key for key in {**mine, **theirs} if room != "autoencoder" or key not in RELOCATABLE]
-        for key in keys:
-            if mine.get(key) != theirs.get(key):
-                raise ConfigError(
-                    f"{run} was trained with {room}.{key}={theirs.get(key)}, and this would continue it with "
-                    f"{mine.get(key)}; leave that setting as it was, or start another run without resume"
-                )
-
-
-def _read(run: Path, name: str) -> Any:
-    """The YAML file ``name`` of a run folder."""
+def read_file(run: Path, name: str) -> Any:
+    """The YAML file ``name`` of a run folder, the newest where the run was continued."""
     try:
-        node = OmegaConf.load(run / name)
+        node = OmegaConf.load(newest(run / name))
     except FileNotFoundError:
         raise ConfigError(
             f"{run} has no {name}: it was copied in part, or made by another version of this project"
@@ -183,16 +117,7 @@ def _read(run: Path, name: str) -> Any:
     return OmegaConf.to_container(node) if name == OVERRIDES else node  # references in overrides are not followed
 
 
-def _expect_run(run: Path, key: str) -> None:
+def expect_run(run: Path, key: str) -> None:
     if not (run / RESOLVED).is_file():
         what = "is not a run folder (it has no config.yaml)" if run.is_dir() else "does not exist"
         raise ConfigError(f"{key}={run} {what}; name a folder that scripts/train.py made, outputs/<name>/<run id>")
-
-
-def _key(override: str) -> str:
-    return override.split("=", 1)[0].lstrip("+~").split("@")[0]
-
-
-def _value(overrides: list[str], key: str) -> str | None:
-    values = [line.split("=", 1)[1] for line in overrides if line.startswith(f"{key}=")]
-    return values[-1] if values else None

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
 from diffusion.errors import Preempted
+from diffusion.experiment.process.ranks import rank
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -52,6 +56,21 @@ def end(before: tuple[_State, list[Any]]) -> None:
     _state, handlers = before
     for number, handler in zip(SIGNALS, handlers, strict=False):
         signal.signal(number, handler)
+
+
+@contextmanager
+def interruptible(kept: str) -> Iterator[None]:
+    """Work that keeps no record of its own: Ctrl-C says what is kept and how to go on.
+
+    Raises:
+        Preempted: Ctrl-C, with exit code 130.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        if rank() == 0:
+            print(f"interrupted: {kept}", file=sys.stderr, flush=True)
+        raise Preempted(signal.SIGINT) from None
 
 
 def _handle(signum: int, frame: FrameType | None) -> None:

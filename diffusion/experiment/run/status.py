@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import time
@@ -38,6 +39,13 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     if status["status"] == "running" and status.get("host") == host() and not _alive(status):
         status |= {"status": "failed", "killed": True, "reason": f"killed: process {status.get('pid')} is gone"}
     return status
+
+
+def place(parent: Path, identity: str) -> Path:
+    """The folder of the run with this identity: the first of ``<identity>``, ``<identity>-2``, ... that holds it or no
+    other run. A run that was continued with other settings keeps its folder, and is another run from then on."""
+    folders = itertools.chain((parent / identity,), (parent / f"{identity}-{n}" for n in itertools.count(2)))
+    return next(f for f in folders if (read_status(f) or {}).get("identity") in (identity, None))
 
 
 def wait(folder: Path) -> str | None:

@@ -20,7 +20,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import MACHINE, identity
 from diffusion.experiment.config.errors import explain
-from diffusion.experiment.run.status import read_status
+from diffusion.experiment.run.status import place, read_status
 from diffusion.files import write_atomic
 
 MANIFEST = "sweep.json"
@@ -43,7 +43,7 @@ class Cell:
 
     @property
     def status(self) -> dict[str, Any]:
-        """As its folder tells it now; a script that keeps no record is told by its job."""
+        """As its folder has it now; the job's own result where the script keeps no record."""
         return (read_status(self.folder) or {}) if self.recorded else self.result
 
     @property
@@ -55,7 +55,7 @@ def plan(context: Any, task: Any, config: DictConfig, arguments: list[str]) -> l
     """The cells, each composed and checked before any of them runs.
 
     Raises:
-        ConfigError: a mistake in a cell; a swept key that changes nothing; a folder that another sweep made.
+        ConfigError: an error in a cell; a swept key that changes nothing; a folder that another sweep made.
     """
     parsed = OverridesParser.create(config_loader=context.config_loader).parse_overrides(arguments)
     swept = [o.get_key_element() for o in parsed if o.is_sweep_override()]
@@ -138,7 +138,9 @@ class Layout:
         """
         cfg, name = self.checked(overrides, swept)
         recorded = "run" not in cfg
-        folder = Path(str(self.config.hydra.sweep.dir)) / name if recorded else Path(str(cfg.run or cfg.get("output")))
+        folder = (
+            place(Path(str(self.config.hydra.sweep.dir)), name) if recorded else Path(str(cfg.run or cfg.get("output")))
+        )
         return Cell(overrides, swept, folder, name, recorded, OmegaConf.select(cfg, "trainer.max_steps"))
 
 
@@ -180,5 +182,5 @@ def _write_manifest(cells: list[Cell], fixed: list[str], swept: list[str]) -> No
                 f"{path.parent} holds another sweep (over {', '.join(theirs['swept']) or 'nothing'}, with "
                 f"{' '.join(theirs['fixed']) or 'no other override'}); give this one a name=... of its own"
             )
-    listed = known.get("cells", {}) | {cell.identity: cell.swept for cell in cells}
+    listed = known.get("cells", {}) | {cell.folder.name: cell.swept for cell in cells}
     write_atomic(path, json.dumps({**mine, "cells": listed}, indent=2) + "\n")

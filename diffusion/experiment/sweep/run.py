@@ -30,7 +30,7 @@ from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.process.ranks import joined
 from diffusion.experiment.run.needs import show, with_needs
 from diffusion.experiment.run.record import Record
-from diffusion.experiment.run.saved_config import continue_in
+from diffusion.experiment.run.resume import continue_in
 from diffusion.experiment.run.status import SKIPPED, host, wait
 from diffusion.experiment.sweep.config_cache import Loader
 from diffusion.experiment.sweep.plan import Cell, Layout, combinations, plan
@@ -50,8 +50,8 @@ def grid(context: Any, task: Any, config: DictConfig, arguments: list[str], *, r
             return
         cells = plan(context, task, config, arguments)
         code = Sweep(context, task, config, cells).run(retry=retry)
-    except ConfigError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if code:
         sys.exit(code)
@@ -99,10 +99,10 @@ class Sweep:
             with View(self.cells):
                 self._launch([cell for cell in self._left() if cell.status.get("status") != "running"])
                 self._wait()
-        except (Preempted, KeyboardInterrupt) as asked:
+        except (Preempted, KeyboardInterrupt) as stop:
             _stop_jobs(self.cells)
             table(self.cells, time.monotonic() - start)
-            return int(asked.code or 1) if isinstance(asked, Preempted) else 130
+            return int(stop.code or 1) if isinstance(stop, Preempted) else 130
         finally:
             signal.signal(signal.SIGTERM, previous)
         if not quiet:
@@ -151,7 +151,7 @@ class Sweep:
     @staticmethod
     def _place(cell: Cell) -> list[str]:
         if cell.recorded:
-            return [f"hydra.sweep.subdir='{cell.identity}'"]  # 2406303653e9 is a number, but for the quotes
+            return [f"hydra.sweep.subdir='{cell.folder.name}'"]  # 2406303653e9 is a number, but for the quotes
         return [f"hydra.sweep.dir='{cell.folder}'", "hydra.sweep.subdir=."]
 
     @staticmethod
@@ -175,7 +175,7 @@ class Sweep:
 
 
 STOPPING = threading.Event()
-"""The sweep of this process was asked to stop: its launcher begins no other job."""
+"""The sweep of this process is being stopped: its launcher begins no other job."""
 SWEEPER = "ALPHABAR_SWEEPER"
 """Environment variable: the process that runs the sweep, so that a job knows whether it is its own process."""
 
@@ -194,7 +194,7 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if recorded:
             if wait(folder) == "finished":
                 return None
-            if os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name:
+            if os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name.partition("-")[0]:
                 raise ConfigError(
                     "a config file was edited while the sweep ran; the same command again lays out new cells"
                 )

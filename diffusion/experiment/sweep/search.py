@@ -1,6 +1,6 @@
 """Search: Optuna proposes, our sweeps run. The study is a file in the sweep's folder and is written as it goes.
 
-A trial that diverges (NaN) or fails is told to the study as failed and the search goes on. The same command again
+A trial that diverges (NaN) or fails is a failed one to the study and the search goes on. The same command again
 finishes what was interrupted, then adds what is missing; it repeats no trial.
 """
 
@@ -33,8 +33,8 @@ def search(sweeper: Any, arguments: list[str]) -> None:
     try:
         refuse_ranks()
         code = Search(sweeper, arguments).run()
-    except ConfigError as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     if code:
         sys.exit(code)
@@ -91,9 +91,9 @@ class Search:
             swept = [f"{key}={trial.params[key]}" for key in self.space]
             try:
                 cell = self.layout.cell([*self.fixed, *swept], swept)
-            except ConfigError as mistake:
-                log.warning("trial %d cannot be run: %s", trial.number, mistake)
-                self._tell(trial, None, str(mistake))
+            except ConfigError as error:
+                log.warning("trial %d cannot be run: %s", trial.number, error)
+                self._tell(trial, None, str(error))
                 continue
             cell.extra = self._pruning(trial)
             cells.append((trial, cell))
@@ -101,7 +101,7 @@ class Search:
             return 0
         code = Sweep(self.context, self.s.task, self.s.config, [cell for _, cell in cells]).run(quiet=True)
         if code > 1:
-            return code  # asked to stop: the trials stay running, and the next call finishes them
+            return code  # stopped by a signal: the trials stay running, and the next call finishes them
         for trial, cell in cells:
             value = result(cell.folder, self.s.metric)
             self._tell(trial, value, str(cell.status.get("reason", "")), pruned=bool(cell.status.get("pruned")))

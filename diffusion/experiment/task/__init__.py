@@ -9,5 +9,7 @@ __all__ = [
     "posthoc_ema",
     "reference_statistics",
     "sample",
+    "sample_config",
+    "sample_output",
     "train",
 ]

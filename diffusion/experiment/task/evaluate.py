@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import os
-import re
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from diffusion.errors import ConfigError, RankFailedError
+from diffusion.errors import ConfigError
 from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.sample_folder import load_images
@@ -33,6 +33,7 @@ from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.experiment.run.signals import interruptible
 from diffusion.experiment.run.status import SKIPPED
 from diffusion.experiment.task.sample import build_pipeline, settings_name
 from diffusion.files import sha256_of
@@ -48,9 +49,11 @@ def evaluate(cfg: DictConfig) -> None:
         ConfigError: what cannot be scored as asked, in one sentence.
     """
     if joined() or wanted_ranks(cfg) == 1:
-        run(cfg)
+        with interruptible(kept(target(cfg))):
+            run(cfg)
         return
-    start(target(cfg), cfg, "diffusion.experiment.task.evaluate:run")
+    with interruptible(kept(target(cfg))):
+        launch(target(cfg), cfg, "diffusion.experiment.task.evaluate:run")
 
 
 def evaluate_once(cfg: DictConfig) -> str | None:
@@ -65,25 +68,32 @@ def evaluate_once(cfg: DictConfig) -> str | None:
 def _scored(cfg: DictConfig) -> bool:
     if cfg.get("images") is not None:  # images may have changed
         return False
+    known = _scored_checkpoint(target(cfg))
+    return known is not None and known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint))
+
+
+def _scored_checkpoint(folder: Path) -> str | None:
+    """The sha256 of the checkpoint that a finished evaluation is of."""
     try:
-        record = json.loads((target(cfg) / "metrics.json").read_text(encoding="utf-8"))
-        known = record["fingerprint"]["about"]["checkpoint_sha256"]
+        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        return str(record["fingerprint"]["about"]["checkpoint_sha256"])
     except (OSError, ValueError, KeyError, TypeError):
-        return False
-    return bool(known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint)))
+        return None
 
 
-def start(folder: Path, cfg: DictConfig, task: str) -> None:
-    """``task(cfg)`` on several ranks.
+def _keep_other(folder: Path, sha256: str) -> None:
+    """The score of other weights, of before the run was continued, moves to a name with the first digits of theirs."""
+    known = _scored_checkpoint(folder)
+    if known is not None and known != sha256:
+        kept = folder.with_name(f"{folder.name}_{known[:6]}")
+        shutil.rmtree(kept, ignore_errors=True)
+        folder.rename(kept)
+        log.info("the score of the weights before is in %s", kept)
 
-    Raises:
-        ConfigError: a rank failed; its own sentence.
-    """
-    try:
-        launch(folder, cfg, task)
-    except RankFailedError as error:
-        sentence = str(error).split("\n\n")[0]
-        raise ConfigError(re.sub(r"^rank \d+: ConfigError: ", "", sentence)) from error
+
+def kept(folder: Path) -> str:
+    """What an interrupted evaluation leaves, in words."""
+    return f"finished batches are kept in {folder}; run the same command again, and only the rest is drawn"
 
 
 def run(cfg: DictConfig) -> Result | Forecast:
@@ -114,7 +124,11 @@ def score(
 
 def target(cfg: DictConfig) -> Path:
     """The folder of this evaluation: in the run below ``evaluation``, named after what was evaluated and how."""
-    settings = json.dumps(OmegaConf.to_container(cfg.evaluation, resolve=True), sort_keys=True)
+    decides = [OmegaConf.to_container(cfg.evaluation, resolve=True)]
+    if cfg.get("images") is not None:  # nothing else of the folder's name says which, and against what
+        data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.get("data") else None
+        decides += [str(Path(cfg.images).resolve()), data]
+    settings = json.dumps(decides if len(decides) > 1 else decides[0], sort_keys=True)
     how = f"{cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
     if cfg.get("images") is not None:
         return Path(cfg.output) / how
@@ -171,6 +185,8 @@ def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, d
         "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
+    if rank() == 0:
+        _keep_other(target(cfg), about["checkpoint_sha256"])
     pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
 

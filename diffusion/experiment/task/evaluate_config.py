@@ -8,29 +8,32 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.overrides import quote, text_of
 from diffusion.experiment.run.saved_config import overridable_overrides, with_run
+from diffusion.experiment.task.sample_config import numbered
 
 
 def score_overrides(overrides: list[str]) -> list[str]:
     """The command line as Hydra shall read it: the run of a checkpoint, a folder for the scores of images."""
-    given = {line.split("=", 1)[0]: line.split("=", 1)[1] for line in overrides if "=" in line}
+    images, run, checkpoint = (text_of(overrides, key) for key in ("images", "run", "checkpoint"))
     out = overridable_overrides(overrides)
-    if "images" in given:
-        if "run" in given or "checkpoint" in given:
+    if images is not None:
+        if run is not None or checkpoint is not None:
             raise ConfigError("images= scores images and run= a model; give one of them")
-        stem, place = Path(given["images"]).stem, str(Path(given["images"]).resolve())
-        mark = hashlib.sha256(place.encode()).hexdigest()[:6]
-        folder = given.get("output", f"{given.get('paths.outputs', 'outputs')}/images/{stem}-{mark}")
-        out += [] if "output" in given else [f"output={folder}"]
-        return [*out, f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
-    if "run" not in given and "checkpoint" in given:
-        run = Path(given["checkpoint"]).resolve().parent.parent
-        if not (run / "config.yaml").is_file():
+        mark = hashlib.sha256(str(Path(images).resolve()).encode()).hexdigest()[:6]
+        outputs = text_of(overrides, "paths.outputs") or "outputs"
+        given = text_of(overrides, "output")
+        folder = given or f"{outputs}/images/{Path(images).resolve().stem}-{mark}"
+        out += [] if given else [f"output={quote(folder)}"]
+        return [*out, f"hydra.run.dir={quote(folder)}", f"hydra.sweep.dir={quote(folder)}"]
+    if run is None and checkpoint is not None:
+        folder_of = Path(checkpoint).resolve().parent.parent
+        if not (folder_of / "config.yaml").is_file():
             raise ConfigError(
-                f"checkpoint={given['checkpoint']} lies in no run folder (checkpoints/<name>.ckpt beside config.yaml), "
+                f"checkpoint={checkpoint} lies in no run folder (checkpoints/<name>.ckpt beside config.yaml), "
                 "so its network is not known; give run=<run folder> too"
             )
-        return [*out, f"run={run}"]
+        return [*out, f"run={quote(str(folder_of))}"]
     return out
 
 
@@ -60,5 +63,7 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError("the run has no evaluation of its own; add evaluation=<name>")
     OmegaConf.set_struct(merged, False)
     merged.trainer, merged.images, merged.output = cfg.get("trainer"), None, cfg.output
+    if "labels" in merged.evaluation:
+        merged.evaluation.labels = numbered(merged, merged.evaluation.labels, "evaluation.labels")
     OmegaConf.set_struct(merged, True)
     return merged

@@ -17,6 +17,7 @@ from diffusion.experiment.build.build import build, build_data
 from diffusion.experiment.build.load import load_model
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.saved_config import MODEL_STATISTICS
+from diffusion.experiment.run.signals import interruptible
 from diffusion.guidance.base import guide
 from diffusion.model import DiffusionModel
 from diffusion.randomness import STATISTICS, KeyedRandomness
@@ -49,7 +50,11 @@ def write(cfg: DictConfig) -> Path:
         "samples": cfg.num_samples,
         "seed": cfg.seed,
     }
-    with Progress(transient=True) as bar, user_errors():
+    with (
+        Progress(transient=True) as bar,
+        user_errors(),
+        interruptible("no file was written; run the same command again"),
+    ):
         task = bar.add_task("measuring", total=len(lams))
         found = estimate_statistics(
             guided, list(_draws(cfg, model)), lams, about, lambda i: bar.update(task, completed=i + 1)
@@ -57,7 +62,7 @@ def write(cfg: DictConfig) -> Path:
     path = Path(cfg.output) if cfg.output else run / MODEL_STATISTICS
     path.parent.mkdir(parents=True, exist_ok=True)
     found.save(path)
-    log.info("statistics at %d levels over %d images in %s", len(lams), cfg.num_samples, path)
+    log.info("statistics at %d levels in %s", len(lams), path)
     return path
 
 
@@ -80,12 +85,12 @@ def check_statistics(sampler: Sampler, denoiser: NetworkDenoiser) -> None:
 def _draws(cfg: DictConfig, model: DiffusionModel) -> Iterator[Draw]:
     """The first training images with noise and probes of their own."""
     split = build_data(cfg).split("train")
-    if cfg.num_samples > len(split):
+    count = len(split) if cfg.num_samples is None else cfg.num_samples
+    if count > len(split):
         raise ConfigError(
-            f"{cfg.num_samples} training images are asked for, and there are {len(split)}; "
-            "set num_samples to at most that"
+            f"{count} training images are asked for, and there are {len(split)}; set num_samples to at most that"
         )
-    for rows in torch.arange(cfg.num_samples).split(cfg.batch_size):
+    for rows in torch.arange(count).split(cfg.batch_size):
         batch = split.batch(rows)
         moved = {k: v.to(model.device) if torch.is_tensor(v) and k != "index" else v for k, v in batch.items()}
         x0, random = model.encode(moved["image"]), KeyedRandomness(rows, seed=cfg.seed, stream=STATISTICS)

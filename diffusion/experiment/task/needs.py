@@ -16,7 +16,7 @@ from diffusion.errors import ConfigError, JobFailedError
 from diffusion.experiment.launch.hydra_job import run_in
 from diffusion.experiment.process.ranks import joined
 from diffusion.experiment.run.needs import needs_overrides, path_overrides, state
-from diffusion.experiment.run.saved_config import continue_in
+from diffusion.experiment.run.resume import continue_in
 from diffusion.experiment.run.status import read_status
 
 log = logging.getLogger(__name__)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.files import replacing
 from diffusion.training.callbacks.posthoc import reconstruct
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,9 @@ def write(cfg: DictConfig) -> Path:
         raise ConfigError(str(error)) from None
     state = torch.load(last, map_location="cpu", weights_only=True)["state_dict"]
     suffix = "" if cfg.step is None else f"_step_{cfg.step:07d}"
-    path = last.with_name(f"ema_{cfg.std:.3f}{suffix}.ckpt")
-    torch.save({"state_dict": {**state, **averaged}}, path)
+    length = f"{cfg.std:.3f}" if round(cfg.std, 3) == cfg.std else repr(cfg.std)
+    path = last.with_name(f"ema_{length}{suffix}.ckpt")
+    with replacing(path) as beside:
+        torch.save({"state_dict": {**state, **averaged}}, beside)
     log.info("%s holds the average of length %g; use it with checkpoint=%s", path, cfg.std, path.stem)
     return path

@@ -13,8 +13,10 @@ from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.scoring import Scoring
 from diffusion.experiment.build.build import build, build_data
 from diffusion.experiment.config.errors import user_errors
+from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
-from diffusion.experiment.task.evaluate import process_group, progress, start
+from diffusion.experiment.run.signals import interruptible
+from diffusion.experiment.task.evaluate import process_group, progress
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +25,11 @@ def reference(cfg: DictConfig) -> None:
     """Builds the reference of ``cfg.data`` for ``cfg.evaluation``, on as many ranks as the trainer asks for."""
     if not cfg.evaluation:
         raise ConfigError("a reference is made of an extractor's features; choose evaluation=<name>")
-    if joined() or wanted_ranks(cfg) == 1:
-        run(cfg)
-        return
-    start(Path(cfg.paths.run), cfg, "diffusion.experiment.task.reference_statistics:run")
+    with interruptible("no reference was written, and those of others are as they were; run the same command again"):
+        if joined() or wanted_ranks(cfg) == 1:
+            run(cfg)
+        else:
+            launch(Path(cfg.paths.run), cfg, "diffusion.experiment.task.reference_statistics:run")
 
 
 def run(cfg: DictConfig) -> None:

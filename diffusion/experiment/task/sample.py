@@ -9,88 +9,78 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
-from PIL import Image
 from rich.progress import track
 
-from diffusion.errors import ConfigError
+from diffusion.evaluation import fingerprint
 from diffusion.experiment.build.build import build, build_data
 from diffusion.experiment.build.load import identities, load_model, plain
 from diffusion.experiment.config.errors import user_errors
+from diffusion.experiment.run.signals import interruptible
 from diffusion.experiment.task.model_statistics import check_statistics
+from diffusion.experiment.task.sample_config import check_output, class_names
+from diffusion.experiment.task.sample_output import write_samples
 from diffusion.model import DiffusionModel
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.single import SinglePipeline
-from diffusion.training.callbacks.samples import save_grid
 
 log = logging.getLogger(__name__)
 
+KEPT = "no image of this request was kept, and those of others are as they were; run the same command again"
+DEFAULTS = (False, "highest")
+
 
 def sample(cfg: DictConfig) -> Path:
-    """Draws ``cfg.num_samples`` images with the config of a run (:func:`restore.with_run`) -> the folder they are in.
+    """Draws ``cfg.num_samples`` images as ``cfg`` (:func:`sample_config.whole`) says -> the folder they are in.
 
-    The folder holds ``grid.png``, one PNG an image, ``samples.npz`` (``arr_0`` uint8 (N, H, W, C), the layout that
-    other people's evaluators read) and ``settings.json``.
-    """
-    run = Path(cfg.run)
-    model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
-    request = _request(cfg)
-    count = cfg.num_samples or (64 if request.text is None else len(request.text))
-    pipeline = build_pipeline(cfg, model, cfg.batch_size, cfg.labels, _columns(cfg, model, request))
-    blocks = torch.arange(count).split(cfg.batch_size)
-    images = torch.cat(
-        [
-            pipeline.draw(index, cfg.seed, request.select(index)).cpu()
-            for index in track(blocks, description="sampling", transient=True)
-        ]
-    )
-    folder = Path(cfg.output) if cfg.output else run / "samples" / settings_name(cfg, count, cfg.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_grid(images[: 16 * 16], folder / "grid.png")
-    rows = images.permute(0, 2, 3, 1).numpy()
-    np.savez_compressed(folder / "samples.npz", arr_0=rows)
-    for i, image in enumerate(rows):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    facts = {
-        **pipeline.describe(),
-        "text": request.text,
-        "negative": request.negative,
-        "checkpoint": cfg.checkpoint,
-        "weights": cfg.weights,
-        "seed": cfg.seed,
-    }
-    (folder / "settings.json").write_text(json.dumps(facts, indent=2) + "\n")
-    log.info("%d images in %s, %d network calls each", len(rows), folder, pipeline.calls // max(len(rows), 1))
-    return folder
-
-
-def _request(cfg: DictConfig) -> Request:
-    """The prompts of the command line, each for as many samples in a row: ``num_samples`` in all, or 4 a prompt.
+    The folder holds the samples of this request and nothing else (:func:`sample_output.write_samples`).
 
     Raises:
-        ConfigError: prompts from two places, none in the file, or samples that prompts do not divide.
+        ConfigError: what cannot be drawn or written as requested, in one sentence.
+        Preempted: Ctrl-C.
     """
-    prompts = cfg.text
-    if cfg.text_file is not None:
-        if prompts is not None:
-            raise ConfigError("give text or text_file, not both")
-        try:
-            prompts = [line for line in Path(cfg.text_file).read_text(encoding="utf-8").splitlines() if line.strip()]
-        except OSError as error:
-            raise ConfigError(f"text_file={cfg.text_file} cannot be read: {error.strerror}") from None
-    if prompts is None:
-        if cfg.negative is not None:
-            raise ConfigError("negative is the prompt that guidance leads away from; give text too")
-        return Request()
-    prompts = [prompts] if isinstance(prompts, str) else [str(prompt) for prompt in prompts]
-    count = cfg.num_samples or 4 * len(prompts)
-    if not prompts or count % len(prompts):
-        raise ConfigError(f"{count} samples are not as many for each of {len(prompts)} prompts; set num_samples")
-    each = count // len(prompts)
-    with user_errors():
-        return Request.of(count, text=[prompt for prompt in prompts for _ in range(each)], negative=cfg.negative)
+    run = Path(cfg.run)
+    with interruptible(KEPT):
+        model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
+        prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
+        request = Request.of(cfg.num_samples, text=prompts, negative=cfg.negative)
+        pipeline = build_pipeline(cfg, model, cfg.batch_size, _plain(cfg.labels), _columns(cfg, model, request))
+        facts = {
+            **pipeline.describe(),
+            "text": prompts,
+            "negative": cfg.negative,
+            "checkpoint": cfg.checkpoint,
+            "weights": cfg.weights,
+            "seed": cfg.seed,
+            "num_samples": cfg.num_samples,
+            "compile": cfg.compile,
+            "matmul_precision": cfg.matmul_precision,
+        }
+        name = settings_name(cfg, cfg.num_samples, cfg.seed, facts)
+        folder = Path(cfg.output) if cfg.output else run / "samples" / name
+        check_output(folder)
+        index = torch.arange(cfg.num_samples)
+        with user_errors():
+            images = torch.cat(
+                [
+                    pipeline.draw(block, cfg.seed, request.select(block)).cpu()
+                    for block in track(index.split(cfg.batch_size), description="sampling", transient=True)
+                ]
+            )
+            labels = pipeline.labels(index, cfg.seed)
+        where = {"numerics": fingerprint.numerics(model.device), "versions": fingerprint.versions()}
+        where["numerics"]["most_at_once"] = pipeline.max_batch or cfg.batch_size
+        write_samples(
+            folder,
+            images,
+            facts | where,
+            labels=None if labels is None else labels.tolist(),
+            names=class_names(run),
+            texts=prompts or pipeline.texts(index),
+        )
+    log.info("%d images in %s, %d network calls each", len(images), folder, pipeline.calls // len(images))
+    return folder
 
 
 def _columns(cfg: DictConfig, model: DiffusionModel, request: Request) -> dict[str, Any]:
@@ -130,20 +120,22 @@ def build_pipeline(
     return pipeline
 
 
-def settings_name(cfg: DictConfig, num_samples: int, seed: int) -> str:
-    """A folder name from the settings: ``ddim-50_trailing_clip_64_seed0``, and a hash of what it does not say."""
-    rooms = {room: OmegaConf.to_container(cfg[room], resolve=True) for room in ("sampler", "guidance")}
-    rest = {**rooms, "checkpoint": cfg.get("checkpoint", "last"), "weights": cfg.get("weights", "ema")}
-    rest |= {
-        key: cfg[key] for key in ("labels", "text", "negative", "text_file") if cfg.get(key) not in (None, "balanced")
-    }
+def settings_name(cfg: DictConfig, num_samples: int, seed: int, facts: Mapping[str, Any] | None = None) -> str:
+    """A folder name from the settings: ``ddim-50_trailing_clip_64_seed0``, and a hash of all that decides the samples.
+
+    facts: what decides them; the settings of ``cfg`` where ``None``.
+    """
+    if facts is None:
+        rooms = {room: OmegaConf.to_container(cfg[room], resolve=True) for room in ("sampler", "guidance")}
+        facts = {**rooms, "checkpoint": cfg.get("checkpoint", "last"), "weights": cfg.get("weights", "ema")}
+        facts |= {key: cfg[key] for key in ("compile", "matmul_precision") if cfg.get(key) not in (None, *DEFAULTS)}
     parts = [
         f"{_class(cfg.sampler).lower()}-{cfg.sampler.steps}",
         *([] if cfg.sampler.get("spacing") is None else [_class(cfg.sampler.spacing).lower()]),
         *cfg.guidance,
         str(num_samples),
         f"seed{seed}",
-        hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:6],
+        hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:6],
     ]
     return "_".join(parts)
 
@@ -155,3 +147,7 @@ def _class(node: DictConfig) -> str:
 def device() -> torch.device:
     """The GPU where there is one."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import pytorch_lightning as pl
 from omegaconf import DictConfig
+from pytorch_lightning.callbacks.callback import Callback
 
 from diffusion.autoencoder import weights
 from diffusion.errors import ConfigError
@@ -15,13 +17,14 @@ from diffusion.experiment.build.build import build, build_data, build_module, bu
 from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.config.resolvers import task_overrides
-from diffusion.experiment.launch.elastic import launch
+from diffusion.experiment.launch.elastic import announce, launch
 from diffusion.experiment.process.ranks import joined, rank, wanted_ranks
+from diffusion.experiment.run import held_log
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.needs import with_needs
 from diffusion.experiment.run.preemption import Preemption
 from diffusion.experiment.run.record import Record
-from diffusion.experiment.run.saved_config import refuse_to_continue
+from diffusion.experiment.run.resume import continued
 from diffusion.experiment.task.evaluate import score
 from diffusion.experiment.task.needs import provide
 from diffusion.model import Identity
@@ -40,32 +43,37 @@ def train(cfg: DictConfig) -> None:
         RankFailedError: a rank failed; its message is the reason.
         JobFailedError: a run that this one needs failed.
     """
-    with_needs(cfg)
+    resuming = continued(cfg)
+    cfg = with_needs(cfg if resuming is None else resuming.cfg)
     if joined() and rank() > 0:
         provide(cfg, train)
         run(cfg)
         return
     folder = Path(cfg.paths.run)
-    if cfg.get("resume") is not None:
-        refuse_to_continue(cfg, folder)
-    with Record(folder, cfg, task_overrides()) as record:
+    overrides = task_overrides() if resuming is None else resuming.overrides
+    with Record(folder, cfg, overrides, resuming) as record:
         provide(cfg, train)
         record.note(parts=plain(identities(cfg)))
         record.start_clock()
         if wanted_ranks(cfg) > 1 and not joined():
-            launch(folder, cfg)
+            launch(folder, cfg, begin=record.begin)
         else:
-            run(cfg)
+            run(cfg, record.begin)
 
 
-def run(cfg: DictConfig) -> None:
-    """Fit and score in this process, one of the ranks of the run."""
+def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
+    """Fit and score in this process, one of the ranks of the run.
+
+    Args:
+        cfg: the run's config, its needs resolved.
+        begin: called when everything was accepted, the checkpoint of a continued run included.
+    """
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on what this project does on purpose
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = Path(cfg.paths.run)
     if (pretrained := cfg.autoencoder.get("pretrained")) is not None:
         with user_errors():
-            weights.fetched(pretrained)  # what cannot be had is said before images are decoded
+            weights.fetched(pretrained)  # what cannot be had is an error before images are decoded
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
     evaluator = build(cfg.evaluation)  # what it refuses is refused before any training
@@ -90,9 +98,10 @@ def run(cfg: DictConfig) -> None:
         micro_batch = MicroBatch(cfg.get("micro_batch"), resumed=cfg.resume is not None)
         about = {"parameters": trained, "git": environment()["git"], "parts": module.parts}
         about["frozen"] = module.model.frozen
-        trainer = build_trainer(cfg, extra=[micro_batch, Preemption()], about=about)
+        trainer = build_trainer(cfg, extra=[Begin(begin), micro_batch, Preemption()], about=about)
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        begin()  # where there was no step left to take
         if cfg.evaluation:
             # ranks draw different numbers of batches, which shares of a network cannot
             model = load_model(cfg, folder) if module.sharded else module.average
@@ -102,6 +111,16 @@ def run(cfg: DictConfig) -> None:
         code = 0
     finally:
         _finish_wandb(code)
+
+
+class Begin(Callback):
+    """Tells that training begins: everything is built and loaded, and nothing has moved yet."""
+
+    def __init__(self, begin: Callable[[], None]) -> None:
+        self._begin = begin
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        (self._begin if trainer.is_global_zero else held_log.release)()
 
 
 def _expect_same_parts(path: Path, module: DiffusionModule, parts: Mapping[str, Identity]) -> None:

@@ -23,6 +23,7 @@ from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import EMA, average, copy_buffers
 from diffusion.training.flat import Buffer, FlatAdam
 from diffusion.training.module.rival import Rival
+from diffusion.training.options import Options, apply_options, options
 from diffusion.training.sharded import release
 
 AVERAGING = "averaging of the weights"
@@ -82,6 +83,8 @@ class TrainingModule(pl.LightningModule):
         self._ema = ema
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
+        self._options: Options = []
+        self._restored: Options | None = None
         _freeze(model, freeze)
 
     @abstractmethod
@@ -147,6 +150,7 @@ class TrainingModule(pl.LightningModule):
             pairs = zip(self._averaged(), self._trained(), strict=True)
             averaged = [average_of for average_of, p in pairs if p.requires_grad]
             self._flat = [Buffer(averaged).hold(averaged)], [optimizer.weights]
+        self._options = options(optimizer)
         if self._lr_scheduler is None:
             return optimizer
         return {
@@ -157,6 +161,10 @@ class TrainingModule(pl.LightningModule):
     def on_train_start(self) -> None:
         """Walking through all modules takes longer than averaging them: once is enough."""
         self._lists = self._trained(), self._averaged()
+        if self._restored is not None:
+            schedule = next((one.scheduler for one in self.trainer.lr_scheduler_configs), None)
+            apply_options(self.trainer.optimizers[0], self._options, self._restored, schedule)
+            self._restored = None
         kept = self.model.denoiser.state_dict()  # buffers that are not in it are constants
         self._buffered = any(name in kept for name, _ in self.model.denoiser.named_buffers())
 
@@ -209,12 +217,14 @@ class TrainingModule(pl.LightningModule):
         checkpoint["batches"] = self.batches
         checkpoint["objective"] = self.objective.state_dict()
         checkpoint["parts"] = self.parts
+        checkpoint["options"] = self._options
         if self.rival is not None:
             checkpoint["rival"] = self.rival.state_dict()
         checkpoint["frozen"] = self.model.frozen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = int(checkpoint["batches"])
+        self._restored = checkpoint.get("options")
         self.objective.load_state_dict(checkpoint.get("objective", {}))
         if self.rival is not None:
             self.rival.load_state_dict(checkpoint["rival"])

@@ -12,6 +12,7 @@ from torch.optim.optimizer import Optimizer
 
 from diffusion.objective.base import Adversary, Step
 from diffusion.randomness import RIVAL
+from diffusion.training.options import apply_options, options
 
 if TYPE_CHECKING:
     from diffusion.training.module.base import TrainingModule
@@ -40,8 +41,10 @@ class Rival:
     def prepare(self) -> None:
         """Makes the optimizer, once the weights are where they are trained."""
         self._optimizer = self._make(list(self.network.parameters()))
+        self._options = options(self._optimizer)
         if self._state is not None:
             self._optimizer.load_state_dict(self._state)
+            apply_options(self._optimizer, self._options, self._state.get("options", self._options))
 
     def update(self, batch: dict[str, Any], batch_idx: int, step: Step) -> dict[str, Tensor]:
         """One part of a batch; the optimizer steps at its last part -> {"rival": loss (B,)}.
@@ -73,7 +76,7 @@ class Rival:
     def state_dict(self) -> dict[str, Any]:
         """Of the optimizer; the weights are in the module's."""
         assert self._optimizer is not None
-        return self._optimizer.state_dict()
+        return {**self._optimizer.state_dict(), "options": self._options}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._state = state

@@ -1,0 +1,151 @@
+"""What ``scripts/sample.py`` is asked to draw, settled before torch is imported: prompts, classes and their number."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from diffusion.errors import ConfigError
+from diffusion.experiment.config.errors import nearest
+from diffusion.experiment.config.settings import TOP
+from diffusion.experiment.run.saved_config import checkpoint_path, with_run
+
+CLASSES = "classes.json"
+"""In a run folder: the number of each class by its name, where the data have names."""
+SETTINGS = "settings.json"
+OWN = re.compile(r"\d{6,}\.png|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
+"""What a folder of samples holds, and nothing else."""
+POLICIES = ("balanced", "drawn")
+DEFAULT, EACH = 64, 4
+"""Samples where no number is given, and samples of each prompt."""
+
+
+def whole(cfg: DictConfig) -> DictConfig:
+    """The run's config and this invocation's, with a number of samples, prompts as a list and classes as numbers.
+
+    Raises:
+        ConfigError: no run, no such checkpoint, classes that it does not have, an output folder of something else, or
+            prompts that cannot be read or divided.
+    """
+    merged = with_run(cfg)
+    checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
+    if merged.output:
+        check_output(Path(str(merged.output)))
+    prompts = _prompts(merged)
+    count = merged.num_samples
+    if count is None:
+        count = DEFAULT if prompts is None else EACH * max(1, len(prompts))
+    if prompts and TOP["num_samples"].fits(count) and count % len(prompts):
+        raise ConfigError(
+            f"num_samples={count} is not as many for each of {len(prompts)} prompts; set num_samples to a multiple of "
+            f"{len(prompts)}"
+        )
+    OmegaConf.set_struct(merged, False)
+    merged.num_samples, merged.text = count, prompts
+    merged.labels = numbered(merged, merged.labels, "labels")
+    OmegaConf.set_struct(merged, True)
+    return merged
+
+
+def numbered(cfg: DictConfig, labels: Any, key: str) -> Any:
+    """Labels with class names as numbers: ``balanced``, ``drawn``, a class, or a list of classes.
+
+    cfg: of a run, merged. key: of ``labels``, for an error.
+
+    Raises:
+        ConfigError: a class that the run's model does not have, or a class where it has none.
+    """
+    labels = OmegaConf.to_container(labels) if OmegaConf.is_list(labels) else labels
+    if labels in POLICIES or not TOP["labels"].fits(labels):  # what is no label is refused with the other settings
+        return labels
+    classes = _count(OmegaConf.to_container(cfg.conditioner, resolve=True)) if cfg.get("conditioner") else 0
+    if not classes:
+        raise ConfigError(f"{key}={_shown(labels)} names a class, and this run's model has none; leave {key} out")
+    names = class_names(Path(cfg.paths.run))
+    found = [_number(label, classes, names, key) for label in (labels if isinstance(labels, list) else [labels])]
+    return found if isinstance(labels, list) else found[0]
+
+
+def check_output(folder: Path) -> None:
+    """Whether samples may go to ``folder``: it is not there, empty, or holds the samples of a request and nothing else.
+
+    Raises:
+        ConfigError: something would be lost.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and samples are a folder; set output to another name")
+    if os.path.ismount(folder):
+        raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
+    there = sorted(path.name for path in folder.iterdir())
+    foreign = [name for name in there if not OWN.fullmatch(name)]
+    if there and (foreign or SETTINGS not in there):
+        what = foreign[0] if foreign else f"{there[0]} and no {SETTINGS}"
+        raise ConfigError(
+            f"{folder} holds {what}, which scripts/sample.py did not write and would remove; set output to a new folder"
+        )
+
+
+def class_names(run: Path) -> dict[str, int]:
+    """The number of each class by its name, as the run recorded it; empty where its data have no names.
+
+    Raises:
+        ConfigError: the record is damaged.
+    """
+    path = run / CLASSES
+    if not path.is_file():
+        return {}
+    try:
+        return {str(name): int(number) for name, number in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError, TypeError):
+        raise ConfigError(f'{path} is damaged: expected {{"<class>": <number>, ...}}; copy it again') from None
+
+
+def _number(label: int | str, classes: int, names: Mapping[str, int], key: str) -> int:
+    found = names.get(label) if isinstance(label, str) else label
+    if found is not None and 0 <= found < classes:
+        return found
+    near = nearest(str(label), [*POLICIES, *names])
+    known = f"or a name ({', '.join(names)})" if names else f"as this run has no names of its classes ({CLASSES})"
+    raise ConfigError(
+        f"{key} is {' or '.join(POLICIES)}, or classes by number, 0 to {classes - 1}, {known}, got {label!r}; "
+        + (f"did you mean {key}={near}?" if near else f"set {key} to one of them")
+    )
+
+
+def _shown(labels: Any) -> str:
+    return str(labels).replace(" ", "")
+
+
+def _count(conditioner: Any) -> int:
+    """Classes that a conditioner, or the first of its parts with any, reads."""
+    if not isinstance(conditioner, Mapping):
+        return 0
+    return int(conditioner.get("num_classes") or next(filter(None, map(_count, conditioner.values())), 0))
+
+
+def _prompts(cfg: DictConfig) -> list[str] | None:
+    prompts: Any = OmegaConf.to_container(cfg.text) if OmegaConf.is_list(cfg.text) else cfg.text
+    if cfg.text_file is not None:
+        if prompts is not None:
+            raise ConfigError("text and text_file both give prompts; leave one of them out")
+        try:
+            lines = Path(str(cfg.text_file)).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise ConfigError(
+                f"text_file={cfg.text_file} cannot be read: {why}; name a file with a prompt a line"
+            ) from None
+        prompts = [line for line in lines if line.strip()]
+        if not prompts:
+            raise ConfigError(f"text_file={cfg.text_file} has no prompts; write one a line")
+    if prompts is None and cfg.negative is not None:
+        raise ConfigError("negative is the prompt that guidance leads away from; give text too")
+    return [prompts] if isinstance(prompts, str) else prompts
