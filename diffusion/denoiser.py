@@ -1,4 +1,4 @@
-"""Denoisers: a network told its noise level, and the exact answer for a Gaussian, which tests and docs lean on."""
+"""Denoisers: a noise-conditional network, and the exact one of a Gaussian, which tests and docs lean on."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from diffusion.types import Cond, Prediction, combine, expand, scale
 
 
 class NetworkDenoiser(nn.Module):
-    """A network, the schedule that it was trained on and the target that it was asked for.
+    """A network, the schedule that it was trained on and the target that it predicts.
 
     Raises:
         ValueError: the target is undefined at the schedule's noisy end (epsilon where alpha is 0).
@@ -26,7 +26,7 @@ class NetworkDenoiser(nn.Module):
         if float(parameterization.determinant(end.alpha, end.sigma)) == 0.0:
             raise ValueError(
                 f"{type(parameterization).__name__} is undefined at this schedule's noisy end, where alpha is "
-                f"{end.alpha} (zero terminal SNR): the noise there says nothing about the data; "
+                f"{end.alpha} (zero terminal SNR): the noise there does not determine the data; "
                 "use parameterization=velocity or parameterization=x0, or a schedule that keeps alpha(1) above 0"
             )
         self.network = network
@@ -48,7 +48,7 @@ class NetworkDenoiser(nn.Module):
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         known: tuple[Coefficient, Coefficient] | None = None,
     ) -> Tensor:
-        """The network's raw answer to x (B, ...) at t: the trained target, (B, k C, ...), in x's dtype.
+        """The network's raw output for x (B, ...) at t: the trained target, (B, k C, ...), in x's dtype.
 
         known: :meth:`coefficients` at t, where they have been computed.
         """

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 def describe(value: Any, skip: Sequence[str] = ()) -> Any:
     """Numbers, strings and containers as they are; tensors by shape; objects as {"class": name, argument: value}.
 
-    Arguments that the constructor does not keep under their own name are left out, and those in ``skip``.
+    A mapping is a list of pairs, as two orders of it may be two things (the scales of guidance by part). Arguments that
+    the constructor does not keep under their own name are left out, and those in ``skip``.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -24,7 +25,7 @@ def describe(value: Any, skip: Sequence[str] = ()) -> Any:
     if isinstance(value, torch.dtype | torch.device):
         return str(value)
     if isinstance(value, Mapping):
-        return {str(key): describe(item) for key, item in value.items()}
+        return [[str(key), describe(item)] for key, item in value.items()]
     if isinstance(value, list | tuple | set | frozenset | range):
         return [describe(item) for item in value]
     out: dict[str, Any] = {"class": type(value).__name__}

@@ -6,7 +6,7 @@ import signal
 
 
 class UserError(Exception):
-    """What a user asked for cannot be done; the message is one sentence that says what to give instead."""
+    """What was requested cannot be done; the message is one sentence that says what to give instead."""
 
 
 class ConfigError(UserError):
@@ -14,7 +14,7 @@ class ConfigError(UserError):
 
 
 class DataError(UserError, ValueError):
-    """Data that are missing, unreadable or not what the config says."""
+    """Data that are missing, unreadable or not what the config states."""
 
 
 class DiskError(UserError, OSError):
@@ -22,7 +22,7 @@ class DiskError(UserError, OSError):
 
 
 class ReportError(UserError, ValueError):
-    """Run folders that cannot be shown as they were asked for."""
+    """Run folders that cannot be shown as requested."""
 
 
 class EvaluationError(RuntimeError):
@@ -38,7 +38,7 @@ class RankFailedError(RuntimeError):
 
 
 class JobFailedError(RuntimeError):
-    """A job of a sweep failed; the message says how, the traceback is in its folder."""
+    """A job of a sweep failed; the message is the reason, the traceback is in its folder."""
 
 
 class PrunedError(RuntimeError):
@@ -46,7 +46,7 @@ class PrunedError(RuntimeError):
 
 
 class Preempted(SystemExit):
-    """The run was asked to stop; exit code 143 for SIGTERM, 130 for Ctrl-C."""
+    """The run was stopped by a signal; exit code 143 for SIGTERM, 130 for Ctrl-C."""
 
     def __init__(self, signum: int = signal.SIGTERM) -> None:
         super().__init__(128 + signum)

@@ -112,6 +112,12 @@ class DiffusionModel(nn.Module):
         zeros = torch.zeros(1, *self.shape, device=self.device, dtype=self.dtype)
         return tuple(self.encode(zeros).shape[1:])
 
+    @property
+    def frozen(self) -> dict[str, str]:
+        """The sha256 of the weights that no checkpoint of this model holds, by the name of their part."""
+        named = {name: getattr(part, "sha256", None) for name, part in self.named_modules()}
+        return {name: sha256 for name, sha256 in named.items() if sha256 is not None}
+
     def twin(self) -> DiffusionModel:
         """A copy of what is trained, in eval mode and without gradients, that shares everything else: an average."""
         known = self.denoiser.schedule, getattr(self.denoiser, "parameterization", None)

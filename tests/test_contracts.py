@@ -10,6 +10,7 @@ import torch
 from conftest import CONF, config
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from model_folders import run_folder
 from omegaconf import OmegaConf
 from tiny_kl import save_tiny
 from torch import nn
@@ -83,6 +84,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
             f"guidance/{measured}": [f"guidance.{measured}.measurement={tmp_path / 'y.npy'}"]
             for measured in ("dps", "inpaint", "pigdm", "repaint")
         },
+        "autoencoder/run": [*folder, "data.resolution=64", "guidance=none", f"autoencoder.run={tmp_path / 'run'}"],
         "autoencoder/kl": [*folder, "data.resolution=64", "guidance=none", f"autoencoder.pretrained={tmp_path / 'kl'}"],
         "experiment/imagenet256_adm": ["data.resolution=64"],
         "experiment/imagenet256_dit": [f"autoencoder.pretrained={tmp_path / 'kl'}"],
@@ -101,6 +103,9 @@ def compose(option: Path, tmp_path: Path):
     entry = "sample" if str(option) == "hydra/sample" else "train"
     if str(option) in ("autoencoder/kl", "experiment/imagenet256_dit", "experiment/imagenet256_min_snr"):
         save_tiny(tmp_path / "kl")
+    if str(option) == "autoencoder/run":
+        save_tiny(tmp_path / "kl")
+        run_folder(tmp_path, "run", "autoencoder=kl", *settings(Path("autoencoder/kl"), tmp_path))
     place = {"operator": "operator@guidance.dps.operator"}.get(group, group)
     chosen = [f"{place}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":

@@ -1,7 +1,7 @@
-"""Augmentation: training images changed at random, and the network told how, so that samples are not.
+"""Augmentation: training images changed at random, and the network conditioned on how, so that samples are not.
 
-Told what was done (``Cond.augment_labels``), a network learns the changed images as other distributions beside the
-data's; in sampling nothing is told, which stands for "unchanged" (Karras et al. 2022, appendix F.2).
+Conditioned on what was done (``Cond.augment_labels``), a network learns the changed images as other distributions
+beside the data's; in sampling there are no labels, which stands for "unchanged" (Karras et al. 2022, appendix F.2).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from diffusion.randomness import Randomness
 class Augmentation(ABC):
     """A random change of training images.
 
-    dim: how many numbers tell of it; zeros tell of none.
+    dim: how many labels; zeros stand for an unchanged image.
     """
 
     dim: int

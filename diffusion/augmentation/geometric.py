@@ -1,4 +1,4 @@
-"""EDM's non-leaky augmentation: six geometric transformations, of which the network is told."""
+"""EDM's non-leaky augmentation: six geometric transformations, on which the network is conditioned."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from diffusion.augmentation.warp import warp
 from diffusion.randomness import Randomness
 
 COINS = 6
-"""Draws of a sample that say what is done: the mirror image, upside down, size, rotation, anisotropy, translation."""
+"""Draws that choose what is done: the mirror image, upside down, size, rotation, anisotropy, translation."""
 UNIFORM, NORMAL = 4, 4
-"""Draws that say how much: both flips and both angles; size, anisotropy, and two of translation."""
+"""Draws of how much: both flips and both angles; size, anisotropy, and two of translation."""
 
 
 class GeometricAugmentation(Augmentation):
@@ -25,9 +25,9 @@ class GeometricAugmentation(Augmentation):
     sample's draws and what becomes of it depend on nothing beside it, and an image to which nothing is done, or a flip
     alone, is exact to the bit.
 
-    The numbers told, all 0 where nothing is done: mirrored, upside down (0 or 1), a_2 of the size, cos a_3 - 1 and
+    The labels, all 0 where nothing is done: mirrored, upside down (0 or 1), a_2 of the size, cos a_3 - 1 and
     sin a_3 of the angle, a_5 (cos a_4, sin a_4) of the anisotropy along the angle a_4, and a_6, a_7 of the translation
-    to the right and down. As in the paper, wider along a_4 and narrower along its opposite are told alike.
+    to the right and down. As in the paper, wider along a_4 and narrower along its opposite have the same labels.
 
     Args:
         p: probability of each; 0.12 on CIFAR-10, 0.15 on FFHQ and AFHQv2.
@@ -35,7 +35,7 @@ class GeometricAugmentation(Augmentation):
             own flips.
         scale, anisotropy: standard deviations of log2 of the size and of the ratio of an axis to its mean.
         translation: standard deviation, as a share of the image's width or height.
-        dim: of what is told; 9, stated in the config so that the network can be built to it.
+        dim: of the labels; 9, stated in the config so that the network can be built to it.
 
     Raises:
         ValueError: no probabilities, a negative spread, or another ``dim``.
@@ -58,15 +58,15 @@ class GeometricAugmentation(Augmentation):
                 "set them in augmentation"
             )
         if dim != 9:
-            raise ValueError(f"nine numbers tell of these transformations, got augmentation.dim={dim}; leave it alone")
+            raise ValueError(f"these transformations have nine labels, got augmentation.dim={dim}; leave it alone")
         self.p, self.x_flip = p, x_flip
         self.scale, self.anisotropy, self.translation = scale, anisotropy, translation
         self.dim = dim
 
     def __call__(self, image: Tensor, randomness: Randomness) -> tuple[Tensor, Tensor]:
         parameters = self.draw(len(image), randomness)
-        told = self.labels(parameters).to(image.device, image.dtype, non_blocking=True)
-        return self.apply(image, parameters), told
+        labels = self.labels(parameters).to(image.device, image.dtype, non_blocking=True)
+        return self.apply(image, parameters), labels
 
     def draw(self, count: int, randomness: Randomness) -> Tensor:
         """a_0 ... a_7 of each sample, (B, 8) float64 on the CPU, 0 where it is not done."""
@@ -84,10 +84,10 @@ class GeometricAugmentation(Augmentation):
         return torch.stack(columns, dim=1)
 
     def labels(self, parameters: Tensor) -> Tensor:
-        """(B, 8) -> (B, 9), what the network is told."""
+        """(B, 8) -> (B, 9), the labels."""
         a = parameters.unbind(1)
-        told = (a[0], a[1], a[2], a[3].cos() - 1, a[3].sin(), a[5] * a[4].cos(), a[5] * a[4].sin(), a[6], a[7])
-        return torch.stack(told, dim=1)
+        labels = (a[0], a[1], a[2], a[3].cos() - 1, a[3].sin(), a[5] * a[4].cos(), a[5] * a[4].sin(), a[6], a[7])
+        return torch.stack(labels, dim=1)
 
     def matrices(self, parameters: Tensor, height: int, width: int) -> Tensor:
         """(B, 2, 3) float64: where a point (x, y), in pixels from the centre, y down, comes to lie; without flips."""

@@ -62,7 +62,7 @@ def fetched(pretrained: str) -> Path:
 
 
 def config(folder: Path) -> dict[str, Any]:
-    """What the model says of itself.
+    """The config of the model.
 
     Raises:
         ValueError: no JSON object.

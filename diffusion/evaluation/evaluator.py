@@ -38,7 +38,7 @@ class Evaluator:
         batch_size: B of the fixed global batches; N and B decide the bits, the number of ranks does not.
         seed: of the samples.
         repeats: disjoint blocks of N samples.
-        labels: what classes are asked for (see :class:`SinglePipeline`).
+        labels: what classes are requested (see :class:`SinglePipeline`).
         reference: ``train``, ``test``, or a file of statistics.
         is_splits, kid_subsets, kid_subset_size, neighbours: the metrics' own settings.
         weights, weights_sha256: a local weights file for the extractor.
@@ -78,9 +78,9 @@ class Evaluator:
             raise ValueError(
                 f"evaluation.reference is train, test or a file of statistics; there is no file {reference}"
             )
-        asked = ["fd", "is", "kid", "precision", "recall"] if metrics is None else metrics
+        wanted = ["fd", "is", "kid", "precision", "recall"] if metrics is None else metrics
         self.extractor = Extractor(extractor, weights, weights_sha256)
-        self.metrics = [naming.canonical(metric, extractor) for metric in asked]
+        self.metrics = [naming.canonical(metric, extractor) for metric in wanted]
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed

@@ -1,4 +1,4 @@
-"""What an evaluation will take, told from its first batches before the rest is drawn."""
+"""What an evaluation will take, estimated from its first batches before the rest is drawn."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def forecast(scoring: Scoring, pipeline: SinglePipeline, n: int, folder: Path | 
         folders = [] if folder is None else [scoring.shards(origin, n, k * n, folder) for k in range(plan.repeats)]
         every = plan.repeats * math.ceil(n / plan.batch_size)
         left = every - sum(len(list(shards.glob("*.safetensors"))) for shards in folders)
-        timed = [cost for rank in told for cost in (rank[0][1:] or rank[0])]
+        timed = [cost for rank in gathered for cost in (rank[0][1:] or rank[0])]
         seen = {name: sum(cost[name] for cost in timed) for name in (timed or [{}])[0]}
         per_batch = statistics.median(cost["seconds"] for cost in timed) if timed else 0.0
         per_image = seen["feature_seconds"] / seen["samples"] if timed else 0.0
@@ -82,10 +82,10 @@ def forecast(scoring: Scoring, pipeline: SinglePipeline, n: int, folder: Path | 
             sampling_seconds=per_batch * left / ranks.size,
             reference_seconds=per_image * scoring.unread(n) / ranks.size,
             rows_bytes=int(n * seen["bytes"] / seen["samples"]) if timed else 0,
-            peak_memory_bytes=largest([peak for _, peak in told]),
+            peak_memory_bytes=largest([peak for _, peak in gathered]),
         )
 
-    told = ranks.all_gather((scoring.timed, fingerprint.peak_memory(scoring.device)))
+    gathered = ranks.all_gather((scoring.timed, fingerprint.peak_memory(scoring.device)))
     return ranks.on_root(reckon)
 
 

@@ -13,7 +13,8 @@ class AutoGuidance(Guidance):
     """weak + scale (main - weak) (Karras et al. 2024, Guiding a diffusion model with a bad version of itself, eq. 3).
 
     The weak model sees the same data in the same noise, whatever its own schedule and target; an unconditional one
-    makes this EDM2's classifier-free guidance. Scale 1 is off; neither there nor outside the interval is it asked.
+    makes this EDM2's classifier-free guidance. Scale 1 is off; there and outside the interval the weak model is not
+    called.
 
     Args:
         weak: a denoiser of the same data: smaller, trained for less time, or both.
@@ -37,7 +38,7 @@ class AutoGuidance(Guidance):
         weak = placed(self.weak, x)(*to_other(self.schedule, self.weak.schedule, x, t), cond)
         if weak.x0.shape != main.x0.shape:
             raise ValueError(
-                f"the weak model answers {tuple(weak.x0.shape[1:])} and the main one {tuple(main.x0.shape[1:])}; "
+                f"the weak model predicts {tuple(weak.x0.shape[1:])} and the main one {tuple(main.x0.shape[1:])}; "
                 "guidance.auto.weak is a run on the same data"
             )
         return mix(weak, main, scale)

@@ -1,7 +1,7 @@
 r"""Guidance: a denoiser around a denoiser. It nests, works in every sampler, and states its interval in sigma / alpha.
 
 The guided prediction stays consistent, x_t = alpha x_0 + sigma eps: a wrapper changes one of the two and derives the
-other. What cannot be said as a prediction acts on the state after a step (:meth:`Guidance.after`).
+other. What is no prediction acts on the state after a step (:meth:`Guidance.after`).
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ class StepReplay(Protocol):
 
 
 class Guidance(ABC):
-    """A denoiser that asks another one and changes its answer.
+    """A denoiser that calls another one and changes its prediction.
 
     needs_grad: differentiates through the denoiser, so sampling must not run in inference mode.
-    pointwise: all that it does is its answer to (x, t), so that a likelihood can be computed of it; False where it acts
-        between steps or remembers earlier levels.
+    pointwise: all that it does is its prediction at (x, t), so that a likelihood can be computed of it; False where it
+        acts between steps or remembers earlier levels.
     """
 
     needs_grad: bool = False
@@ -64,16 +64,16 @@ class Guidance(ABC):
         """x (B, ...) at t -> x at s, by the guided prediction."""
         return self(x, t, self.towards(x, s, cond)).at(self.schedule, s)
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         """What guidance makes of a sampler's step: x (B, ...) at ``nxt``, reached from ``cur`` -> x at ``nxt``.
 
         Most guidance changes the prediction and leaves this alone. It serves what acts on the state between two steps
         (replaced pixels, a gradient that is added to it), in any sampler; the innermost wrapper comes first.
 
-        again: the last steps from another x, for going back and forth.
+        replay: the last steps from another x, for going back and forth.
         """
         inner = getattr(self.denoiser, "after", None)
-        return x if inner is None else inner(x, cur, nxt, again, randn_like)
+        return x if inner is None else inner(x, cur, nxt, replay, randn_like)
 
 
 def coefficients(schedule: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tensor | float, Tensor | float]:
@@ -88,7 +88,7 @@ def coefficients(schedule: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tens
 def with_x0(schedule: Schedule, prediction: Prediction, x0: Tensor, x: Tensor, t: Tensor | float) -> Prediction:
     """The prediction with another x_0, and the eps that x = alpha x_0 + sigma eps then implies.
 
-    Where sigma is 0, x says nothing of eps, and the prediction's own is kept.
+    Where sigma is 0, x does not depend on eps, and the prediction's own is kept.
     """
     alpha, sigma = coefficients(schedule, x, t)
     eps = _other(x, x0, alpha, sigma, prediction.eps)
@@ -98,7 +98,7 @@ def with_x0(schedule: Schedule, prediction: Prediction, x0: Tensor, x: Tensor, t
 def with_eps(schedule: Schedule, prediction: Prediction, eps: Tensor, x: Tensor, t: Tensor | float) -> Prediction:
     """The prediction with another eps, and the x_0 that x = alpha x_0 + sigma eps then implies.
 
-    Where alpha is 0, x says nothing of x_0, and the prediction's own is kept.
+    Where alpha is 0, x does not depend on x_0, and the prediction's own is kept.
     """
     alpha, sigma = coefficients(schedule, x, t)
     return Prediction(_other(x, eps, sigma, alpha, prediction.x0), eps, prediction.var_mix)
@@ -112,7 +112,7 @@ def mix(a: Prediction, b: Prediction, weight: Tensor | float) -> Prediction:
 
 
 def to_other(schedule: Schedule, other: Schedule, x: Tensor, t: Tensor | float) -> tuple[Tensor, Tensor | float]:
-    """(x, t) of one schedule as the same data in the same noise on another one, for a second model's answer.
+    """(x, t) of one schedule as the same data in the same noise on another one, for a second model's prediction.
 
     Differentiable in x. Images meet where sigma / alpha is the same; they differ by a factor only.
     """

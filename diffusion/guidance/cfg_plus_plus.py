@@ -54,8 +54,8 @@ class CFGPlusPlusGuidance(ClassifierFreeGuidance):
             self._renoise[t] = predictions[-1].eps - guided.eps
         return guided
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
-        x = super().after(x, cur, nxt, again, randn_like)
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        x = super().after(x, cur, nxt, replay, randn_like)
         change = self._renoise.get(cur.t)
         self._renoise.clear()
         return x if change is None else x + nxt.sigma * change

@@ -69,17 +69,17 @@ class ClassifierGuidance(Guidance):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         scale = self.strength.at(self.schedule, x, t)
         self._check(x, cond)
-        said = self.denoiser(x, t, cond)
+        prediction = self.denoiser(x, t, cond)
         if isinstance(scale, float) and scale == 0.0:
-            return said
+            return prediction
         gradient = self.gradient(x, t, cond)
         pull = (expand(scale.to(x), x) if isinstance(scale, Tensor) else scale) * gradient
         if self.form == "mean":
             if not isinstance(t, Tensor):
-                self._kept[t] = (pull, said.var_mix)
-            return said
+                self._kept[t] = (pull, prediction.var_mix)
+            return prediction
         sigma = self.schedule.sigma(torch.as_tensor(t, dtype=torch.float64, device=x.device))
-        return with_eps(self.schedule, said, said.eps - expand(sigma.to(x), x) * pull, x, t)
+        return with_eps(self.schedule, prediction, prediction.eps - expand(sigma.to(x), x) * pull, x, t)
 
     def gradient(self, x: Tensor, t: Tensor | float, cond: Cond) -> Tensor:
         """grad_x log p(label | x) at t, (B, ...)."""
@@ -91,8 +91,8 @@ class ClassifierGuidance(Guidance):
             (gradient,) = torch.autograd.grad(chosen, leaf)
         return gradient
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
-        x = super().after(x, cur, nxt, again, randn_like)
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        x = super().after(x, cur, nxt, replay, randn_like)
         kept = self._kept.get(cur.t)
         self._kept.clear()
         if kept is None:
@@ -103,7 +103,7 @@ class ClassifierGuidance(Guidance):
             return x + (q.small if self.variance == "small" else q.large) * pull
         if var_mix is None:
             raise ValueError(
-                "the mean form with a learned variance was asked of a model that predicts none; "
+                "the mean form needs a learned variance and this model predicts none; "
                 f"set {self.key}.variance to what the sampler uses, small or large"
             )
         return x if q.small == 0 else x + q.log_variance(var_mix).exp() * pull
@@ -123,6 +123,6 @@ class ClassifierGuidance(Guidance):
         if wanted != (x.shape[1], x.shape[-1]) or (classes is not None and int(cond.class_label.max()) >= classes):
             raise ValueError(
                 f"the classifier is of another data set: it takes {wanted[0]} channels at {wanted[1]} and knows "
-                f"{classes} classes, sampling has {x.shape[1]} channels at {x.shape[-1]} and asks for class "
+                f"{classes} classes, sampling has {x.shape[1]} channels at {x.shape[-1]} and requests class "
                 f"{int(cond.class_label.max())}; set {self.key}.classifier.run to a classifier of this data"
             )

@@ -43,13 +43,17 @@ class DPSGuidance(MeasurementGuidance):
             return self.denoiser(x, t, cond)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            said = self.denoiser(leaf, t, cond)
-            error = (self.y(x) - self.operator(said.x0)).flatten(1).norm(dim=1)
+            prediction = self.denoiser(leaf, t, cond)
+            error = (self.y(x) - self.operator(prediction.x0)).flatten(1).norm(dim=1)
             (self._pull[t],) = torch.autograd.grad(error.sum(), leaf)
-        return Prediction(said.x0.detach(), said.eps.detach(), None if said.var_mix is None else said.var_mix.detach())
+        return Prediction(
+            prediction.x0.detach(),
+            prediction.eps.detach(),
+            None if prediction.var_mix is None else prediction.var_mix.detach(),
+        )
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
-        x = super().after(x, cur, nxt, again, randn_like)
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        x = super().after(x, cur, nxt, replay, randn_like)
         pull = self._pull.get(cur.t)
         self._pull.clear()
         return x if pull is None else x - self.scale * pull

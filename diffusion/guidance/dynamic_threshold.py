@@ -29,8 +29,8 @@ class DynamicThresholdGuidance(Guidance):
         self.highest = highest
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
-        said = self.denoiser(x, t, cond)
-        values = said.x0.flatten(1).abs().float()
-        s = torch.quantile(values, self.percentile, dim=1).clamp(1, self.highest).to(said.x0)
+        prediction = self.denoiser(x, t, cond)
+        values = prediction.x0.flatten(1).abs().float()
+        s = torch.quantile(values, self.percentile, dim=1).clamp(1, self.highest).to(prediction.x0)
         s = s.reshape(-1, *[1] * (x.ndim - 1))
-        return with_x0(self.schedule, said, said.x0.clamp(-s, s) / s, x, t)
+        return with_x0(self.schedule, prediction, prediction.x0.clamp(-s, s) / s, x, t)

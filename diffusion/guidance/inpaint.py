@@ -39,8 +39,8 @@ class InpaintGuidance(MeasurementGuidance):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         return self.denoiser(x, t, cond)
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
-        return self.replaced(super().after(x, cur, nxt, again, randn_like), nxt, randn_like)
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        return self.replaced(super().after(x, cur, nxt, replay, randn_like), nxt, randn_like)
 
     def replaced(self, x: Tensor, level: Level, randn_like: RandnLike) -> Tensor:
         """x at ``level`` with the seen pixels known."""

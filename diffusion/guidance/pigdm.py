@@ -52,10 +52,14 @@ class PiGDMGuidance(MeasurementGuidance):
         spread = sigma**2 * self.sigma_data**2 / (sigma**2 + alpha**2 * self.sigma_data**2)
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
-            said = self.denoiser(leaf, t, cond)
-            measured = self.operator(said.x0)
+            prediction = self.denoiser(leaf, t, cond)
+            measured = self.operator(prediction.x0)
             residual = (self.y(x) - measured).detach()
             weighted = self.operator.solve(residual, spread, self.noise**2)
             (score,) = torch.autograd.grad((weighted * measured).sum(), leaf)
-        said = Prediction(said.x0.detach(), said.eps.detach(), None if said.var_mix is None else said.var_mix.detach())
-        return with_eps(self.schedule, said, said.eps - sigma * score, x, t)
+        prediction = Prediction(
+            prediction.x0.detach(),
+            prediction.eps.detach(),
+            None if prediction.var_mix is None else prediction.var_mix.detach(),
+        )
+        return with_eps(self.schedule, prediction, prediction.eps - sigma * score, x, t)

@@ -49,15 +49,15 @@ class RePaintGuidance(InpaintGuidance):
         self.repeats = repeats
         self.jump_length = jump_length
 
-    def after(self, x: Tensor, cur: Level, nxt: Level, again: StepReplay, randn_like: RandnLike) -> Tensor:
+    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         def replaced(x: Tensor, cur: Level, nxt: Level) -> Tensor:
-            return super(RePaintGuidance, self).after(x, cur, nxt, again, randn_like)
+            return super(RePaintGuidance, self).after(x, cur, nxt, replay, randn_like)
 
         x = replaced(x, cur, nxt)
-        if again.left == 0 or (again.left - 1) % self.jump_length or again.taken < self.jump_length:
+        if replay.left == 0 or (replay.left - 1) % self.jump_length or replay.taken < self.jump_length:
             return x
-        start = again.level(self.jump_length)
+        start = replay.level(self.jump_length)
         std = math.sqrt(between(start, nxt).large)  # of jump_length steps of noise at once
         for _ in range(self.repeats - 1):
-            x = again(combine(start.alpha / nxt.alpha, x, std, randn_like(x)), self.jump_length, replaced)
+            x = replay(combine(start.alpha / nxt.alpha, x, std, randn_like(x)), self.jump_length, replaced)
         return x

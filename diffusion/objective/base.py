@@ -80,7 +80,7 @@ class Objective(ABC):
 
     def check(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027 - most objectives train anything
         """Raises:
-        ValueError: this objective cannot train that model; asked before training starts.
+        ValueError: this objective cannot train that model; called before training starts.
         """
 
     def after_step(self, denoiser: NetworkDenoiser, step: Step) -> None:  # noqa: B027 - most objectives keep no twin
@@ -91,7 +91,7 @@ class Objective(ABC):
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives have none
-        """Goes on from a :meth:`state_dict`."""
+        """Continues from a :meth:`state_dict`."""
 
 
 class Adversary(Objective):
@@ -128,18 +128,18 @@ class TimeDistribution(ABC):
 
     def check(self, schedule: Schedule) -> None:  # noqa: B027 - most distributions serve any schedule
         """Raises:
-        ValueError: this distribution is not defined on that schedule; asked before training starts.
+        ValueError: this distribution is not defined on that schedule; called before training starts.
         """
 
     def update(self, t: Tensor, loss: Tensor) -> None:  # noqa: B027 - most distributions do not learn
-        """Told of the losses (B,) that the times (B,) gave in training; for distributions that adapt to them."""
+        """Called with the losses (B,) that the times (B,) gave in training; for distributions that adapt to them."""
 
     def state_dict(self) -> dict[str, Tensor]:
         """What was learned from losses, for a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most distributions have none
-        """Goes on from a :meth:`state_dict`."""
+        """Continues from a :meth:`state_dict`."""
 
 
 class Weighting(ABC):

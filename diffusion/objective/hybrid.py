@@ -62,8 +62,8 @@ class HybridObjective(RegressionObjective):
         noised = self.noised(denoiser, x0, randomness)
         output = denoiser.output(noised.x, noised.t, cond, (noised.alpha, noised.sigma))
         weight, mse = self.error(denoiser, output, x0, noised)
-        said = denoiser.parameterization.decode(output, noised.x, noised.alpha, noised.sigma)
-        fixed_mean = replace(said, x0=said.x0.detach(), eps=said.eps.detach())
+        prediction = denoiser.parameterization.decode(output, noised.x, noised.alpha, noised.sigma)
+        fixed_mean = replace(prediction, x0=prediction.x0.detach(), eps=prediction.eps.detach())
         vb = bound(fixed_mean, denoiser.schedule, x0, noised.x, noised.t, "learned")
         total = weight * mse + self.vlb_weight * table_of(denoiser.schedule) * vb
         return self.finish(denoiser, total, {"mse": mse, "vb": vb}, noised)

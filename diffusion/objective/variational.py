@@ -49,7 +49,7 @@ def bits_per_dim(
     randomness: of the noise at each step, drawn from the cleanest on.
 
     Raises:
-        ValueError: a schedule without a table, a learned variance asked of a model that has none, or guidance that acts
+        ValueError: a schedule without a table, a learned variance of a model that predicts none, or guidance that acts
             between steps or remembers, whose chain has no such bound.
     """
     schedule, randomness = denoiser.schedule, randomness or GlobalRandomness(x0)
@@ -78,7 +78,7 @@ def bound(prediction: Prediction, schedule: Schedule, x0: Tensor, x: Tensor, t: 
     which gives a better likelihood (Ho et al. 2020 and Nichol & Dhariwal 2021, their code).
 
     Raises:
-        ValueError: a schedule without a table, an unknown variance, or a learned one asked of a model that has none.
+        ValueError: a schedule without a table, an unknown variance, or a learned one of a model that predicts none.
     """
     T = table_of(schedule)
     s = ((t * T).round() - 1) / T
@@ -122,7 +122,7 @@ def _log_variance(
         return expand(chosen.log().to(dtype), x0)
     if prediction.var_mix is None:
         raise ValueError(
-            "the bound with a learned variance was asked of a model that predicts none; "
+            "the bound needs a learned variance and this model predicts none; "
             "set parameterization.learned_variance=true, or take the variance small or large"
         )
     low, high = expand(small.log().to(dtype), x0), expand(large.log().to(dtype), x0)

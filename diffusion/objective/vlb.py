@@ -35,7 +35,7 @@ class VLBObjective(NoisingObjective):
         table_of(denoiser.schedule)
         if self.variance == "learned" and not denoiser.parameterization.learned_variance:
             raise ValueError(
-                "the bound with a learned variance is asked of a model that predicts none; "
+                "the bound needs a learned variance and this model predicts none; "
                 "set parameterization.learned_variance=true, or objective.variance=small or large"
             )
 
@@ -49,7 +49,7 @@ class VLBObjective(NoisingObjective):
         step: Step | None = None,
     ) -> Loss:
         noised = self.noised(denoiser, x0, randomness)
-        said = denoiser(noised.x, noised.t, cond)
-        vb = bound(said, denoiser.schedule, x0, noised.x, noised.t, self.variance)
-        mse = squared_error(said.eps, noised.eps)
+        prediction = denoiser(noised.x, noised.t, cond)
+        vb = bound(prediction, denoiser.schedule, x0, noised.x, noised.t, self.variance)
+        mse = squared_error(prediction.eps, noised.eps)
         return self.finish(denoiser, table_of(denoiser.schedule) * vb, {"mse": mse, "vb": vb}, noised)

@@ -1,4 +1,4 @@
-"""What guidance asks of a measurement's operator."""
+"""What guidance needs of a measurement's operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-r"""Parameterizations: what the network is asked for. Every target is a linear mixture of signal and noise,
+r"""Parameterizations: what the network predicts. Every target is a linear mixture of signal and noise,
 
     target = a x_0 + b eps,        x_t = alpha x_0 + sigma eps,
 
@@ -40,7 +40,7 @@ class Parameterization(ABC):
         return 1.0
 
     def determinant(self, alpha: Coefficient, sigma: Coefficient) -> Coefficient:
-        """d = alpha b - sigma a: 0 where the target says nothing about one of x_0 and eps."""
+        """d = alpha b - sigma a: 0 where the target does not determine both x_0 and eps."""
         a, b = self.coefficients(alpha, sigma)
         return alpha * b - sigma * a
 
@@ -50,11 +50,11 @@ class Parameterization(ABC):
         return combine(a, x0, b, eps)
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The network's output (B, k C, ...) -> what it says of the target, and var_mix where it is learned."""
+        """The network's output (B, k C, ...) -> the target, and var_mix where it is learned."""
         if not self.learned_variance:
             return output, None
-        *said, raw = output.chunk(self.outputs + 1, dim=1)
-        return said[0] if len(said) == 1 else torch.cat(said, dim=1), (raw + 1) / 2
+        *target, raw = output.chunk(self.outputs + 1, dim=1)
+        return target[0] if len(target) == 1 else torch.cat(target, dim=1), (raw + 1) / 2
 
     def answer(self, output: Tensor, x: Tensor, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         """What the output (B, k C, ...) stands for, (B, C, ...): held against :meth:`encode` in training."""
@@ -67,7 +67,7 @@ class Parameterization(ABC):
         d = self.determinant(alpha, sigma)
         if isinstance(d, float) and d == 0.0:
             raise ValueError(
-                f"{type(self).__name__} says nothing about one of x_0 and eps at alpha = {alpha}, sigma = {sigma}; "
-                "a sampler must not ask for a prediction there (choose another spacing or another target)"
+                f"{type(self).__name__} does not determine both x_0 and eps at alpha = {alpha}, sigma = {sigma}; "
+                "a sampler must not call the network there (choose another spacing or another target)"
             )
         return Solved(None, None, var_mix, Source(x, output, (b / d, -sigma / d), (-a / d, alpha / d)))

@@ -46,11 +46,11 @@ class CombinedParameterization(Parameterization):
         Raises:
             ValueError: the network gives another number of channels.
         """
-        said = self.split(output)[0]
-        if said.shape[1] != 2 * x.shape[1]:
+        output = self.split(output)[0]
+        if output.shape[1] != 2 * x.shape[1]:
             raise ValueError(
-                f"parameterization=combined asks for x_0 and eps, {2 * x.shape[1]} channels, and the network gives "
-                f"{said.shape[1]}; set network.outputs=2"
+                f"parameterization=combined needs x_0 and eps, {2 * x.shape[1]} channels, and the network gives "
+                f"{output.shape[1]}; set network.outputs=2"
             )
-        data, noise = said.chunk(2, dim=1)
+        data, noise = output.chunk(2, dim=1)
         return data, noise

@@ -14,7 +14,7 @@ from diffusion.schedule.posterior import Posterior, posterior
 class PosteriorMeanParameterization(Parameterization):
     """target = mu~, the mean of q(x_{t - 1/T} | x_t, x_0) (Ho et al. 2020, eq. 7, and table 2's "mu~ prediction").
 
-    The network is asked for the step to the next knot of its table, whatever steps a sampler takes: its answer is
+    The network predicts the step to the next knot of its table, whatever steps a sampler takes: its answer is
     solved for x_0 and eps as any other. Below the first knot the step goes to clean data.
 
     Raises:

@@ -18,5 +18,7 @@ class ScoreParameterization(Parameterization):
 
     def coefficients(self, alpha: Coefficient, sigma: Coefficient) -> tuple[Coefficient, Coefficient]:
         if isinstance(sigma, float) and sigma == 0.0:
-            raise ValueError("the score is infinite on clean data (sigma = 0); a sampler must not ask for it there")
+            raise ValueError(
+                "the score is infinite on clean data (sigma = 0); a sampler must not call the network there"
+            )
         return 0.0, -1 / sigma

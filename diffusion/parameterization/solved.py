@@ -1,4 +1,4 @@
-"""What the network's output says of x_0 and eps, computed where it is asked for."""
+"""x_0 and eps of the network's output, computed where they are first read."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Source(NamedTuple):
 
 
 class Solved(Prediction):
-    """A prediction that is computed where it is asked for: a step that needs one expectation, or a mixture of both,
+    """A prediction that is computed where it is first read: a step that needs one expectation, or a mixture of both,
     passes over the data half as often. Given ``x0`` and ``eps`` it is any other prediction."""
 
     __slots__ = ("_eps", "_source", "_x0")
-    _x0: Any  # a tensor once it was asked for
+    _x0: Any  # a tensor once it was read
     _eps: Any
     _source: Any  # what is given where the two above are not
 

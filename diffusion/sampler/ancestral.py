@@ -22,10 +22,10 @@ class AncestralSampler(Sampler):
 
     Args:
         variance: ``small`` is beta~ (exact for data at one point), ``large`` is beta (exact for standard normal data),
-            ``learned`` what the network says of the two (Nichol & Dhariwal 2021, eq. 15).
+            ``learned`` the mixture of the two that the network predicts (Nichol & Dhariwal 2021, eq. 15).
 
     Raises:
-        ValueError: an unknown variance, or a learned one asked of a model that predicts none.
+        ValueError: an unknown variance, or a learned one of a model that predicts none.
     """
 
     order = 1
@@ -42,7 +42,7 @@ class AncestralSampler(Sampler):
         prediction = denoise(x, cur.t)
         if self.variance == "learned" and prediction.var_mix is None:
             raise ValueError(
-                "variance=learned asked of a model that predicts no variance; "
+                "variance=learned needs a model that predicts a variance, and this one does not; "
                 "set sampler.variance=small or large, or train with parameterization.learned_variance=true"
             )
         q = between(cur, nxt)

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -48,7 +48,7 @@ class Denoise:
 
 
 class StepReplay:
-    """Steps that were taken, from another x: what guidance that goes back and forth asks for (RePaint).
+    """Steps that were taken, from another x: for guidance that goes back and forth (RePaint).
 
     taken: steps so far. left: steps still to come. state: what the next step will remember.
     """
@@ -79,6 +79,7 @@ class Sampler(ABC):
 
     order: declared order of convergence on the probability-flow ODE (weak order for stochastic samplers).
     invertible: follows the probability-flow ODE, so that its steps lead from data to noise as well.
+    noiseless: the setting with which a sampler that draws noise is invertible, ``None`` where there is none.
 
     Args:
         steps: number of steps, at least 1.
@@ -90,6 +91,7 @@ class Sampler(ABC):
 
     order: int
     invertible: bool = False
+    noiseless: ClassVar[str | None] = None
 
     def __init__(self, steps: int = 50, spacing: Spacing | None = None) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
@@ -119,7 +121,7 @@ class Sampler(ABC):
         """:meth:`levels` for ``count`` steps from level to level: a sampler may make another number of ``steps``."""
         if schedule.steps is not None and self.steps > schedule.steps:
             raise ValueError(
-                f"{self.steps} sampling steps asked of a schedule with a table of {schedule.steps}; "
+                f"{self.steps} sampling steps on a schedule with a table of {schedule.steps}; "
                 f"set sampler.steps to at most {schedule.steps}"
             )
         times = _even(schedule, count) if self.spacing is None else self.spacing(schedule, count)
@@ -158,9 +160,9 @@ class Sampler(ABC):
         for i, (cur, nxt) in enumerate(pairwise(levels)):
             reached, then = self.step(denoise, x, cur, nxt, state, randn_like)
             if after is not None:
-                again = StepReplay(self, denoise, levels, i + 1, randn_like)
-                again.state = then
-                reached, then = after(reached, cur, nxt, again, randn_like), again.state
+                replay = StepReplay(self, denoise, levels, i + 1, randn_like)
+                replay.state = then
+                reached, then = after(reached, cur, nxt, replay, randn_like), replay.state
             x, state = reached, then
             if on_step is not None:
                 on_step(i, nxt, x)
@@ -185,15 +187,8 @@ class Sampler(ABC):
         Raises:
             ValueError: a sampler that draws noise, or a time outside (0, 1].
         """
-        if not self.invertible:
-            raise ValueError(
-                f"{type(self).__name__} with these settings draws noise on its way, or is no solver of the "
-                "probability-flow ODE, and has no inverse; use sampler=ddim (eta 0), euler, heun or a dpm_solver"
-            )
-        if not 0 < to <= 1:
-            raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
         schedule = denoiser.schedule
-        levels = below(self.levels(schedule), schedule, to)
+        levels = self.inverse_levels(schedule, to)
         denoise = Denoise(denoiser, cond, schedule)
         up = levels[-2::-1]
         if up[0].alpha == 0:
@@ -209,16 +204,28 @@ class Sampler(ABC):
                 x, state = self.step(denoise, x, cur, nxt, state, torch.zeros_like)
         return x if levels[0].t == to < 1 else scale(1 / schedule.prior_std(levels[0]), x)
 
+    def inverse_levels(self, schedule: Schedule, to: float) -> list[Level]:
+        """The levels of :meth:`invert`, the noisiest first.
+
+        Raises:
+            ValueError: see there.
+        """
+        if not self.invertible:
+            instead = f"set sampler.{self.noiseless}" if self.noiseless else "use sampler=ddim, heun or a dpm_solver"
+            raise ValueError(
+                f"{type(self).__name__} draws noise on its way, or is no solver of the probability-flow ODE, and has "
+                f"no inverse; {instead}"
+            )
+        if not 0 < to <= 1:
+            raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
+        levels = self.levels(schedule)
+        return levels if to >= levels[0].t else [schedule.level(to), *(level for level in levels if level.t < to)]
+
     @abstractmethod
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, Any]:
         """x at ``cur`` -> x at ``nxt`` and what the next step should remember (``None`` at the first step)."""
-
-
-def below(levels: list[Level], schedule: Schedule, to: float) -> list[Level]:
-    """The level at time ``to`` and those below it; ``levels`` themselves where ``to`` lies above them."""
-    return levels if to >= levels[0].t else [schedule.level(to), *(level for level in levels if level.t < to)]
 
 
 def _even(schedule: Schedule, steps: int) -> list[float]:

@@ -24,6 +24,8 @@ class ChurnedSampler(Sampler):
         ValueError: a negative churn or standard deviation, or a reversed range.
     """
 
+    noiseless = "churn=0"
+
     def __init__(
         self,
         steps: int = 50,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler, below
+from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
 from diffusion.types import Cond, Denoiser, RandnLike, Spacing, combine
@@ -29,6 +29,7 @@ class DDIMSampler(Sampler):
     """
 
     order = 1
+    noiseless = "eta=0"
 
     def __init__(self, steps: int = 50, spacing: Spacing | None = None, eta: float = 0.0) -> None:
         super().__init__(steps, spacing)
@@ -66,15 +67,10 @@ class DDIMSampler(Sampler):
         Raises:
             ValueError: eta above 0, fewer than one iteration, or a single step from alpha = 0.
         """
-        if self.eta > 0 or iterations < 1:
-            raise ValueError(
-                f"only the deterministic sampler has an inverse, in 1 or more iterations, got eta {self.eta} and "
-                f"{iterations} iterations; set sampler.eta=0"
-            )
+        if iterations < 1:
+            raise ValueError(f"a step is undone in 1 iteration or more, got iterations={iterations}")
         denoise = Denoise(denoiser, cond, denoiser.schedule)
-        if not 0 < to <= 1:
-            raise ValueError(f"data are inverted to a time in (0, 1], got {to}")
-        levels = below(self.levels(denoiser.schedule), denoiser.schedule, to)
+        levels = self.inverse_levels(denoiser.schedule, to)
         x = x0
         for clean, noisy in pairwise(reversed(levels)):
             if noisy.alpha == 0:

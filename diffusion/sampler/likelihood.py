@@ -24,7 +24,7 @@ class FlowLogLikelihood:
 
     Args:
         rtol, atol: tolerances of one solver step.
-        end: time at which the data are put, below which the model is not asked; a table's first knot bounds it.
+        end: time at which the data are put, below which the model is not called; a table's first knot bounds it.
         probes: sign vectors of the divergence's estimate; its standard error falls as 1 / sqrt(probes).
 
     Raises:
@@ -94,7 +94,7 @@ def bits_per_dim(log_density: Tensor, dim: int, bin_width: float = 1 / 127.5) ->
 
 
 def _kept_for_every_probe() -> AbstractContextManager[Any]:
-    """A compiled network gives its buffers away in the first backward pass unless it is told that there are more."""
+    """A compiled network gives its buffers away in the first backward pass unless there are known to be more."""
     from torch._functorch import config
 
     return config.patch(donated_buffer=False)

@@ -12,7 +12,7 @@ class LMSSampler(MultistepSampler):
     """dy/dn = E[eps | x] by Adams-Bashforth on uneven steps, y = x / alpha, n = sigma / alpha.
 
     Known from Katherine Crowson's k-diffusion; the same as DEIS with its polynomial in sigma / alpha ("rho AB", Zhang &
-    Chen 2023, appendix), which unlike the logarithm goes on to clean data.
+    Chen 2023, appendix), which unlike the logarithm reaches clean data.
 
     Args:
         order: number of answers that the polynomial goes through, 1 to 4; 1 is Euler.

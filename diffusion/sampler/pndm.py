@@ -38,6 +38,7 @@ class PNDMSampler(Sampler):
     """
 
     order = 2
+    invertible = True
 
     def __init__(self, steps: int = 50, spacing: Spacing | None = None, start: Start = "runge_kutta") -> None:
         super().__init__(steps, spacing)

@@ -29,6 +29,7 @@ class RestartSampler(Sampler):
     """
 
     order = 2
+    noiseless = "intervals=[]"
 
     def __init__(
         self,
@@ -44,6 +45,7 @@ class RestartSampler(Sampler):
                     f"0 < low < high in sigma/alpha, got {list(row)}; set sampler.intervals"
                 )
         self.intervals = [list(row) for row in intervals]
+        self.invertible = not any(repeats for _, repeats, *_ in self.intervals)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

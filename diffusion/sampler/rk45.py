@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.sampler.angle_ode import angle, integrate, radius, velocity
 from diffusion.sampler.base import Denoise, Sampler
-from diffusion.schedule.base import Level
+from diffusion.schedule.base import Level, Schedule
 from diffusion.types import RandnLike, Spacing
 
 
@@ -29,6 +29,7 @@ class RK45Sampler(Sampler):
     """
 
     order = 5
+    invertible = True
 
     def __init__(
         self,
@@ -46,6 +47,10 @@ class RK45Sampler(Sampler):
         self.rtol = rtol
         self.atol = atol
         self.end = end
+
+    def inverse_levels(self, schedule: Schedule, to: float) -> list[Level]:
+        *noisy, clean = super().inverse_levels(schedule, to)
+        return [*noisy, *([schedule.level(self.end)] if noisy[-1].t > self.end else []), clean]
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

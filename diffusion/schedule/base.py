@@ -71,7 +71,7 @@ class Schedule(ABC):
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
 
     def c_noise(self, t: Tensor) -> Tensor:
-        """What the network is told of t: t itself, unless a schedule says otherwise."""
+        """What the network is conditioned on at t: t itself, unless a schedule says otherwise."""
         return t
 
     def level(self, t: float) -> Level:

@@ -14,7 +14,7 @@ class ContinuousCosineSchedule(VariancePreservingSchedule):
     """log-SNR = -2 log tan(pi u / 2) + 2 log(base / resolution), VP (Hoogeboom et al. 2023, section 3.1, eqs. 3-4).
 
     Larger images hide noise by redundancy; the shift gives each resolution the noise that ``base`` has. u grows
-    linearly with t from 0 to where the log-SNR is ``log_snr_min``; the network is told 1000 t.
+    linearly with t from 0 to where the log-SNR is ``log_snr_min``; c_noise = 1000 t.
 
     Args:
         resolution: of the images, ``None`` for no shift.

@@ -13,7 +13,7 @@ from diffusion.schedule.base import FIRST, Schedule, check_noise
 class EDMSchedule(Schedule):
     """alpha = 1, sigma^(1/rho) linear in t from sigma_min to sigma_max, and 0 at t = 0 (Karras et al. 2022, eq. 5).
 
-    The network is told c_noise = log(sigma) / 4 (table 1). ``spacing=karras`` gives the paper's steps exactly.
+    c_noise = log(sigma) / 4 (table 1). ``spacing=karras`` gives the paper's steps exactly.
 
     rho: 7 in the paper; larger is denser near the data.
     """

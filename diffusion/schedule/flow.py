@@ -12,7 +12,7 @@ from diffusion.schedule.base import Schedule
 class FlowSchedule(Schedule):
     """alpha = 1 - u, sigma = u (Liu et al. 2023), u = shift t / (1 + (shift - 1) t) (Esser et al. 2024, eq. 23).
 
-    alpha(1) = 0: an epsilon target is refused, flow, velocity and x0 are not. The network is told 1000 u.
+    alpha(1) = 0: an epsilon target is refused, flow, velocity and x0 are not. c_noise = 1000 u.
 
     shift: above 1 moves times towards noise, for larger images; sqrt of the ratio of their numbers of pixels.
     """

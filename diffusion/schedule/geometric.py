@@ -13,7 +13,7 @@ from diffusion.schedule.base import FIRST, Schedule, check_noise
 class GeometricSchedule(Schedule):
     """alpha = 1, sigma = sigma_min (sigma_max / sigma_min)^t for t > 0, and 0 at t = 0 (Song et al. 2021, eq. 31).
 
-    The last step of a sampler thus goes from about ``sigma_min`` to clean data. The network is told log(sigma) / 4.
+    The last step of a sampler thus goes from about ``sigma_min`` to clean data. c_noise = log(sigma) / 4.
     """
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:

@@ -12,7 +12,7 @@ from diffusion.schedule.base import VariancePreservingSchedule, check_rate
 class VPSchedule(VariancePreservingSchedule):
     """beta(t) = beta_min + t (beta_max - beta_min), log alpha = -1/2 integral of beta (Song et al. 2021, eqs. 32-33).
 
-    DDPM's linear table is its discretisation with beta_i = beta(i / T) / T. The network is told 999 t (their code), the
+    DDPM's linear table is its discretisation with beta_i = beta(i / T) / T. c_noise = 999 t (their code), the
     range of that table's indices.
     """
 

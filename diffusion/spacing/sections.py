@@ -33,14 +33,14 @@ class SectionsSpacing(Spacing):
                 f"set sampler.steps={sum(self.counts)}"
             )
         if schedule.steps is None:
-            return from_indices(schedule, ())  # says why not
+            return from_indices(schedule, ())  # raises the reason
         size, larger = divmod(schedule.steps, len(self.counts))
         indices, first = [], 0
         for i, count in enumerate(self.counts):
             length = size + (i < larger)
             if length < count:
                 raise ValueError(
-                    f"part {i + 1} of spacing.counts asks {count} steps of {length} indices; "
+                    f"part {i + 1} of spacing.counts has {count} steps for {length} indices; "
                     f"a table of {schedule.steps} in {len(self.counts)} parts gives no more"
                 )
             stride = (length - 1) / (count - 1) if count > 1 else 1.0

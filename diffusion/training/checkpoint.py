@@ -27,7 +27,7 @@ class CheckpointFile(TorchCheckpointIO):
 
 
 class Checkpoint(Callback):
-    """``checkpoints/last.ckpt`` every n optimizer steps, at the end, and when SIGTERM asks the run to stop.
+    """``checkpoints/last.ckpt`` every n optimizer steps, at the end, and when SIGTERM stops the run.
 
     A file is written beside its place and moved there, so that a kill at any moment leaves the one before. It holds
     raw and averaged weights, optimizer, loops, and the loader's position; it loads with ``weights_only=True``.

@@ -80,8 +80,8 @@ class FlatAdam(Adam):
 
     def state_dict(self) -> dict[str, Any]:
         """As Adam's: each weight counts its own steps."""
-        told = super().state_dict()
-        return {**told, "state": {n: {**s, "step": s["step"].clone()} for n, s in told["state"].items()}}
+        state = super().state_dict()
+        return {**state, "state": {n: {**s, "step": s["step"].clone()} for n, s in state["state"].items()}}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

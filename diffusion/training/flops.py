@@ -1,4 +1,4 @@
-"""How much arithmetic a network is, and how much this machine does at best: their ratio says how well it is used.
+"""How much arithmetic a network is, and how much this machine does at best: their ratio is how well it is used.
 
 Model FLOP/s utilisation (Chowdhery et al. 2022, appendix B) = FLOPs that the network as written needs for a second's
 images / FLOP/s of the machine. What is done twice (recomputed blocks) or cleverly not at all does not count.

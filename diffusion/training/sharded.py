@@ -18,7 +18,7 @@ from torch.torch_version import TorchVersion
 
 
 class Sharded(ModelParallelStrategy):
-    """Lightning's strategy for it, over all ranks; what is sharded is for the module to say (:func:`shard`)."""
+    """Lightning's strategy for it, over all ranks; the module chooses what is sharded (:func:`shard`)."""
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)

@@ -209,7 +209,7 @@ def test_images_that_change_at_every_step_have_no_latents_to_keep(train_config) 
 
 def test_a_checkpoint_names_the_autoencoder_and_does_not_hold_it(place: Path, run: Path) -> None:
     saved = checkpoint(run)
-    assert saved["autoencoder"] == weights.sha256_of(place / "kl")
+    assert saved["frozen"] == {"autoencoder": weights.sha256_of(place / "kl")}
     assert not [name for name in saved["state_dict"] if "autoencoder" in name]
     network = sum(value.nbytes for name, value in saved["state_dict"].items() if name.startswith("model.denoiser."))
     assert (run / "checkpoints" / "last.ckpt").stat().st_size < 6 * network, "weights, average, two moments, names"
@@ -245,7 +245,7 @@ def test_another_autoencoder_is_refused_and_the_same_in_another_folder_is_not(
     refuse_to_continue(cfg, run)
     file = tmp_path / "kl" / weights.WEIGHTS
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
-    sentence = "trained on latents of the autoencoder with sha256"
+    sentence = "trained with the autoencoder of sha256"
     with pytest.raises(ConfigError, match=sentence):
         load_model(cfg, run)
     cfg.autoencoder.posterior = "mode"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import resource
 import runpy
@@ -16,9 +17,11 @@ import test_contracts as contracts
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.denoiser import NetworkDenoiser
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.arguments import arguments
 from diffusion.experiment.config.validate import check, targets
+from diffusion.model import DiffusionModel
 
 ROOT = Path(__file__).parents[2]
 OUTSIDE = {"ablation", "debug", "experiment", "hydra", "hydra/launcher", "hydra/sweeper", "logger", "module", "paths"}
@@ -133,6 +136,36 @@ def test_a_part_that_passed_is_not_built_again(monkeypatch: pytest.MonkeyPatch, 
         check(OmegaConf.create({"schedule": {**parts, "amount": -1.0}}))
     with pytest.raises(InstantiationException):  # a bug of a part keeps its traceback
         check(OmegaConf.create({"schedule": {**parts, "amount": 0.0}}))
+
+
+def test_a_part_may_read_the_model_that_it_is_given(tmp_path: Path) -> None:
+    """In its constructor, before the run that the model lies in exists: a copy of its network, a setting of its own."""
+    another = {"_target_": "diffusion.load", "run": "another", "checkpoint": "last", "weights": "ema"}
+    copied, guided = ({"_target_": f"{__name__}.{kind.__name__}"} for kind in (CopiesTeacher, ReadsDenoiser))
+    for kind in ("denoiser", "classes"):
+        check(OmegaConf.create({"objective": {**copied, "teacher": another, "reads": kind}}))
+    check(OmegaConf.create({"guidance": {"it": {**guided, "_partial_": True}}}))
+    with pytest.raises(ConfigError, match=r"objective\.reads is denoiser or classes, got nothing"):
+        check(OmegaConf.create({"objective": {**copied, "teacher": another, "reads": "nothing"}}))
+
+
+class CopiesTeacher:
+    """An objective whose second player starts from its teacher."""
+
+    def __init__(self, teacher: DiffusionModel, reads: str) -> None:
+        if reads not in ("denoiser", "classes"):
+            raise ValueError(f"reads is denoiser or classes, got {reads}")
+        self.rival = copy.deepcopy(teacher.denoiser.network)
+        self.width = sum(p.numel() for p in teacher.parameters())
+        if reads == "classes":
+            self.classes = teacher.denoiser.network.num_classes
+
+
+class ReadsDenoiser:
+    """A guidance of networks with one target."""
+
+    def __init__(self, denoiser: NetworkDenoiser) -> None:
+        self.target = denoiser.parameterization
 
 
 class Counted:

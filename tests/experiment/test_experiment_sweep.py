@@ -207,6 +207,16 @@ def test_identity_depends_on_what_is_computed_and_on_nothing_else():
     assert one == identity(OmegaConf.create(base | {"keep_freed_memory": False}))
     assert one == identity(OmegaConf.create(dict(reversed(base.items()))))
     assert one != identity(OmegaConf.create(base | {"seed": 1}))
+    guidance = {
+        "guidance": {"apg": {"_target_": "a", "x": 1, "y": 2}, "free": {"_target_": "b", "scale": {"p": 1, "q": 2}}}
+    }
+    ordered = identity(OmegaConf.create(base | guidance))
+    guidance["guidance"]["apg"] = dict(reversed(guidance["guidance"]["apg"].items()))
+    assert ordered == identity(OmegaConf.create(base | guidance)), "arguments have no order"
+    other = {"guidance": dict(reversed(guidance["guidance"].items()))}
+    assert ordered != identity(OmegaConf.create(base | other)), "the innermost guidance is the first"
+    guidance["guidance"]["free"]["scale"] = {"q": 2, "p": 1}
+    assert ordered != identity(OmegaConf.create(base | guidance)), "parts are removed in their order"
     assert one != identity(OmegaConf.create(base | {"data": {"root": "elsewhere", "num_workers": 0}}))
     OmegaConf.register_new_resolver("precision", lambda: "32-true", replace=True)
     auto, here = ({"trainer": {"precision": text}} for text in ("${precision:}", "32-true"))

@@ -11,10 +11,12 @@ import torch
 from conftest import config
 from model_folders import run_folder
 from omegaconf import DictConfig, OmegaConf
+from tiny_kl import save_tiny
 
 import diffusion
 from diffusion.errors import ConfigError
-from diffusion.experiment.build.load import identities, load_model
+from diffusion.experiment.build.build import build
+from diffusion.experiment.build.load import identities, identity, load_model
 from diffusion.experiment.task import train
 from diffusion.guidance import AutoGuidance, ClassifierGuidance
 
@@ -32,6 +34,9 @@ guidance:
 objective:
   teacher: {run: RUN, weights: raw}
 """,
+    "autoencoder": """
+autoencoder: {run: RUN, factor: 2}
+""",
 }
 CHOICES = {
     "weak": (["guidance=auto"], [], "guidance.auto.weak"),
@@ -41,12 +46,20 @@ CHOICES = {
         "guidance.classifier.classifier",
     ),
     "teacher": (["objective=matching"], [], "objective.teacher"),
+    "autoencoder": (
+        ["autoencoder=run", "guidance=none"],
+        ["autoencoder=kl", "autoencoder.pretrained=KL", "autoencoder.factor=2", "guidance=none"],
+        "autoencoder",
+    ),
 }
 
 
 def trained(tmp_path: Path, kind: str) -> tuple[DictConfig, Path, str]:
     """A run of one step that has a part, the part's folder, and its role."""
     chosen, others, role = CHOICES[kind]
+    if kind == "autoencoder":
+        kl = save_tiny(tmp_path / "kl", factor=2, image_channels=1)
+        others = [word.replace("KL", str(kl)) for word in others]
     part = run_folder(tmp_path, "part", "seed=3", *others)
     cfg = config(tmp_path / "run", *SMALL, *chosen, "trainer.max_steps=1", f"{role}.run=RUN")
     cfg = OmegaConf.merge(cfg, OmegaConf.create(YAML[kind].replace("RUN", str(part))))
@@ -57,7 +70,7 @@ def trained(tmp_path: Path, kind: str) -> tuple[DictConfig, Path, str]:
 def change(folder: Path) -> None:
     file = folder / "checkpoints" / "last.ckpt"
     saved = torch.load(file, weights_only=True)
-    torch.save({"state_dict": {name: value + 0.01 for name, value in saved["state_dict"].items()}}, file)
+    torch.save({**saved, "state_dict": {name: value + 0.01 for name, value in saved["state_dict"].items()}}, file)
 
 
 @pytest.mark.parametrize("kind", list(CHOICES))
@@ -76,6 +89,44 @@ def test_a_part_is_a_run_folder_and_no_other_weights_take_its_place(tmp_path: Pa
     change(part)
     with pytest.raises(ConfigError, match=rf"{role} was .* with weights of sha256 .* now has .*; set {role}\.run"):
         load_model(cfg, tmp_path / "run")
+
+
+def test_a_frozen_autoencoder_is_the_runs_own_and_has_its_sizes(tmp_path: Path) -> None:
+    cfg, part, _ = trained(tmp_path, "autoencoder")
+    model, theirs = load_model(cfg, tmp_path / "run"), diffusion.load(part)
+    image = torch.rand(2, 1, 8, 8) * 2 - 1
+    assert torch.equal(model.encode(image), theirs.encode(image))
+    assert model.encode(image).shape == (2, 4, 4, 4)
+    saved = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert saved["frozen"] == {"autoencoder": theirs.autoencoder.sha256}
+    cfg.autoencoder.channels = cfg.module.model.autoencoder.channels = 3
+    with pytest.raises(ConfigError, match=r"autoencoder\.channels is 3, .*; set autoencoder\.channels=4"):
+        build(cfg.autoencoder)
+
+
+def test_a_part_is_named_by_the_frozen_weights_that_it_was_trained_with_too(tmp_path: Path) -> None:
+    """Those of a text encoder are in no checkpoint, and decide what it draws all the same."""
+    folder = run_folder(tmp_path, "part")
+    known, file = identity(folder), folder / "checkpoints" / "last.ckpt"
+    saved = torch.load(file, weights_only=True)
+    torch.save({**saved, "frozen": {"conditioner.encoder": "1234"}}, file)
+    assert identity(folder).sha256 != known.sha256
+    with pytest.raises(ConfigError, match=r"trained with the conditioner\.encoder of sha256 1234, and text_encoder\."):
+        diffusion.load(folder)
+
+
+def test_a_run_without_an_autoencoder_is_no_autoencoder(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path, "part")
+    cfg = config(
+        tmp_path / "run",
+        *SMALL,
+        "autoencoder=run",
+        f"autoencoder.run={folder}",
+        "autoencoder.factor=2",
+        "guidance=none",
+    )
+    with pytest.raises(ConfigError, match=r"autoencoder\.run=.*without an autoencoder; name a run that was trained"):
+        train.train(cfg)
 
 
 def test_a_loaded_model_guides(tmp_path: Path) -> None:

@@ -180,7 +180,7 @@ def test_velocity_is_the_derivative_along_the_circle():
 )
 def test_a_target_that_says_nothing_is_refused(make: type[Parameterization], alpha: float, sigma: float):
     x0, eps = data()
-    with pytest.raises(ValueError, match=f"{make.__name__} says nothing"):
+    with pytest.raises(ValueError, match=f"{make.__name__} does not determine"):
         make().decode(eps, x0, alpha, sigma)
 
 

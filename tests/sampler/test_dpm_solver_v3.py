@@ -22,7 +22,7 @@ from diffusion.sampler.base import Denoise
 from diffusion.sampler.exponential.deis import DEISSampler
 from diffusion.sampler.exponential.dpm_solver_pp_3m import DPMSolverPP3MSampler
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler, State
-from diffusion.sampler.exponential.estimate_statistics import grid, measure
+from diffusion.sampler.exponential.estimate_statistics import estimate_statistics, grid
 from diffusion.sampler.exponential.model_statistics import ModelStatistics
 from diffusion.sampler.exponential.unipc import UniPCSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -142,7 +142,7 @@ def test_a_gaussians_statistics_are_the_closed_form():
     draws = [(x0[:5], noise(8, seed=4)[:5], noise(8, seed=5)[:5].sign(), Cond())]
     draws += [(x0[5:], noise(8, seed=4)[5:], noise(8, seed=5)[5:].sign(), Cond())]
     lams = grid(schedule, 201, 0.01, 50)
-    found = measure(GaussianDenoiser(schedule, MEAN, STD), draws, lams)
+    found = estimate_statistics(GaussianDenoiser(schedule, MEAN, STD), draws, lams)
     want = gaussian(201, lams[0], lams[-1])
     assert torch.allclose(found.lam, want.lam)
     assert torch.allclose(found.l, want.l, rtol=1e-9)
@@ -163,7 +163,7 @@ def test_statistics_are_what_the_paper_defines():
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=2)), dtype=torch.float64)
     draws = [(x0, eps, sign.expand(rows, 2), Cond()) for sign in signs]
     lams = [0.3 + 1e-3 * k for k in (-1, 0, 1)]
-    found = measure(model, draws, lams)
+    found = estimate_statistics(model, draws, lams)
 
     def level(lam):
         return schedule.level(schedule.time(math.exp(-lam)))
@@ -206,7 +206,7 @@ def test_statistics_bring_few_steps_nearer_to_the_exact_map():
     model, rows, spacing = Mixture(CosineSchedule(1000), CENTRE, 0.25), 1000, LogSNRSpacing()
     x0 = model.centre * noise(rows, 1, seed=3).sign() + 0.25 * noise(rows, 4, seed=4)
     draws = [(x0, noise(rows, 4, seed=5), noise(rows, 4, seed=6).sign(), Cond())]
-    statistics = measure(model, draws, grid(model.schedule, 60))
+    statistics = estimate_statistics(model, draws, grid(model.schedule, 60))
     z = noise(200, 4)
     exact = DPMSolverPP3MSampler(300, spacing)(model, z)
     for steps in (5, 6, 8):
@@ -226,9 +226,9 @@ def test_statistics_bring_few_steps_nearer_to_the_exact_map():
 
 def test_what_does_not_depend_on_the_batch_is_computed_once(monkeypatch):
     built = []
-    kept = DPMSolverV3Sampler.__init__.__globals__["Stretch"]
+    kept = DPMSolverV3Sampler.__init__.__globals__["Integrals"]
     monkeypatch.setattr(
-        "diffusion.sampler.exponential.dpm_solver_v3.Stretch", lambda *given: built.append(given) or kept(*given)
+        "diffusion.sampler.exponential.dpm_solver_v3.Integrals", lambda *given: built.append(given) or kept(*given)
     )
     sampler, denoiser = (
         Unchecked(8, LogSNRSpacing(), statistics=gaussian(50)),
@@ -244,7 +244,7 @@ def test_statistics_survive_their_file_and_another_ones_are_refused(tmp_path):
     path = tmp_path / "ems.safetensors"
     schedule = VPSchedule()
     draws = [(noise(), noise(seed=1), noise(seed=2).sign(), Cond())]
-    found = measure(GaussianDenoiser(schedule, MEAN, STD), draws, grid(schedule, 20), {"samples": 4})
+    found = estimate_statistics(GaussianDenoiser(schedule, MEAN, STD), draws, grid(schedule, 20), {"samples": 4})
     found.save(path)
     again = ModelStatistics.load(path)
     assert again.about == {"samples": 4}

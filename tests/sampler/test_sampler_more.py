@@ -229,7 +229,7 @@ class Carried:
     def __call__(self, x, t, cond=None):
         return self.denoiser(x, t)
 
-    def after(self, x, cur, nxt, again, randn_like):
+    def after(self, x, cur, nxt, replay, randn_like):
         self.left -= 1
         return self.denoiser.transport(self.other, 1.0, nxt.t) if self.left == 0 else x
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from exact import CONF, from_config, slope
+from exact import CONF, SAMPLERS, from_config, slope
+from omegaconf import OmegaConf
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
@@ -19,17 +24,23 @@ from diffusion.sampler import (
     FlowMapSampler,
     HeunSampler,
     LMSSampler,
+    PNDMSampler,
+    RestartSampler,
+    RK45Sampler,
     Sampler,
 )
 from diffusion.sampler.exponential import (
     DEISSampler,
     DPMSolver2Sampler,
     DPMSolver3Sampler,
+    DPMSolverFastSampler,
     DPMSolverMSampler,
     DPMSolverPP2MSampler,
+    DPMSolverPP2MSDESampler,
     DPMSolverPP2SSampler,
     DPMSolverPP3MSampler,
     DPMSolverPP3SSampler,
+    DPMSolverV3Sampler,
     UniPCSampler,
 )
 from diffusion.schedule import CosineSchedule, EDMSchedule, Schedule, VPSchedule
@@ -42,11 +53,23 @@ WITHOUT_STATISTICS = [p for p in sorted((CONF / "sampler").glob("*.yaml")) if p.
 SOLVERS = [
     EulerSampler, HeunSampler, DDIMSampler, LMSSampler, DPMSolver2Sampler, DPMSolver3Sampler, DPMSolverMSampler,
     DPMSolverPP2MSampler, DPMSolverPP2SSampler, DPMSolverPP3MSampler, DPMSolverPP3SSampler, DEISSampler, UniPCSampler,
+    DPMSolverV3Sampler, partial(DPMSolverPP2MSDESampler, eta=0.0), partial(RestartSampler, intervals=[]),
 ]  # fmt: skip
+ON_EVEN_STEPS = [
+    PNDMSampler, partial(PNDMSampler, start="improved_euler"), DPMSolverFastSampler,
+    partial(DPMSolverFastSampler, predicts="data"),
+]  # fmt: skip
+NO_SOLVER = {"ancestral", "consistency", "euler_maruyama", "flow_map", "predictor_corrector", "reverse_diffusion"}
+"""Files of samplers that draw noise with any settings, or jump to where no ODE is followed."""
+Make = Callable[..., Sampler]
 
 
 def data() -> torch.Tensor:
     return torch.randn(4, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+
+def relative(x: torch.Tensor, exact: torch.Tensor) -> float:
+    return float((x - exact).norm() / exact.norm())
 
 
 class Counting(GaussianDenoiser):
@@ -66,32 +89,55 @@ class Counting(GaussianDenoiser):
 
 
 class FromLow(Spacing):
-    """Steps that grow upwards from one cleanest time, the same for any number of them."""
+    """Steps that grow upwards (or are even, power 1) from one cleanest time, the same for any number of them."""
 
-    def __init__(self, low: float) -> None:
-        self.low = low
+    def __init__(self, low: float, power: int = 2) -> None:
+        self.low, self.power = low, power
 
     def __call__(self, schedule, steps):
         n = steps - 1
-        return [self.low + (1 - self.low) * ((n - i) / n) ** 2 for i in range(steps)] + [0.0]
+        return [self.low + (1 - self.low) * ((n - i) / n) ** self.power for i in range(steps)] + [0.0]
 
 
-@pytest.mark.parametrize(("schedule", "low"), [(VPSchedule(), 0.02), (EDMSchedule(), 0.2)], ids=["vp", "edm"])
-@pytest.mark.parametrize("kind", SOLVERS)
-def test_inversion_has_the_solvers_order(kind: type[Sampler], schedule: Schedule, low: float) -> None:
+VP, EDM = (VPSchedule(), 0.02), (EDMSchedule(), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("kind", "schedule", "low", "power"),
+    [(kind, *at, 2) for kind in SOLVERS for at in (VP, EDM)] + [(kind, *EDM, 1) for kind in ON_EVEN_STEPS],
+)
+def test_inversion_has_the_solvers_order(kind: Make, schedule: Schedule, low: float, power: int) -> None:
     """Against the exact flow from the cleanest level on: the step to it from clean data does not depend on n."""
     denoiser, x0, steps = GaussianDenoiser(schedule, MEAN, STD), data(), [160, 320]
     errors = []
     for n in steps:
-        sampler = kind(n, FromLow(low))
+        sampler = kind(n, FromLow(low, power))
         exact = denoiser.transport(sampler.invert(denoiser, x0, to=low), low, 0.8)
-        errors.append(float((sampler.invert(denoiser, x0, to=0.8) - exact).norm() / exact.norm()))
+        errors.append(relative(sampler.invert(denoiser, x0, to=0.8), exact))
     assert slope(steps, errors) == pytest.approx(kind(4).order, abs=0.3)
     assert errors[-1] < 0.2
 
 
+@pytest.mark.parametrize("schedule", [VPSchedule(), EDMSchedule()], ids=["vp", "edm"])
+@pytest.mark.parametrize("tolerance", [1e-4, 1e-7])
+def test_the_black_box_solver_inverts_to_its_tolerance(tolerance: float, schedule: Schedule) -> None:
+    """In one step or in several, against the exact flow from where it begins after clean data."""
+    denoiser, x0 = GaussianDenoiser(schedule, MEAN, STD), data()
+    for steps in (1, 5):
+        sampler = RK45Sampler(steps, rtol=tolerance, atol=tolerance, end=0.01)
+        exact = denoiser.transport(sampler.invert(denoiser, x0, to=0.01), 0.01, 0.8)
+        assert relative(sampler.invert(denoiser, x0, to=0.8), exact) < 500 * tolerance
+
+
+@pytest.mark.parametrize("final", [False, True])
+def test_low_orders_at_the_end_do_not_stop_the_way_back(final: bool) -> None:
+    denoiser, x0 = GaussianDenoiser(VPSchedule(), MEAN, STD), data()
+    x = DPMSolverV3Sampler(40, LogSNRSpacing(), lower_order_final=final).invert(denoiser, x0, to=0.6)
+    torch.testing.assert_close(x, denoiser.transport(x0, 0.0, 0.6), rtol=5e-3, atol=5e-3)
+
+
 @pytest.mark.parametrize("kind", SOLVERS)
-def test_sampling_undoes_inversion(kind: type[Sampler]) -> None:
+def test_sampling_undoes_inversion(kind: Make) -> None:
     denoiser, x0 = GaussianDenoiser(VPSchedule(), MEAN, STD), data()
     errors = [
         float((sampler(denoiser, sampler.invert(denoiser, x0)) - x0).abs().max())
@@ -106,10 +152,28 @@ def test_inversion_to_a_time_is_the_state_there() -> None:
     torch.testing.assert_close(x, denoiser.transport(x0, 0.0, 0.6), rtol=2e-3, atol=2e-3)
 
 
-@pytest.mark.parametrize("sampler", [DDIMSampler(10, eta=0.5), HeunSampler(10, churn=4.0), ConsistencySampler(2)])
-def test_what_draws_noise_has_no_inverse(sampler: Sampler) -> None:
-    with pytest.raises(ValueError, match=r"inverse"):
-        sampler.invert(GaussianDenoiser(VPSchedule()), data())
+@pytest.mark.parametrize("path", SAMPLERS, ids=lambda p: p.stem)
+def test_every_sampler_inverts_or_names_the_setting_that_would(path: Path) -> None:
+    """What draws noise has no inverse; with the setting that the error names it draws none, and has one."""
+    denoiser, x0 = GaussianDenoiser(VPSchedule(), MEAN, STD), data()
+
+    def draws(sampler: Sampler) -> bool:
+        drawn: list[torch.Tensor] = []
+        sampler(denoiser, x0, randn_like=lambda v: drawn.append(v) or torch.zeros_like(v))
+        return bool(drawn)
+
+    settings: dict[str, Any] = {"steps": 80} | ({"churn": 4.0} if path.stem in ("euler", "heun") else {})
+    sampler = from_config(path, **settings)
+    if draws(sampler) or path.stem in NO_SOLVER:
+        with pytest.raises(ValueError, match="has no inverse") as raised:
+            sampler.invert(denoiser, x0)
+        setting = re.search(r"set sampler\.(\w+)=(\S+)$", str(raised.value))
+        assert (setting is None) == (path.stem in NO_SOLVER)
+        if setting is None:
+            return
+        sampler = from_config(path, **settings | {setting[1]: OmegaConf.create(f"v: {setting[2]}").v})
+    assert not draws(sampler)
+    assert relative(sampler.invert(denoiser, x0, to=0.5), denoiser.transport(x0, 0.0, 0.5)) < 0.12
 
 
 @pytest.mark.parametrize("path", WITHOUT_STATISTICS, ids=lambda p: p.stem)

@@ -157,7 +157,7 @@ def test_aligned_tables_are_the_ones_that_diffusers_took_from_their_authors(tabl
 
 
 def test_a_part_shorter_than_its_count_is_refused():
-    with pytest.raises(ValueError, match=r"part 2 of .* asks 12 steps of 10 indices"):
+    with pytest.raises(ValueError, match=r"part 2 of .* has 12 steps for 10 indices"):
         SectionsSpacing("5,12")(LinearSchedule(20), 17)
 
 

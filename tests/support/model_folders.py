@@ -22,5 +22,7 @@ def run_folder(tmp_path: Path, name: str, *overrides: str) -> Path:
                 parameter.normal_(std=0.1, generator=torch.Generator().manual_seed(0))
     (folder / "checkpoints").mkdir(parents=True)
     OmegaConf.save(cfg, folder / "config.yaml", resolve=True)
-    torch.save({"state_dict": module.state_dict()}, folder / "checkpoints" / "last.ckpt")
+    saved = {"state_dict": module.state_dict()}
+    module.on_save_checkpoint(saved)
+    torch.save(saved, folder / "checkpoints" / "last.ckpt")
     return folder

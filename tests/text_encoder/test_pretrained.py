@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import torch
 
+from diffusion.conditioner.joined import JoinedConditioner
 from diffusion.conditioner.text import TextConditioner
+from diffusion.denoiser import NetworkDenoiser
+from diffusion.model import DiffusionModel
+from diffusion.network.mlp import MLP
+from diffusion.parameterization.velocity import VelocityParameterization
+from diffusion.schedule import CosineSchedule
 from diffusion.text_encoder.clip import CLIPTextEncoder
 from diffusion.text_encoder.pretrained import PretrainedTextEncoder
 from diffusion.text_encoder.t5 import T5TextEncoder
@@ -159,7 +165,12 @@ def test_it_is_no_part_of_the_module_tree(clip: Path) -> None:
     conditioner.double().train()
     assert next(conditioner.encoder.model.parameters()).dtype == torch.float32
     assert not conditioner.encoder.model.training
-    assert conditioner.encoder.sha256 == hashlib.sha256((clip / "model.safetensors").read_bytes()).hexdigest()
+    sha256 = hashlib.sha256((clip / "model.safetensors").read_bytes()).hexdigest()
+    assert conditioner.encoder.sha256 == sha256
+    model = DiffusionModel(NetworkDenoiser(MLP(1, 4), CosineSchedule(), VelocityParameterization()), conditioner)
+    assert model.frozen == {"conditioner.encoder": sha256}
+    joined = JoinedConditioner({"text": conditioner}, token_dim=16)
+    assert DiffusionModel(model.denoiser, joined).frozen == {"conditioner.members.text.encoder": sha256}
 
 
 def test_what_is_cut_off_is_reported_once(clip: Path, t5: Path, caplog: pytest.LogCaptureFixture) -> None:

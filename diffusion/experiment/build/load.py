@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from diffusion.describe import tensors_sha256
+from diffusion.describe import key, tensors_sha256
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_model
 from diffusion.experiment.run.saved_config import checkpoint_path, read_resolved
@@ -22,7 +22,6 @@ from diffusion.model import DiffusionModel, Identity
 
 PREFIX = {"ema": "average.", "raw": "model."}
 """Where a checkpoint keeps which weights."""
-LOADER = "diffusion.load"
 
 
 def load(
@@ -64,7 +63,7 @@ def load_model(cfg: DictConfig, run: Path, checkpoint: str = "last", weights: st
     saved = read_checkpoint(path)
     with torch.random.fork_rng(devices=[]):
         model = build_model(cfg)
-    if (sentence := other_parts(saved, model.autoencoder.sha256, identities(cfg))) is not None:
+    if (sentence := other_parts(saved, model.frozen, identities(cfg))) is not None:
         raise ConfigError(f"{path}: {sentence}")
     state = _part(saved["state_dict"], PREFIX[weights])
     mine = model.state_dict()
@@ -150,15 +149,11 @@ def identities(cfg: DictConfig) -> dict[str, Identity]:
     return found
 
 
-def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mapping[str, Identity]) -> str | None:
-    """The sentence for a checkpoint that was trained with other weights of its parts, ``None`` where they are these."""
-    theirs = saved.get("autoencoder")
-    if theirs != autoencoder:
-        return (
-            f"the checkpoint was trained on latents of the autoencoder with sha256 {theirs}, and "
-            f"autoencoder.pretrained has {autoencoder}; set autoencoder.pretrained to the one that the run was "
-            "started with"
-        )
+def other_parts(saved: Mapping[str, Any], frozen: Mapping[str, str], parts: Mapping[str, Identity]) -> str | None:
+    """The sentence for a checkpoint that was trained with other weights of its parts, ``None`` where they are these.
+
+    frozen: see :attr:`diffusion.model.DiffusionModel.frozen`.
+    """
     for role, was in saved.get("parts", {}).items():
         now = parts.get(role)
         same = now is not None and (now.checkpoint, now.weights) == (was["checkpoint"], was["weights"])
@@ -166,6 +161,15 @@ def other_parts(saved: Mapping[str, Any], autoencoder: str | None, parts: Mappin
             return (
                 f"{role} was {was['run']} with weights of sha256 {was['sha256'][:12]}, and {now.run} now has "
                 f"{now.sha256[:12]}; set {role}.run to the run with those weights"
+            )
+    theirs = saved.get("frozen", {})
+    for name in {**theirs, **frozen}:
+        if theirs.get(name) != frozen.get(name):
+            node = "text_encoder" if name == "conditioner.encoder" else name.replace(".members.", ".parts.")
+            setting = f"{node}.{'run' if node in parts else 'pretrained'}"
+            return (
+                f"the checkpoint was trained with the {name} of sha256 {theirs.get(name)}, and {setting} has "
+                f"{frozen.get(name)}; set {setting} to the one that the run was started with"
             )
     return None
 
@@ -193,7 +197,7 @@ def _folder(run: str | Path, checkpoint: str, role: str = "") -> Path:
 
 def _loaders(node: Any, path: str = "") -> Iterator[tuple[str, tuple[str, str, str]]]:
     if isinstance(node, Mapping):
-        if node.get("_target_") == LOADER:
+        if "_target_" in node and "run" in node:  # whatever part it is, that is how a config names another run
             yield path, (node["run"], node.get("checkpoint", "last"), node.get("weights", "ema"))
         for name, child in node.items():
             yield from _loaders(child, f"{path}.{name}" if path else str(name))
@@ -205,5 +209,7 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 @functools.lru_cache(maxsize=64)
 def _sha256(path: Path, changed: int, weights: str) -> str:
-    """Of a checkpoint's weights; computed again where the file has changed."""
-    return tensors_sha256(_part(read_checkpoint(path)["state_dict"], PREFIX[weights]))
+    """Of a checkpoint's weights and of those that it was trained with; computed again where the file has changed."""
+    saved = read_checkpoint(path)
+    tensors, frozen = tensors_sha256(_part(saved["state_dict"], PREFIX[weights])), saved.get("frozen")
+    return key([tensors, frozen]) if frozen else tensors

@@ -61,8 +61,20 @@ def identity(cfg: DictConfig, history: Sequence[Any] = ()) -> str:
     plain: dict[str, Any] = OmegaConf.to_container(own, resolve=True)  # type: ignore[assignment]
     for path in MACHINE:
         _remove(plain, path.split("."))
-    text = json.dumps([plain, *history] if history else plain, sort_keys=True, separators=(",", ":"))
+    rooms = {room: _ordered(node) for room, node in plain.items()}
+    text = json.dumps([rooms, *history] if history else rooms, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _ordered(node: Any) -> Any:
+    """A node with every mapping in which order counts as a list of pairs: named parts, such as guidance and the scales
+    inside it, are applied in their order; the arguments of a part have none."""
+    if isinstance(node, list):
+        return [_ordered(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {str(name): _ordered(value) for name, value in node.items()}
+    return inner if "_target_" in inner else list(inner.items())
 
 
 def _remove(node: Any, path: list[str]) -> None:

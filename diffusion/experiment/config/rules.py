@@ -118,11 +118,11 @@ def second_models(cfg: Plain) -> str | None:
 def _identity(cfg: Plain) -> dict[str, Any]:
     """What tells data sets apart: the class, its own names and sizes, a folder of images by its last name; and what
     is made of images before a network sees them."""
-    data = _part(cfg, "data")
+    data, coder = _part(cfg, "data"), _part(cfg, "autoencoder")
     facts = {key: data.get(key) for key in ("dataset", "channels", "resolution", "num_classes") if key in data}
     folder = {"folder": Path(str(data["root"])).name} if _class(data) == "ImageFolder" else {}
-    coder = _class(_part(cfg, "autoencoder")) if has_latents(cfg) else "none"
-    return {"class": _class(data), **facts, **folder, "autoencoder": coder}
+    latents = f"{coder.get('channels')} x 1/{coder.get('factor')}" if has_latents(cfg) else "none"
+    return {"class": _class(data), **facts, **folder, "latents": latents}
 
 
 def recorded_graphs(cfg: Plain) -> str | None:
@@ -178,14 +178,14 @@ def likelihood(cfg: Plain) -> str | None:
 
 def has_latents(cfg: Plain) -> bool:
     """Is there an autoencoder whose latents differ from the images?"""
-    return _part(cfg, "autoencoder").get("pretrained") is not None
+    return _class(_part(cfg, "autoencoder")) not in ("", "IdentityAutoencoder")
 
 
 def autoencoder_weights(cfg: Plain) -> str | None:
     """Their reader is installed, a folder holds them, and the model's own config agrees with the sizes."""
-    if not has_latents(cfg):
-        return None
     coder = _part(cfg, "autoencoder")
+    if coder.get("pretrained") is None:
+        return None
     if isinstance(coder.get("max_batch"), int) and coder["max_batch"] < 1:
         return f"autoencoder.max_batch is a number of images, at least 1, got {coder['max_batch']}"
     if find_spec("diffusers") is None:

@@ -36,6 +36,13 @@ LAST = {"network": 1, "lr_scheduler": 2, "optimizer": 3}
 LOADER = "diffusion.load"
 LOADED = re.compile(r"diffusion\.(text_encoder\.(?!words\.)|autoencoder\.(?!identity\.))")
 """Parts that read weights when they are built."""
+SMALL = {
+    "_target_": "diffusion.denoiser.NetworkDenoiser",
+    "network": {"_target_": "diffusion.network.mlp.MLP", "in_channels": 1, "resolution": 4, "width": 4, "depth": 1},
+    "schedule": {"_target_": "diffusion.schedule.cosine.CosineSchedule"},
+    "parameterization": {"_target_": "diffusion.parameterization.velocity.VelocityParameterization"},
+}
+"""A denoiser in the place of one that is not there yet."""
 _passed: set[str] = set()
 
 
@@ -135,8 +142,9 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
 
 
 def _check_built(path: str, values: Mapping[str, Any]) -> None:
-    """Builds a part and drops it."""
-    values = _with_stand_ins(values)
+    """Builds a part and drops it. What it reads of another model that the stand-in for that lacks, such as the classes
+    of a classifier, is left to where the model is loaded."""
+    given, values = values, _with_stand_ins(values)
     room, done = path.partition(".")[0], _name("built", path, values)
     if room not in BUILT | META or done in _passed or any(LOADED.match(target) for target in _targets_in(values)):
         return
@@ -145,16 +153,18 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
     if path == "trainer":
         values = _anywhere(values)
     try:
-        with torch.device("meta" if room in META else "cpu"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if room in META else "cpu"):
             built = instantiate(values, _convert_="all")
-        if path == "trainer":
-            from lightning_fabric.plugins.environments import LightningEnvironment
+            if path == "trainer":
+                from lightning_fabric.plugins.environments import LightningEnvironment
 
-            built(plugins=[LightningEnvironment()])  # whatever a SLURM allocation says
-        elif values.get("_partial_") and path.count(".") == (room == "guidance"):
-            built(_stand_in(room))
+                built(plugins=[LightningEnvironment()])  # whatever a SLURM allocation says
+            elif values.get("_partial_") and path.count(".") == (room == "guidance"):
+                built(_stand_in(room))
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
+        if isinstance(cause, AttributeError) and (room == "guidance" or values != given):
+            return
         user = isinstance(cause, TypeError | ValueError | UserError) or type(cause).__name__ == LIGHTNINGS
         if cause is None or not user:
             raise
@@ -188,25 +198,19 @@ def _anywhere(trainer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_stand_ins(value: Any) -> Any:
-    """A part's arguments, other runs' models replaced by a small denoiser: they are loaded when the part is used."""
+    """A part's arguments, other runs' models replaced by a small one: they are loaded when the part is used."""
     if isinstance(value, list):
         return [_with_stand_ins(inner) for inner in value]
     if not isinstance(value, Mapping):
         return value
     if value.get("_target_") == LOADER:
-        return {
-            "_target_": "diffusion.denoiser.GaussianDenoiser",
-            "schedule": {"_target_": "diffusion.schedule.cosine.CosineSchedule"},
-        }
+        return {"_target_": "diffusion.model.DiffusionModel", "denoiser": SMALL, "shape": [1, 4, 4]}
     return {key: _with_stand_ins(inner) for key, inner in value.items()}
 
 
 def _stand_in(room: str) -> Any:
     """What a partial part is completed with in training, as small as can be."""
     import torch
-
-    from diffusion.denoiser import GaussianDenoiser
-    from diffusion.schedule.cosine import CosineSchedule
 
     class Optimizer(torch.optim.Optimizer):
         """Without the base's constructor, which imports torch's compiler."""
@@ -215,7 +219,7 @@ def _stand_in(room: str) -> Any:
             self.param_groups, self.defaults = [{"params": weights, "lr": 1.0}], {"lr": 1.0}
 
     weights = [torch.nn.Parameter(torch.zeros(1))]
-    return {"optimizer": weights, "lr_scheduler": Optimizer()}.get(room) or GaussianDenoiser(CosineSchedule())
+    return {"optimizer": weights, "lr_scheduler": Optimizer()}.get(room) or instantiate(SMALL)
 
 
 def _check_steps(plain: Mapping[str, Any]) -> None:

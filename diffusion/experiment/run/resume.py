@@ -50,6 +50,8 @@ MAY_CHANGE: Mapping[str, str] = {
     "data.num_workers": "how batches are prepared",
     "data.pin_memory": "how batches are prepared",
     "autoencoder.pretrained": "where the same weights lie",
+    "autoencoder.run": "where the same weights lie",
+    "objective.teacher.run": "where the same weights lie",
     "autoencoder.sha256": "which file is expected; the checkpoint knows whose latents it is of",
     "autoencoder.max_batch": "how latents are computed",
 }

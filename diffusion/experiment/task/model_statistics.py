@@ -24,7 +24,7 @@ from diffusion.model import DiffusionModel
 from diffusion.randomness import STATISTICS, KeyedRandomness
 from diffusion.sampler.base import Sampler
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
-from diffusion.sampler.exponential.estimate_statistics import Draw, grid, measure
+from diffusion.sampler.exponential.estimate_statistics import Draw, estimate_statistics, grid
 from diffusion.sampler.exponential.model_statistics import MAKE
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,9 @@ def write(cfg: DictConfig) -> Path:
         interruptible("no file was written; run the same command again"),
     ):
         task = bar.add_task("measuring", total=len(lams))
-        found = measure(guided, list(_draws(cfg, model)), lams, about, lambda i: bar.update(task, completed=i + 1))
+        found = estimate_statistics(
+            guided, list(_draws(cfg, model)), lams, about, lambda i: bar.update(task, completed=i + 1)
+        )
     path = Path(cfg.output) if cfg.output else run / MODEL_STATISTICS
     with replacing(path) as beside:
         found.save(beside)

@@ -104,8 +104,7 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     try:
         micro_batch = MicroBatch(cfg.get("micro_batch"), resumed=cfg.resume is not None)
         about = {"parameters": trained, "git": environment()["git"], "parts": module.parts}
-        if (sha256 := module.model.autoencoder.sha256) is not None:
-            about["autoencoder_sha256"] = sha256
+        about["frozen"] = module.model.frozen
         trainer = build_trainer(cfg, extra=[Begin(begin), micro_batch, Preemption()], about=about)
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
@@ -132,7 +131,7 @@ class Begin(Callback):
 
 
 def _expect_same_parts(path: Path, module: DiffusionModule, parts: Mapping[str, Identity]) -> None:
-    if path.is_file() and (sentence := other_parts(read_checkpoint(path), module.model.autoencoder.sha256, parts)):
+    if path.is_file() and (sentence := other_parts(read_checkpoint(path), module.model.frozen, parts)):
         raise ConfigError(f"{path}: {sentence}")
 
 

@@ -17,7 +17,8 @@ class CarriedTimeDistribution(TimeDistribution):
     EDM's configuration D trains its preconditioning on the noise levels of its baseline (Karras et al. 2022, table 1).
 
     Args:
-        schedule: whose noise levels are drawn; it is neither what the data are mixed by nor what the network is told.
+        schedule: whose noise levels are drawn; neither the data are mixed by it nor is the network conditioned
+            on it.
         t_min: of continuous schedules; levels closer to the data are not trained.
         coupling: of a batch's draws, see :func:`diffusion.objective.time_distribution.draw.uniforms`.
     """

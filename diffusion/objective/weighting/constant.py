@@ -1,4 +1,4 @@
-"""No weighting: the error of whatever the network is asked for."""
+"""No weighting: the error of whatever the network predicts."""
 
 from __future__ import annotations
 

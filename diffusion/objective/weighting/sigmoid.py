@@ -13,9 +13,9 @@ class SigmoidWeighting(Weighting):
     """sigmoid(bias - log SNR) on the noise's error, so exp(bias) sigmoid(log SNR - bias) on the x_0 error.
 
     Kingma & Gao 2023; Hoogeboom et al. 2024 (SiD2). Both multiply by -d log SNR / dt, which makes the loss independent
-    of how times are drawn; here the density of levels is what ``times`` and the schedule say.
+    of how times are drawn; here the density of levels is that of the times and the schedule.
 
-    bias: 2 in the first paper; larger asks for more detail.
+    bias: 2 in the first paper; larger favours detail.
     """
 
     def __init__(self, bias: float = 2.0) -> None:

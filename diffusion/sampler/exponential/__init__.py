@@ -11,7 +11,7 @@ from diffusion.sampler.exponential.dpm_solver_pp_2s import DPMSolverPP2SSampler
 from diffusion.sampler.exponential.dpm_solver_pp_3m import DPMSolverPP3MSampler
 from diffusion.sampler.exponential.dpm_solver_pp_3s import DPMSolverPP3SSampler
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler, Move, State
-from diffusion.sampler.exponential.dpm_v3_integrals import Stretch
+from diffusion.sampler.exponential.dpm_v3_integrals import Integrals
 from diffusion.sampler.exponential.model_statistics import ModelStatistics
 from diffusion.sampler.exponential.single_step import SingleStepSampler
 from diffusion.sampler.exponential.unipc import UniPCSampler
@@ -28,10 +28,10 @@ __all__ = [
     "DPMSolverPP3MSampler",
     "DPMSolverPP3SSampler",
     "DPMSolverV3Sampler",
+    "Integrals",
     "ModelStatistics",
     "Move",
     "SingleStepSampler",
     "State",
-    "Stretch",
     "UniPCSampler",
 ]

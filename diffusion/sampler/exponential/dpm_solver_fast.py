@@ -37,6 +37,7 @@ class DPMSolverFastSampler(Sampler):
     """
 
     order = 2
+    invertible = True
 
     def __init__(self, steps: int = 20, spacing: Spacing | None = None, predicts: Answer = "noise") -> None:
         super().__init__(steps, spacing)
@@ -71,7 +72,7 @@ class DPMSolverFastSampler(Sampler):
     ) -> tuple[Tensor, State | None]:
         if state is None:  # the first step, or one that guidance takes again
             levels = self.levels(denoise.schedule)
-            left = len(levels) - 1 - levels.index(cur) if cur in levels[:-1] else 0
-            state = self.orders(levels[0], levels[-1])[-left:] if left else (3,)
+            orders, i = self.orders(levels[0], levels[-1]), levels.index(cur) if cur in levels else None
+            state = (3,) if i is None else orders[i:] if nxt.t < cur.t else orders[:i][::-1]
         out, _ = self._solvers[state[0]].step(denoise, x, cur, nxt, None, randn_like)
         return out, state[1:] or None

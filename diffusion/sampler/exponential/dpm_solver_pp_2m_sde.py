@@ -27,12 +27,14 @@ class DPMSolverPP2MSDESampler(Sampler):
     """
 
     order = 2
+    noiseless = "eta=0"
 
     def __init__(self, steps: int = 20, spacing: Spacing | None = None, eta: float = 1.0) -> None:
         super().__init__(steps, spacing)
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta lies in [0, 1] (0 = the ODE, 1 = the SDE), got {eta}; set sampler.eta")
         self.eta = float(eta)
+        self.invertible = self.eta == 0
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: State | None, randn_like: RandnLike

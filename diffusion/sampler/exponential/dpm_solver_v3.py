@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
-from diffusion.sampler.exponential.dpm_v3_integrals import Stretch
+from diffusion.sampler.exponential.dpm_v3_integrals import Integrals
 from diffusion.sampler.exponential.model_statistics import MAKE, ModelStatistics
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import RandnLike, Spacing, combine
@@ -54,8 +54,8 @@ class DPMSolverV3Sampler(Sampler):
     held where x is corrected. Steps from alpha = 0 or to sigma = 0 are DDIM steps. The options are section 3.3's and
     those of the authors' code; conf/ablation/dpm_solver_v3_*.yaml sets them as in the published tables.
 
-    The half-corrector is ``corrector_times`` [0, 0.5] by section 3.3, which says t <= 0.5, and [0.5, 1] by the authors'
-    code for Stable Diffusion, which asks for t > 0.5; which of them was published is not known.
+    The half-corrector is ``corrector_times`` [0, 0.5] by section 3.3, where t <= 0.5, and [0.5, 1] by the authors'
+    code for Stable Diffusion, where t > 0.5; which of them was published is not known.
 
     Args:
         answers: values that the predictor uses, 1 to 3: its order.
@@ -72,6 +72,8 @@ class DPMSolverV3Sampler(Sampler):
     Raises:
         ValueError: another number of answers or of the corrector's values, or times that are no interval in [0, 1].
     """
+
+    invertible = True
 
     def __init__(
         self,
@@ -136,7 +138,7 @@ class DPMSolverV3Sampler(Sampler):
         return super().levels(schedule)
 
     def measured(self) -> ModelStatistics:
-        """The statistics, read from their file by the first who asks.
+        """The statistics, read from their file at the first call.
 
         Raises:
             ValueError: no such file.
@@ -162,7 +164,7 @@ class DPMSolverV3Sampler(Sampler):
         f = (1 - l) * cur.noise * prediction.eps - l * prediction.x0
         eps, x0 = prediction.eps, prediction.x0
         past: Past = ()
-        left = self._left(denoise.schedule, cur) if state is None else state.left
+        left = self._left(denoise.schedule, cur, nxt) if state is None else state.left
         if state is not None:
             past, low, high = state.past, *self.corrector_times
             known = state.used + self.corrector_order - self.answers  # values of the corrector, f among them
@@ -175,9 +177,9 @@ class DPMSolverV3Sampler(Sampler):
         reached = combine(nxt.alpha, x0, nxt.sigma, eps) if clean else self._move(x, past[:used], nxt)
         return reached, State(x, reached, past, used, left - 1)
 
-    def _left(self, schedule: Schedule, cur: Level) -> float:
-        """Steps from ``cur`` on, where their orders depend on it."""
-        levels = self.levels(schedule) if self.lower_order_final else []
+    def _left(self, schedule: Schedule, cur: Level, nxt: Level) -> float:
+        """Steps from ``cur`` on, where their orders depend on it: on the way down."""
+        levels = self.levels(schedule) if self.lower_order_final and nxt.t < cur.t else []
         return len(levels) - 1 - levels.index(cur) if cur in levels[:-1] else math.inf
 
     def _l(self, level: Level, like: Tensor) -> Coefficient:
@@ -208,16 +210,16 @@ class DPMSolverV3Sampler(Sampler):
 def _move(statistics: ModelStatistics, levels: list[Level], nxt: Level, pseudo: bool, like: Tensor) -> Move:
     """From ``levels[0]`` to ``nxt`` with f known at ``levels``."""
     cur = levels[0]
-    stretch = Stretch(statistics, cur.lam, nxt.lam)
-    found, shift = stretch.weights([level.lam - cur.lam for level in levels], pseudo)
+    integrals = Integrals(statistics, cur.lam, nxt.lam)
+    found, shift = integrals.weights([level.lam - cur.lam for level in levels], pseudo)
     f = []
     for w, level in zip(found, levels, strict=True):
         if level is not cur:  # g = e^-S f - B there
-            way = stretch if level is nxt else Stretch(statistics, cur.lam, level.lam)
-            shift = shift - w * way.B[-1, -1]
-            w = w * (-way.S[-1, -1]).exp()
+            there = integrals if level is nxt else Integrals(statistics, cur.lam, level.lam)
+            shift = shift - w * there.B[-1, -1]
+            w = w * (-there.S[-1, -1]).exp()
         f.append(_as_coefficient(-nxt.alpha * w, like))
-    scale = nxt.alpha / cur.alpha * (-stretch.L[-1, -1]).exp()
+    scale = nxt.alpha / cur.alpha * (-integrals.L[-1, -1]).exp()
     return Move(_as_coefficient(scale, like), tuple(f), _as_coefficient(-nxt.alpha * shift, like))
 
 

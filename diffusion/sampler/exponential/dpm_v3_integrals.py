@@ -26,7 +26,7 @@ _LONGEST = 0.25
 """Of a panel, in log-SNR."""
 
 
-class Stretch:
+class Integrals:
     """From one log-SNR to another, in panels that end where the statistics were measured.
 
     lam: (P, 5) nodes. L, S, B: their integrals from the start to each node, (P, 5, *shape), float64.

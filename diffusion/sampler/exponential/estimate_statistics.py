@@ -1,4 +1,4 @@
-r"""Measuring a model's statistics for DPM-Solver-v3 (Zheng et al. 2023, section 3 and appendix).
+r"""Estimates a model's statistics for DPM-Solver-v3 (Zheng et al. 2023, section 3 and appendix).
 
 Samples of x at each log-SNR are data and noise, the same ones at all: what is estimated then is smooth in lam, and l
 can be differentiated. With n = sigma / alpha, p = n eps and d = x_0 as the model predicts them,
@@ -47,7 +47,7 @@ def grid(schedule: Schedule, count: int, noise_min: float = 0.002, noise_max: fl
 
 
 @torch.no_grad()
-def measure(
+def estimate_statistics(
     denoiser: Denoiser,
     draws: Sequence[Draw],
     lams: Sequence[float],
@@ -86,9 +86,9 @@ def _sums(
     for x0, noise, probe, cond in draws:
         x = combine(level.alpha, x0, level.sigma, noise)
         with torch.enable_grad():
-            said = denoiser(x.requires_grad_(), level.t, cond)
-            (moved,) = torch.autograd.grad(said.eps, x, probe)
-        eps, d = said.eps.detach(), said.x0.detach()
+            prediction = denoiser(x.requires_grad_(), level.t, cond)
+            (moved,) = torch.autograd.grad(prediction.eps, x, probe)
+        eps, d = prediction.eps.detach(), prediction.x0.detach()
         ways = [denoiser(combine(s.alpha, d, s.sigma, eps), s.t, cond).eps.double() for s in (before, after)]
         p, r = level.noise * eps.double(), level.noise * ((ways[1] - ways[0]) / (after.lam - before.lam) - eps.double())
         found = torch.stack((p, d.double(), r))

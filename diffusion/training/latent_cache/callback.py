@@ -28,7 +28,7 @@ class LatentCache(Callback):
     A file holds the moments of the posterior in float32, so that each step draws its latents as if the images had
     just been encoded, and those of mirrored training images too where the data are flipped. Its name is a hash of the
     autoencoder's weights, the images and their flips. Ranks share the work, and so must share the folder; a killed
-    job's work is gone on with, and of several jobs that need the same file one makes it while the others wait.
+    job's work is resumed, and of several jobs that need the same file one makes it while the others wait.
     Held-out images have a file where validation looks at all of them.
 
     Args:
@@ -63,13 +63,13 @@ class LatentCache(Callback):
 
     def _make(self, made: Encoding, coder: Autoencoder, trainer: pl.Trainer, device: Any) -> None:
         strategy: Any = trainer.strategy
-        first, told = trainer.is_global_zero, False
+        first, logged = trainer.is_global_zero, False
         try:
             while not strategy.broadcast(made.path.is_file()):
                 if not strategy.broadcast(first and made.claim()):
-                    if first and not told:
+                    if first and not logged:
                         log.info("another job is making %s: waiting for it", made.path)
-                    told = True
+                    logged = True
                     time.sleep(WAIT)
                     continue
                 if strategy.broadcast(made.path.is_file()):  # the other job has finished between the two looks

@@ -28,7 +28,7 @@ class Encoding:
     """The moments of a split's images in ``path``, float32, those of mirrored images N rows below where ``flip``.
 
     While it grows it is ``<stem>.part``, and ``<stem>.done`` holds a byte for each image, 1 where its rows are
-    written: any number of ranks goes on from there. ``<stem>.lock`` lets one job at a time write.
+    written: any number of ranks resumes there. ``<stem>.lock`` lets one job at a time write.
     """
 
     def __init__(self, path: Path, split: Split, flip: bool) -> None:
@@ -37,7 +37,7 @@ class Encoding:
         self._held: IO[str] | None = None
 
     def claim(self) -> bool:
-        """Is this job the one that writes? Rank 0 asks, until it is or the file is there."""
+        """Is this job the one that writes? Rank 0 tries, until it is or the file is there."""
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             held = self.lock.open("w")
@@ -53,14 +53,14 @@ class Encoding:
 
     @torch.no_grad()
     def begin(self, coder: Autoencoder, device: torch.device) -> None:
-        """Makes both files where there are none to go on with; rank 0 alone.
+        """Makes both files where there are none to resume; rank 0 alone.
 
         Raises:
             DataError: the folder has no room.
         """
         if self.part.is_file() and self.done.is_file():
             missing = len(self.missing())
-            log.info("going on with %s: %d of %d images are left to encode", self.path, missing, len(self.split))
+            log.info("resuming %s: %d of %d images are left to encode", self.path, missing, len(self.split))
             return
         self.done.unlink(missing_ok=True)  # of a file that is gone
         one = coder.moments(self.split.batch(torch.arange(1))["image"].to(device))
@@ -102,7 +102,7 @@ class Encoding:
         _save(array, done, written)
 
     def missing(self) -> Tensor:
-        """The images (n,) int64 that are still to be encoded: asked by all ranks before one of them writes.
+        """The images (n,) int64 that are still to be encoded: listed by all ranks before one of them writes.
 
         Raises:
             DataError: the files are not there: the ranks do not share the folder.
@@ -124,7 +124,7 @@ class Encoding:
             self._held = None
 
     def mapped(self) -> Tensor:
-        """The moments, copy-on-write: torch asks for a writable array, and the file stays as it is."""
+        """The moments, copy-on-write: torch requires a writable array, and the file stays as it is."""
         return torch.from_numpy(np.load(self.path, mmap_mode="c"))
 
 

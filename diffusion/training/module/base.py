@@ -220,8 +220,7 @@ class TrainingModule(pl.LightningModule):
         checkpoint["options"] = self._options
         if self.rival is not None:
             checkpoint["rival"] = self.rival.state_dict()
-        if self.model.autoencoder.sha256 is not None:  # its weights are not in the checkpoint
-            checkpoint["autoencoder"] = self.model.autoencoder.sha256
+        checkpoint["frozen"] = self.model.frozen
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = int(checkpoint["batches"])

@@ -51,9 +51,9 @@ class DiffusionModule(TrainingModule):
         if network.augment_dim != (self.augmentation.dim if self.augmentation else 0):
             raise ValueError(
                 f"the network reads {network.augment_dim} numbers of an augmentation and "
-                + (f"is told {self.augmentation.dim}" if self.augmentation else "there is none")
-                + "; a network that is not told would learn to draw augmented images: use network=ddpmpp_cifar10 or "
-                "another with augment_dim, or augmentation=none"
+                + (f"it has {self.augmentation.dim}" if self.augmentation else "there is none")
+                + "; a network that is not conditioned on them would learn to draw augmented images: use "
+                "network=ddpmpp_cifar10 or another with augment_dim, or augmentation=none"
             )
         if not objective.conditioned:  # DDP waits for a gradient of everything that is trained
             model.conditioner.requires_grad_(False)
@@ -73,7 +73,7 @@ class DiffusionModule(TrainingModule):
             self.sharded = True
 
     def compile_networks(self) -> None:
-        """In place, as the settings say; nothing is compiled before it is called."""
+        """In place, by its settings; nothing is compiled before it is called."""
         if self._compile:
             for model in (self.model, self.average):
                 model.compile_network(self._compile)
@@ -89,15 +89,15 @@ class DiffusionModule(TrainingModule):
     ) -> Loss:
         """The objective on one batch, its condition dropped with the conditioner's probability; the average is held to
         images as they are, without augmentation."""
-        told = None
+        labels = None
         if self.augmentation is not None and not ema:
-            image, told = self.augmentation(batch["image"], randomness)
+            image, labels = self.augmentation(batch["image"], randomness)
             batch = {**batch, "image": image}
         x0 = self.latents(batch, randomness.randn_like)
         model = self.average if ema else self.model
         cond = model.conditioner.drop_parts(model.condition(batch), randomness)
-        if told is not None:
-            cond = replace(cond, augment_labels=told)
+        if labels is not None:
+            cond = replace(cond, augment_labels=labels)
         if rival:
             assert isinstance(self.objective, Adversary)
             return self.objective.rival_loss(model.denoiser, x0, cond, randomness=randomness, step=step)

@@ -1,0 +1,47 @@
+"""The autoencoder of another run, frozen."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import diffusion
+from diffusion.autoencoder.base import Autoencoder
+from diffusion.autoencoder.identity import IdentityAutoencoder
+
+
+def run_autoencoder(
+    run: str,
+    checkpoint: str = "last",
+    weights: Literal["ema", "raw"] = "ema",
+    channels: int = 4,
+    resolution: int | None = None,
+    factor: int = 8,
+    image_channels: int = 3,
+) -> Autoencoder:
+    """The autoencoder that a run was trained in the latents of.
+
+    Args:
+        run, checkpoint, weights: see :func:`diffusion.load`.
+        channels, resolution: of the latents; the network's config reads their size here.
+        factor: pixels of an image for one of a latent, along a side.
+        image_channels: of an image.
+
+    Raises:
+        ValueError: a run on images themselves, or sizes that are not the autoencoder's.
+        ConfigError: no run folder, or weights that are not this run's.
+    """
+    load: Any = diffusion.load
+    coder: Any = load(run, checkpoint, weights).autoencoder
+    if isinstance(coder, IdentityAutoencoder):
+        raise ValueError(
+            f"autoencoder.run={run} is a run on images themselves, without an autoencoder; name a run that was trained "
+            "with one, such as autoencoder=kl"
+        )
+    for key, stated in {"channels": channels, "factor": factor, "image_channels": image_channels}.items():
+        if stated != getattr(coder, key):
+            raise ValueError(
+                f"autoencoder.{key} is {stated}, and that of the autoencoder in {run} is {getattr(coder, key)}; "
+                f"set {'data.channels' if key == 'image_channels' else f'autoencoder.{key}'}={getattr(coder, key)}"
+            )
+    coder.resolution = resolution
+    return coder
