@@ -225,3 +225,25 @@ def test_a_folder_that_is_no_run_is_refused(name: str, arguments: list[str], cha
     assert done.returncode == 2
     assert change in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "meant"),
+    [
+        ("train", ["sampler=ddim", "sampler.etta=1"], "did you mean 'sampler.eta'?"),
+        ("train", ["sampler=ancestral", "sampler.etta=1"], "did you mean 'sampler.eta' of sampler=ddim?"),
+        ("train", ["optimizer=adam", "optimizer.bets=3"], "did you mean 'optimizer.betas'?"),
+        ("train", ["weights=raw"], "did you mean 'initial.weights'?"),
+        ("reference", ["num_samples=3"], "did you mean 'evaluation.num_samples'?"),
+        ("evaluate", ["run=x", "num_samples=3"], "did you mean 'evaluation.num_samples' of evaluation="),
+        ("ema", ["run=x", "stdd=3"], "did you mean 'std'?"),
+    ],
+)
+def test_what_was_meant_is_a_key_of_this_script_and_part(script: str, arguments: list[str], meant: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(meant)):
+        compose(*arguments, name=script)
+
+
+@pytest.mark.parametrize("room", ["guidance", "callbacks", "logger"])
+def test_an_empty_list_means_none(room: str) -> None:
+    compose(f"{room}=[]")

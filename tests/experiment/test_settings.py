@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "conf").glob("*.yaml"))
 READERS = {"compare", "workspace"}
 """Scripts that read folders and have no Hydra."""
-CHECKED_ELSEWHERE = {"defaults", "hydra", "choices", "micro_batch", "needs"}
+CHECKED_ELSEWHERE = {"defaults", "hydra", "choices", "micro_batch", "needs", "guidance", "callbacks", "logger"}
 NO_TEXT: list[Any] = [7, 1.5, True, ["a"], {"a": 1}]
 NO_COUNT: list[Any] = [0, -3, 1.5, "many", True, [4]]
 NO_SEED: list[Any] = [-1, 2**63, 1.0, "x", True, None]

@@ -184,7 +184,7 @@ def test_a_half_written_line_of_metrics_is_dropped(tmp_path):
         (["nowhere"], "nowhere is not a folder"),
         (["."], "no runs in ."),
         ([".", "titel=x"], "did you mean 'title'?"),
-        ([".", "rows=many"], "rows is a whole number, got 'many'"),
+        ([".", "rows=many"], "rows is a whole number of at least 1, got 'many'"),
     ],
 )
 def test_a_mistake_is_one_sentence(words, sentence, tmp_path):
@@ -308,3 +308,17 @@ def test_a_folder_of_scored_images_is_a_row(tmp_path):
     (place / "metrics.json").write_text(json.dumps({"metrics": {FD: 9.0}, "floor": {}, "fingerprint": fingerprint()}))
     table = compare(*find([tmp_path]))
     assert [row.values[FD].mean for row in table.rows] == [9.0]
+
+
+def test_the_grids_of_samples_are_found_with_their_seed(tmp_path):
+    """Where scripts/sample.py puts them, apart from the samples."""
+    from diffusion.reporting.page import _grids
+
+    run_folder(tmp_path / "r0")
+    place = tmp_path / "r0" / "samples" / "ddim-2_abc"
+    (place / "grid").mkdir(parents=True)
+    (place / "grid" / "grid.png").write_bytes(b"png")
+    (place / "settings.json").write_text('{"seed": 7}')
+    runs, _ = find([tmp_path])
+    ((grid,), _) = _grids(runs, ["r0"])
+    assert (grid["noise"], grid["label"]) == ("scripts/sample.py, seed 7", "r0: ddim-2_abc")

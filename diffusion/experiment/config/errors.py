@@ -6,8 +6,10 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
@@ -66,25 +68,45 @@ def paths(cfg: Any, prefix: str = "") -> Iterator[str]:
             yield from paths(cfg._get_node(name), f"{prefix}{name}.")
 
 
-def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = ()) -> ConfigError:
-    """The sentence for a key that does not exist, with the existing one that was probably meant."""
+def in_other_option(folder: Path | None, group: str, leaf: str, *, exact: bool = False) -> str | None:
+    """The option of a group that has this key, or one near to it, in words: ``'sampler.eta' of sampler=ddim``."""
+    found: dict[str, str] = {}
+    for file in sorted((folder / group).glob("[!_]*.yaml")) if folder is not None else ():
+        for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}:
+            if not key.startswith("_") and key != "defaults":
+                found.setdefault(key, file.stem)
+    near = (leaf if leaf in found else None) if exact else nearest(leaf, found)
+    return None if near is None else f"'{group.replace('/', '.')}.{near}' of {group}={found[near]}"
+
+
+def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = (), folder: Path | None = None) -> ConfigError:
+    """The sentence for a key that does not exist, with the existing one that was probably meant.
+
+    known: the script's keys. groups: those of its parts. folder: of the configs.
+    """
     head, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == head]
     meant = None
     near = nearest(leaf, [name.rpartition(".")[2] for name in siblings])
     if near is not None:
         meant = f"{head}.{near}" if head else near
-    if meant is None:
-        meant = nearest(key, groups) or nearest(key, known)
     if meant is None:  # the right leaf in the wrong place: steps for sampler.steps
         same = [name for name in known if name.rpartition(".")[2] == leaf]
         meant = min(same, key=len) if same else None
     what = "config group" if "/" in key else "config key"
-    if meant is not None:
-        return ConfigError(f"there is no {what} '{key}'; did you mean '{meant}'?")
+    other = None
+    if meant is None and "/" not in key:
+        places = [head.replace(".", "/")] if head else groups
+        found = (in_other_option(folder, place, leaf, exact=not head) for place in places)
+        other = next(filter(None, found), None)
+    if meant is None and other is None and not (head and siblings):
+        meant = nearest(key, groups) or nearest(key, [name for name in known if not key.startswith(f"{name}.")])
+    if meant is not None or other is not None:
+        return ConfigError(f"there is no {what} '{key}'; did you mean {other or repr(meant)}?")
     here = siblings or [name for name in known if "." not in name]
     where = f"keys of '{head}'" if siblings and head else "top-level keys"
-    return ConfigError(f"there is no {what} '{key}', and none that is near; {where}: {', '.join(sorted(here))}")
+    listed = ", ".join(sorted(name for name in here if not name.endswith("_")))
+    return ConfigError(f"there is no {what} '{key}', and none that is near; {where}: {listed}")
 
 
 def unknown_option(group: str, option: str, options: Sequence[str]) -> ConfigError:
@@ -151,7 +173,9 @@ def explain(
             if override.is_hydra_override() or key in groups or override.is_add() or override.is_force_add():
                 continue
             if key not in known and not _behind_reference(base, key):
-                return unknown_key(key, known, groups)
+                chosen = OmegaConf.select(base, "hydra.runtime.choices") or {}
+                mine = [group for group in groups if group in chosen and not group.startswith("hydra")] or groups
+                return unknown_key(key, known, mine, config_folder(base.get("hydra")))
     text, cause = one_line(error), error.__cause__
     if match := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
         return ConfigError(
@@ -162,6 +186,12 @@ def explain(
         text = f"{text} ({one_line(cause)})" if text else one_line(cause)
     text = re.sub(r" ?(full_key: .*|object_type=\w+|To append to your config use \+\S+|Search path:.*)", "", text)
     return ConfigError(text.strip().rstrip(".") or type(error).__name__)
+
+
+def config_folder(hydra: Any) -> Path | None:
+    """The script's own folder of configs, from Hydra's node; ``None`` where it is not known."""
+    sources = OmegaConf.select(hydra, "runtime.config_sources") if hydra is not None else None
+    return next((Path(source.path) for source in sources or () if source.schema == "file"), None)
 
 
 def unresolved(error: OmegaConfBaseException) -> ConfigError:

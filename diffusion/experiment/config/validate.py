@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, Node, OmegaConf
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config.arguments import arguments
-from diffusion.experiment.config.errors import nearest, one_line, ranked, unresolved
+from diffusion.experiment.config.errors import config_folder, in_other_option, nearest, one_line, ranked, unresolved
 from diffusion.experiment.config.numbers import SLOW, counts
 from diffusion.experiment.config.rules import RULES
 from diffusion.experiment.config.settings import settings
@@ -130,7 +131,13 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
                 continue
             near = nearest(key, takes.hints)
             others = ", ".join(ranked(key, takes.hints)) or "none"
-            hint = f"did you mean '{path}.{near}'?" if near else f"it takes {others}"
+            folder = config_folder(HydraConfig.instance().cfg.hydra) if HydraConfig.initialized() else None
+            other = None if near else in_other_option(folder, path.replace(".", "/"), key)
+            hint = (
+                f"did you mean '{path}.{near}'?"
+                if near
+                else f"it takes {others}" + (f"; did you mean {other}?" if other else "")
+            )
             raise ConfigError(f"'{path}.{key}' is no argument of {takes.name}; {hint}")
         if not takes.accepts(key, values[key]):
             source = _source(node, key) or f"{path}.{key}"
