@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from omegaconf import OmegaConf
 from script_results import ROOT, attempt, snapshot
 
-from diffusion.experiment.run.resume import MAY_CHANGE, STAY, Continued, read_history
+from diffusion.experiment.run.history import read_history, write_history
+from diffusion.experiment.run.may_change import MAY_CHANGE, STAY
 from diffusion.experiment.run.saved_config import read_resolved
 
 SMALL = (
@@ -259,8 +259,8 @@ def test_a_history_holds_what_reached_the_weights(tmp_path: Path):
 
     def history(past: list[dict[str, Any]], step: int, **changes: tuple[Any, Any]) -> list[dict[str, Any]]:
         (tmp_path / "history.json").write_text(json.dumps(past))
-        empty = OmegaConf.create({})
-        return Continued(empty, empty, [], step, dict(changes), {}).history(tmp_path)
+        write_history(tmp_path, step, changes)
+        return read_history(tmp_path)
 
     assert history([], 5, a=(1, 2)) == [entry(5, a=[1, 2])]
     assert history([entry(5, a=[1, 2])], 9, a=(2, 3)) == [entry(5, a=[1, 2]), entry(9, a=[2, 3])]

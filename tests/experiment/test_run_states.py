@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from script_results import ROOT, attempt, snapshot
 
-from diffusion.experiment.run.resume import read_history
+from diffusion.experiment.run.history import read_history
 from diffusion.experiment.run.saved_config import read_resolved
 from diffusion.experiment.run.status import read_status
 

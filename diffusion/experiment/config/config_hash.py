@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -75,6 +75,11 @@ def _ordered(node: Any) -> Any:
         return node
     inner = {str(name): _ordered(value) for name, value in node.items()}
     return inner if "_target_" in inner else list(inner.items())
+
+
+def below(key: str, heads: Iterable[str]) -> bool:
+    """Is a dotted key one of these, or below one?"""
+    return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 
 def _remove(node: Any, path: list[str]) -> None:

@@ -3,6 +3,8 @@
 __all__ = [
     "environment",
     "held_log",
+    "history",
+    "may_change",
     "needs",
     "preemption",
     "record",

@@ -33,7 +33,8 @@ from diffusion.errors import ConfigError, DiskError, Preempted, PrunedError, Ran
 from diffusion.experiment.config.config_hash import AUTO, identity
 from diffusion.experiment.process.ranks import rank
 from diffusion.experiment.run import environment, held_log, signals
-from diffusion.experiment.run.resume import HISTORY, Continued, lasting, read_history
+from diffusion.experiment.run.history import HISTORY, lasting, read_history
+from diffusion.experiment.run.resume import Continued
 from diffusion.experiment.run.saved_config import COMPOSED, OVERRIDES, RESOLVED
 from diffusion.experiment.run.status import now, process, read_status, write_status
 from diffusion.files import newest, write_atomic

@@ -7,11 +7,10 @@ is refused leaves every byte as it was.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,49 +19,18 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, Node, OmegaConf
 
 from diffusion.errors import ConfigError
-from diffusion.experiment.config.config_hash import MACHINE
+from diffusion.experiment.config.config_hash import below
 from diffusion.experiment.config.overrides import quote, text_of
 from diffusion.experiment.config.resolvers import task_overrides
 from diffusion.experiment.config.validate import at, resolved
+from diffusion.experiment.run.history import write_history
+from diffusion.experiment.run.may_change import may_change
 from diffusion.experiment.run.needs import with_needs
 from diffusion.experiment.run.saved_config import COMPOSED, OVERRIDES, RESOLVED, expect_run, read_file, read_resolved
 from diffusion.files import numbered, write_atomic
 
-MAY_CHANGE: Mapping[str, str] = {
-    "optimizer": "its numbers hold from the step that the run resumes at; its class stays",
-    "lr_scheduler": "the learning rate is that of the new schedule from that step on",
-    "trainer": "`max_steps` not below that step; `limit_train_batches` and `overfit_batches` order the data and stay",
-    "callbacks": "what is saved, drawn and shown on the way",
-    "logger": "where numbers go",
-    "evaluation": "what is scored at the end",
-    "sampler": "what samples are drawn with",
-    "spacing": "what samples are drawn with",
-    "guidance": "what samples are drawn with",
-    "tags": "W&B tags",
-    "compile": "how steps are computed",
-    "micro_batch": "how steps are computed",
-    "matmul_precision": "how steps are computed",
-    "keep_freed_memory": "how memory is kept",
-    "paths": "where things lie",
-    "data.root": "where the same data lie",
-    "data.cache": "where things lie",
-    "data.download": "whether data may be fetched",
-    "data.num_workers": "how batches are prepared",
-    "data.pin_memory": "how batches are prepared",
-    "autoencoder.pretrained": "where the same weights lie",
-    "autoencoder.run": "where the same weights lie",
-    "objective.teacher.run": "where the same weights lie",
-    "autoencoder.sha256": "which file is expected; the checkpoint knows whose latents it is of",
-    "autoencoder.max_batch": "how latents are computed",
-}
-"""Settings that a resumed run may change, with what a change does; docs/resume.md shows this table."""
-STAY = ("optimizer._target_", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer._target_")
-"""Of those, what must stay as it was."""
 UNRECORDED = ("paths", "plan", "resume", "needs")
 """No part of the history; needs are taken from the record."""
-NEUTRAL = ("trainer.max_steps", "evaluation", "sampler", "spacing", "guidance")
-"""Changes that leave the weights of a step what they are without them."""
-HISTORY = "history.json"
 LAST = Path("checkpoints") / "last.ckpt"
 _OF_THE_JOB = re.compile(r"\$\{(precision|run_name|run_id|choice|needed|hydra|now):")
 """References that another job would follow to something else: the run's record of them holds."""
@@ -98,7 +66,7 @@ class Continued:
             how = f" (it follows {self.follows[key]})" if key in self.follows else ""
             log.info("from step %d: %s %s -> %s%s", self.step, key, before, after, how)
         if self.changes:
-            write_atomic(folder / HISTORY, json.dumps(self.history(folder), indent=2) + "\n")
+            write_history(folder, self.step, self.changes)
         texts = {
             RESOLVED: OmegaConf.to_yaml(self.cfg, resolve=True),
             COMPOSED: OmegaConf.to_yaml(self.composed),
@@ -107,44 +75,8 @@ class Continued:
         for name, text in (texts if self.changes else {}).items():
             write_atomic(numbered(folder / name, segment), text)
 
-    def history(self, folder: Path) -> list[dict[str, Any]]:
-        """What the weights went through: ``[{"from_step": 500, "changes": {key: [before, after]}}]``, in that order.
-
-        What was to change at this step or later has not reached the weights: only what holds now counts.
-        """
-        past = read_history(folder)
-        merged: dict[str, list[Any]] = {}
-        for entry in [one for one in past if one["from_step"] >= self.step] + [{"changes": self.changes}]:
-            for key, (before, after) in entry["changes"].items():
-                merged[key] = [merged.get(key, [before])[0], after]
-        now = {"from_step": self.step, "changes": {key: pair for key, pair in merged.items() if pair[0] != pair[1]}}
-        return [one for one in past if one["from_step"] < self.step] + ([now] if now["changes"] else [])
-
 
 log = logging.getLogger(__name__)
-
-
-def read_history(folder: Path) -> list[dict[str, Any]]:
-    """See :meth:`Continued.history`; empty where a run never changed.
-
-    Raises:
-        ConfigError: the file is damaged.
-    """
-    try:
-        return list(json.loads((folder / HISTORY).read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{folder / HISTORY} is damaged or half-written ({' '.join(str(error).split())})") from None
-
-
-def lasting(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The history as far as it decides the weights."""
-    kept = [
-        {**one, "changes": {k: v for k, v in one["changes"].items() if not _below(k, (*NEUTRAL, *MACHINE))}}
-        for one in history
-    ]
-    return [one for one in kept if one["changes"]]
 
 
 def whole(cfg: DictConfig) -> DictConfig:
@@ -231,15 +163,15 @@ def continued(cfg: DictConfig) -> Continued | None:
     changes = {
         key: pair
         for key, pair in _differences(before, resolved(changed)).items()
-        if not _below(key, (*UNRECORDED, "module")) and "${paths." not in _text(composed, key)
+        if not below(key, (*UNRECORDED, "module")) and "${paths." not in _text(composed, key)
     }
     changes |= _differences(module, OmegaConf.to_container(composed.module), "module")  # references to the others
     follows = {key: source for key in changes if (source := _source(composed, key)) in changes}
     given = {_key(line).replace("/", ".") for line in new}
     for key, (old, now) in sorted(
-        changes.items(), key=lambda change: not _below(change[0], given)
+        changes.items(), key=lambda change: not below(change[0], given)
     ):  # what was set first
-        if not (_below(key, MAY_CHANGE) and not _below(key, STAY)) and follows.get(key) != "trainer.max_steps":
+        if not may_change(key) and follows.get(key) != "trainer.max_steps":
             raise ConfigError(
                 f"{run} was trained with {key}={old}, and this would continue it with {now}; leave that setting as it "
                 f"was (docs/resume.md lists those that may change), or start another run, from these weights with "
@@ -344,10 +276,6 @@ def _step(run: Path) -> int:
     import torch
 
     return int(torch.load(run / LAST, map_location="meta", mmap=True, weights_only=True)["global_step"])
-
-
-def _below(key: str, heads: Iterable[str]) -> bool:
-    return any(key == head or key.startswith(f"{head}.") for head in heads)
 
 
 def _key(override: str) -> str:
