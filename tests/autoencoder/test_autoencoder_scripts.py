@@ -24,7 +24,6 @@ from diffusion.errors import ConfigError, DataError
 from diffusion.experiment.build.build import build_data
 from diffusion.experiment.build.load import load_model
 from diffusion.experiment.config import validate
-from diffusion.experiment.run.saved_config import refuse_to_continue
 from diffusion.training.latent_cache import callback, encoding
 from diffusion.training.latent_cache.callback import LatentCache
 from diffusion.training.latent_cache.encoding import Encoding
@@ -235,22 +234,24 @@ def test_samples_and_scores_are_of_images(place: Path, run: Path, tmp_path: Path
 
 
 def test_another_autoencoder_is_refused_and_the_same_in_another_folder_is_not(
-    place: Path, run: Path, tmp_path: Path
+    place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = OmegaConf.load(run / "config.yaml")
     cfg.autoencoder.pretrained = cfg.module.model.autoencoder.pretrained = str(
         shutil.copytree(place / "kl", tmp_path / "kl")
     )
     load_model(cfg, run)
-    refuse_to_continue(cfg, run)
+    copied = shutil.copytree(run, tmp_path / "run")
+    run_script(f"scripts/train.py resume={copied} trainer.max_steps=5 autoencoder.pretrained={tmp_path / 'kl'}")
+    assert checkpoint(copied)["global_step"] == 5
     file = tmp_path / "kl" / weights.WEIGHTS
     save_file({name: value + 1 for name, value in load_file(file).items()}, file)
     sentence = "trained with the autoencoder of sha256"
     with pytest.raises(ConfigError, match=sentence):
         load_model(cfg, run)
-    cfg.autoencoder.posterior = "mode"
-    with pytest.raises(ConfigError, match=r"was trained with autoencoder.posterior=sample"):
-        refuse_to_continue(cfg, run)
+    with pytest.raises(pytest.fail.Exception, match="ended with 2"):
+        run_script(f"scripts/train.py resume={copied} autoencoder.posterior=mode")
+    assert "was trained with autoencoder.posterior=sample" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
