@@ -14,7 +14,15 @@ from diffusion.data.base import SPLITS, ImageData, SplitName
 from diffusion.data.classes import described
 from diffusion.data.decoded import decode_all
 from diffusion.data.image import Decoder
-from diffusion.data.listing import UNMATCHED, Listed, check_complete, further_columns, list_folder, number_labels
+from diffusion.data.listing import (
+    HELD_OUT,
+    UNMATCHED,
+    Listed,
+    check_complete,
+    further_columns,
+    list_folder,
+    number_labels,
+)
 from diffusion.data.split import Split
 from diffusion.data.walk import first
 from diffusion.errors import DataError
@@ -37,6 +45,7 @@ class ImageFolder(ImageData):
         num_classes: 0 leaves labels unread; otherwise their number.
         label, text: columns of the metadata that are the batch's "label" (whole numbers, or words) and "text".
         unmatched: "refuse" images without a row of the metadata and rows without an image, or "skip" both.
+        held_out: the folder of the split whose images are held out, ``None`` for ``test`` or else ``validation``.
         crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         memory: "auto", "ram" or "mmap", see :func:`diffusion.data.decoded.decode_all`.
         cache: folder of decoded arrays, used with "mmap" only.
@@ -55,6 +64,7 @@ class ImageFolder(ImageData):
         label: str = "label",
         text: str = "text",
         unmatched: Literal["refuse", "skip"] = "refuse",
+        held_out: str | None = None,
         crop: str = "center",
         filter: str = "lanczos",
         background: str = "white",
@@ -82,7 +92,9 @@ class ImageFolder(ImageData):
         )
         if unmatched not in UNMATCHED:
             raise DataError(f"data.unmatched is one of {', '.join(UNMATCHED)}, got {unmatched!r}")
-        self.label, self.text, self.unmatched = label, text, unmatched
+        if held_out is not None and held_out.lower() not in HELD_OUT:
+            raise DataError(f"data.held_out is one of {', '.join(HELD_OUT)} or null, got {held_out!r}")
+        self.label, self.text, self.unmatched, self.held_out = label, text, unmatched, held_out
         self.root, self.memory, self.cache, self.test_fraction = Path(root), memory, Path(cache), test_fraction
         self.decoder = Decoder(channels, resolution, crop, filter, background)
 
@@ -110,7 +122,7 @@ class ImageFolder(ImageData):
         return Split(images, torch.tensor(labels, dtype=torch.int64), texts or None, more)
 
     def _images(self) -> dict[SplitName, list[Listed]]:
-        found = list_folder(self.root, self.label, self.text, self.unmatched)
+        found = list_folder(self.root, self.label, self.text, self.unmatched, self.held_out)
         everything = [entry for listed in found for entry in listed]
         if not check_complete(everything, "text") and self.text != "text":
             raise DataError(

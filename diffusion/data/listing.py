@@ -25,6 +25,7 @@ SPLIT_NAMES = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """Names of folders that are splits: those of the Hugging Face hub's image folders, in any case of letters."""
+HELD_OUT = (*SPLIT_NAMES["test"], *SPLIT_NAMES["validation"])
 _KIND = {name: kind for kind, names in SPLIT_NAMES.items() for name in names}
 
 
@@ -45,14 +46,17 @@ class Listed:
         return int.from_bytes(hashlib.sha256(os.fsencode(self.name)).digest()[:6], "big") / 2**48
 
 
-def list_folder(root: Path, label: str = "label", text: str = "text", unmatched: str = "refuse") -> list[list[Listed]]:
+def list_folder(
+    root: Path, label: str = "label", text: str = "text", unmatched: str = "refuse", held_out: str | None = None
+) -> list[list[Listed]]:
     """The images below ``root``, by name: one list where it holds no splits, else those of training and of the held-out
-    split, "test" before "validation" where both exist.
+    split.
 
     ``metadata.jsonl`` and ``metadata.csv`` describe the images by their paths relative to the file, at any depth. The
     label is theirs, or the name of the first-level sub-folder where they have none, ``None`` for an image in none.
 
     label, text: the columns of the metadata that hold them.
+    held_out: the split whose images are held out, "test" or "validation"; ``None`` for the first of them that exists.
     unmatched: "refuse" images without a row and rows without an image, where there are metadata, or "skip" them.
 
     Raises:
@@ -69,7 +73,7 @@ def list_folder(root: Path, label: str = "label", text: str = "text", unmatched:
         images = _described(found.images, rows, root, unmatched, left_out)
     else:
         images = [_listed(path, root) for path in found.images]
-    folders = _splits(root, [image.name for image in images])
+    folders = _splits(root, [image.name for image in images], held_out)
     labelled = any(image.label is not None for image in images)
     splits = []
     for folder in folders:
@@ -175,11 +179,12 @@ def _described(
     return list(images.values())
 
 
-def _splits(root: Path, names: Sequence[str]) -> list[str]:
+def _splits(root: Path, names: Sequence[str], held_out: str | None) -> list[str]:
     """The folders of the splits with a slash at their end, or the root itself, "".
 
     Raises:
-        DataError: two folders for one split, held-out images without training images, or splits below the root.
+        DataError: two folders for one split, none for the one that is held out, held-out images without
+            training images, or splits below the root.
     """
     top = sorted(path.name for path in root.iterdir() if path.is_dir())
     kinds = _kinds(top)
@@ -201,7 +206,14 @@ def _splits(root: Path, names: Sequence[str]) -> list[str]:
             )
     if not _has_splits(kinds):
         return [f"{kinds['train'][0]}/"] if filled == set(kinds.get("train", ())) and len(filled) == 1 else [""]
-    chosen = [kinds["train"], kinds.get("test") or kinds["validation"]]
+    kind = _KIND[held_out.lower()] if held_out else "test" if "test" in kinds else "validation"
+    if kind not in kinds:
+        (other,) = kinds.keys() - {"train"}
+        raise DataError(
+            f"{shown(root)} holds the splits {kinds['train'][0]} and {kinds[other][0]}, and the images of "
+            f"{held_out} are to be held out; set data.held_out={kinds[other][0]}, or null for whichever is there"
+        )
+    chosen = [kinds["train"], kinds[kind]]
     for same in chosen:
         if len(same) > 1:
             raise DataError(f"{shown(root)} holds {' and '.join(same)}, which are one split; keep one of them")

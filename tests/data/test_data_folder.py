@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 
 from diffusion.data.image import Decoder
 from diffusion.data.image_folder import ImageFolder
+from diffusion.errors import DataError
 
 RNG = np.random.default_rng(0)
 
@@ -327,3 +329,22 @@ def test_writing_to_a_batch_or_a_split_leaves_the_file_alone(tmp_path: Path) -> 
     before = content.read_bytes()
     images.zero_()
     assert content.read_bytes() == before
+
+
+def test_the_split_that_is_held_out_can_be_named(tmp_path: Path):
+    for split, value in (("train", 0), ("val", 100), ("test", 200)):
+        save(tmp_path / split / "0.png", np.full((8, 8, 3), value, np.uint8))
+
+    def held(**options: str | None) -> list[int]:
+        data = ImageFolder(str(tmp_path), resolution=8, batch_size=1, **options)
+        data.setup()
+        return sorted(data.split("test").images.unique().tolist())
+
+    assert held() == held(held_out="test") == [200]
+    assert held(held_out="val") == held(held_out="validation") == [100]
+    shutil.rmtree(tmp_path / "test")
+    assert held() == held(held_out="val") == [100]
+    with pytest.raises(DataError, match=r"train and val.*set data.held_out=val"):
+        held(held_out="test")
+    with pytest.raises(DataError, match=r"data\.held_out is one of"):
+        held(held_out="train")
