@@ -121,7 +121,7 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
                 continue
             near = nearest(key, takes.hints)
             others = ", ".join(ranked(key, takes.hints)) or "none"
-            folder = config_folder(HydraConfig.instance().cfg.hydra) if HydraConfig.initialized() else None
+            folder = config_folder(HydraConfig.get()) if HydraConfig.initialized() else None
             other = None if near else in_other_option(folder, path.replace(".", "/"), key)
             hint = (
                 f"did you mean '{path}.{near}'?"
