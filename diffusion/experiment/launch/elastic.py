@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import shutil
 import signal
@@ -25,7 +26,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import Preempted, RankFailedError
+from diffusion.errors import Preempted, RankFailedError, UserError
 from diffusion.experiment.process.ranks import joined, wanted_ranks
 from diffusion.experiment.run.signals import defer, stop_requested
 from diffusion.files import write_atomic
@@ -48,6 +49,7 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.task
         task: ``module:function``, imported by every rank.
 
     Raises:
+        UserError: the first rank that failed met an error of the user's; its sentence.
         RankFailedError: a rank failed; with its message and traceback.
         Preempted: SIGTERM came; the ranks have saved.
     """
@@ -76,6 +78,8 @@ def launch(folder: Path, cfg: DictConfig, task: str = "diffusion.experiment.task
     finally:
         defer(False)
     failure = _failure(scratch, ended)
+    if (sentence := _sentence(scratch)) is not None:
+        raise UserError(sentence) from RankFailedError(failure)
     if stop_requested() and failure is None:
         raise Preempted(stop_requested() or signal.SIGTERM)
     if agent.returncode != 0:
@@ -105,6 +109,12 @@ def _failure(scratch: Path, made_to_end: bool = False) -> str | None:
     return "; ".join(lines) + f"\n\nOn rank {first['rank']}:\n{first['traceback']}"
 
 
+def _sentence(scratch: Path) -> str | None:
+    """What the first rank that failed said, where it is an error that a user can mend."""
+    told = sorted(map(_read, scratch.glob("rank*.json")), key=lambda one: float(one["when"]))
+    return told[0].get("sentence") if told else None
+
+
 def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
@@ -126,9 +136,11 @@ def die_with_parent() -> None:
 
 def agent(folder: Path, task: str, count: int) -> int:
     """Starts the ranks through torch's elastic launcher and waits; the exit code of the agent."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.disable(logging.ERROR)  # the run itself says what happened
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -152,6 +164,8 @@ def agent(folder: Path, task: str, count: int) -> int:
         }
         write_atomic(folder / SCRATCH / "agent.json", json.dumps(ended))
         return 1
+    except SignalException as stopped:  # Ctrl-C reaches the ranks by itself
+        return 128 + int(stopped.sigval)
     return 0
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from diffusion.errors import UserError
 from diffusion.experiment.config import resolvers
 from diffusion.experiment.launch.elastic import SCRATCH, die_with_parent
 from diffusion.experiment.process.allocator import set_allocator
@@ -43,6 +44,7 @@ def work(folder: Path, task: str) -> int:
             "when": time.time(),
             "error": f"{type(error).__name__}: {' '.join(str(error).split())}"[:1000],
             "traceback": traceback.format_exc(),
+            "sentence": str(error) if isinstance(error, UserError) else None,
         }
         write_atomic(scratch / f"rank{number}.json", json.dumps(told))
         return 1
