@@ -29,8 +29,8 @@ class EvaluationError(RuntimeError):
     """What went wrong on some rank of an evaluation, raised with the same message on all of them."""
 
 
-class DivergedError(UserError, ValueError):
-    """A loss or a sample is no longer a number."""
+class DivergedError(UserError, RuntimeError, ValueError):
+    """A loss or a sample is no longer a number; the message says what is kept and how to go on."""
 
 
 class RankFailedError(RuntimeError):

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks.callback import Callback
 from diffusion.errors import EvaluationError
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.sampler.base import Sampler
+from diffusion.training.callbacks.pause import Pause
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class TrendScore(Callback):
             weights_sha256=weights_sha256,
             cache=cache,
         )
+        self.pause = Pause(f"scoring {num_samples} samples", every_n_train_steps)
         self._scored = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -74,7 +76,8 @@ class TrendScore(Callback):
         step = trainer.global_step
         if step % self.every_n_train_steps == 0 and step != self._scored:
             self._scored = step
-            self._score(trainer, pl_module)
+            with self.pause.taken(trainer):
+                self._score(trainer, pl_module)
 
     def _score(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if not isinstance(module, DiffusionModule):

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks.callback import Callback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
+from diffusion.errors import DivergedError
 from diffusion.files import replacing
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -32,6 +33,7 @@ class Checkpoint(Callback):
     A file is written beside its place and moved there, so that a kill at any moment leaves the one before. It holds
     raw and averaged weights, optimizer, loops, and the loader's position; it loads with ``weights_only=True``.
 
+    Weights that are not finite are not saved: training has diverged, and the file from before is kept.
     A disk that refuses it raises :class:`diffusion.errors.DiskError`; the one before stays whole.
 
     Args:
@@ -68,6 +70,8 @@ class Checkpoint(Callback):
             self._save(trainer, keep=False)
 
     def _save(self, trainer: pl.Trainer, keep: bool) -> None:
+        if not _finite(trainer.lightning_module):
+            raise diverged(trainer, "some weights are not finite")
         folder = Path(trainer.default_root_dir)
         path = folder / LAST
         with replacing(path, inside=folder) if trainer.is_global_zero else nullcontext(path) as beside:
@@ -77,3 +81,21 @@ class Checkpoint(Callback):
                 shutil.copyfile(path, copy)
         trainer.strategy.barrier("saved")  # what a rank does next may read it
         self._saved = trainer.global_step
+
+
+def diverged(trainer: pl.Trainer, what: str) -> DivergedError:
+    """The error for a training in which ``what`` is wrong: what is kept, and how to go on."""
+    run = Path(trainer.default_root_dir)
+    saved = (run / LAST).is_file()
+    kept = f"{run / LAST}, the last with finite weights, is kept" if saved else "no checkpoint was saved before"
+    begin = f"go on from it with resume={run}, or start" if saved else "start"
+    return DivergedError(
+        f"{what} at step {trainer.global_step}: training has diverged; {kept}; {begin} again, with a lower "
+        "optimizer.lr or a longer lr_scheduler.warmup; debug=anomaly looks for the first bad value"
+    )
+
+
+def _finite(module: pl.LightningModule) -> bool:
+    """Are all weights numbers? Of a sharded module, this rank's share."""
+    local = [getattr(p, "to_local", lambda p=p: p)() for p in module.parameters()]
+    return bool(torch.stack([p.detach().isfinite().all() for p in local]).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from diffusion.experiment.config.errors import one_line, user_errors
 from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.experiment.config.trainer_rules import half_precision
 from diffusion.experiment.process.cluster import cluster
+from diffusion.files import disk_errors
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
 from diffusion.training.checkpoint import CheckpointFile
@@ -74,6 +76,9 @@ def build_data(cfg: DictConfig) -> Any:
 def build_trainer(cfg: DictConfig, extra: Sequence[Any] = (), about: Mapping[str, Any] | None = None) -> Any:
     """The trainer with its callbacks (``extra`` ones last) and loggers; every logger gets the resolved config, and
     in ``about`` the facts of the run that are no settings."""
+    folder = Path(str(cfg.trainer.default_root_dir))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)  # whoever writes in it later expects it to be there
     callbacks = [*(build(node) for node in cfg.callbacks.values()), *extra]
     loggers = [build(node) for node in cfg.logger.values()]
     plain: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]

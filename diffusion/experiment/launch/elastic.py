@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -164,6 +165,7 @@ def agent(folder: Path, task: str, count: int) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    logging.disable(logging.ERROR)  # the run itself says what happened
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -179,8 +181,6 @@ def agent(folder: Path, task: str, count: int) -> int:
     arguments = ["-m", "diffusion.experiment.launch.rank_main", str(folder), task]
     try:
         elastic_launch(config, sys.executable)(*arguments)
-    except (SignalException, KeyboardInterrupt):
-        return 128 + signal.SIGINT
     except ChildFailedError as failed:
         ended = {
             number: f"was ended by {one.signal_name()}" if one.exitcode < 0 else f"ended with code {one.exitcode}"
@@ -189,6 +189,8 @@ def agent(folder: Path, task: str, count: int) -> int:
         }
         write_atomic(Path(os.environ[SHARED]) / "agent.json", json.dumps(ended))
         return 1
+    except (SignalException, KeyboardInterrupt) as stopped:  # Ctrl-C reaches the ranks by itself
+        return 128 + int(getattr(stopped, "sigval", signal.SIGINT))
     return 0
 
 

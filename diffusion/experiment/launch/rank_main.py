@@ -50,7 +50,7 @@ def work(folder: Path, task: str) -> int:
         told = {
             "rank": number,
             "when": time.time(),
-            "error": (sentence if mine else f"{type(error).__name__}: {sentence}")[:1000],
+            "error": sentence if mine else f"{type(error).__name__}: {sentence}"[:1000],
             "user": mine,
             "traceback": traceback.format_exc(),
         }

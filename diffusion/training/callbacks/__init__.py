@@ -1,3 +1,3 @@
 """Lightning callbacks of a training run."""
 
-__all__ = ["micro_batch", "monitor", "posthoc", "profile", "progress", "samples"]
+__all__ = ["micro_batch", "monitor", "pause", "posthoc", "profile", "progress", "samples"]

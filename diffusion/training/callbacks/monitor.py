@@ -14,7 +14,7 @@ from torch import Tensor
 from torchmetrics.aggregation import MeanMetric
 from torchmetrics.metric import Metric
 
-from diffusion.errors import DivergedError
+from diffusion.training.checkpoint import diverged
 from diffusion.training.flops import STEP, arithmetic, peak
 from diffusion.training.module.diffusion import DiffusionModule
 
@@ -140,11 +140,7 @@ class Monitor(Callback):
         self._clock, self._logged = now, trainer.global_step
         self._publish(trainer, values)
         if not math.isfinite(values["train/loss"]):
-            raise DivergedError(
-                f"the loss is {values['train/loss']} at step {trainer.global_step}: training has diverged; the last "
-                "checkpoint is from before. Lower optimizer.lr, lengthen lr_scheduler.warmup, or look for the first "
-                "bad value with debug=anomaly"
-            )
+            raise diverged(trainer, f"the loss is {values['train/loss']}")
 
     def _publish(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         self.latest.update(values)

@@ -9,17 +9,28 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks.callback import Callback
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from diffusion.training.callbacks.monitor import Monitor, log_interval
+from diffusion.training.callbacks.pause import Pause, clock
+from diffusion.training.callbacks.samples import SampleGrid
 
 log = logging.getLogger(__name__)
 
 
 class TrainingProgress(Callback):
-    """Shows how far training is: a live bar where the output is a terminal, log lines where it is not."""
+    """Shows how far training is: a live bar where the output is a terminal, log lines where it is not.
 
-    def __init__(self) -> None:
+    The time left counts grids of samples and scores that are still to come, each as long as the last one was, and the
+    samples of the final evaluation, each as long as one of the last grid.
+
+    Args:
+        scored: samples that the final evaluation draws, ``None`` where that is for its reference to say.
+        repeats: how many times.
+    """
+
+    def __init__(self, scored: int | None = None, repeats: int | None = None) -> None:
+        self.scored = (scored or 0) * (repeats or 1)
         self._bar: Progress | None = None
         self._task: Any = None
         self._start = (0, 0.0)
@@ -27,6 +38,7 @@ class TrainingProgress(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._start = (trainer.global_step, time.perf_counter())
+        self._shown = trainer.global_step  # the first step may take several batches
         console = Console(stderr=True)
         if not (trainer.is_global_zero and console.is_terminal):
             return
@@ -36,8 +48,6 @@ class TrainingProgress(Callback):
             MofNCompleteColumn(),
             TextColumn("{task.fields[facts]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
         )
         total = trainer.max_steps if trainer.max_steps > 0 else None
@@ -50,16 +60,32 @@ class TrainingProgress(Callback):
         step = trainer.global_step
         logged = step % log_interval(trainer) == 0 and step != self._shown
         if self._bar is not None:
+            self._bar.update(self._task, completed=step)
             if logged:
-                self._bar.update(self._task, completed=step, facts=_facts(trainer))
-            else:
-                self._bar.update(self._task, completed=step)
+                self._bar.update(self._task, facts=self._words(trainer))
         elif logged and trainer.is_global_zero:
-            first, began = self._start
-            left = (time.perf_counter() - began) / max(step - first, 1) * (trainer.max_steps - step)
-            log.info("step %d of %d: %s, %s left", step, trainer.max_steps, _facts(trainer), _clock(left))
+            total = f" of {trainer.max_steps}" if trainer.max_steps > 0 else ""
+            words = self._words(trainer)
+            log.info("step %d%s%s", step, total, f": {words}" if words else "")
         if logged:
             self._shown = step
+
+    def _words(self, trainer: pl.Trainer) -> str:
+        return ", ".join(filter(None, (_facts(trainer), self._left(trainer))))
+
+    def _left(self, trainer: pl.Trainer) -> str:
+        """What is left, in words; nothing where training has no last step."""
+        step, total, (first, began) = trainer.global_step, trainer.max_steps, self._start
+        if total < 1:
+            return ""
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+        pauses = [callback.pause for callback in callbacks if isinstance(getattr(callback, "pause", None), Pause)]
+        training = time.perf_counter() - began - sum(pause.spent for pause in pauses)
+        left = training / max(step - first, 1) * (total - step) + sum(pause.left(step, total) for pause in pauses)
+        for callback in callbacks:
+            if isinstance(callback, SampleGrid) and callback.pause.last is not None:
+                left += callback.pause.last / callback.num_samples * self.scored / trainer.world_size
+        return f"{clock(left)} left"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
@@ -84,9 +110,3 @@ def _facts(trainer: pl.Trainer) -> str:
     if "train/images_per_s" in latest:
         parts.append(f"{latest['train/images_per_s']:,.0f} images/s")
     return ", ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"

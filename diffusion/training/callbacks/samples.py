@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from diffusion.files import replacing
+from diffusion.training.callbacks.pause import Pause
 from diffusion.training.module.diffusion import DiffusionModule
 
 
@@ -35,6 +36,7 @@ class SampleGrid(Callback):
         self.every_n_train_steps = every_n_train_steps
         self.num_samples = num_samples
         self.seed = seed
+        self.pause = Pause(f"drawing {num_samples} samples", every_n_train_steps, at_end=True)
         self._drawn = -1
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -58,9 +60,9 @@ class SampleGrid(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         fits = max(1, data.batch_size // (data.parts * trainer.world_size))  # a part of a device's share, in training
         batch_size = fits if data.parts > 1 else self.num_samples
-        images = module.average.pipeline(batch_size=batch_size, columns=data.split("test").requests).draw(
-            torch.arange(self.num_samples), self.seed
-        )
+        pipeline = module.average.pipeline(batch_size=batch_size, columns=data.split("test").requests)
+        with self.pause.taken(trainer):
+            images = pipeline.draw(torch.arange(self.num_samples), self.seed)
         if not trainer.is_global_zero:
             return
         run = Path(trainer.default_root_dir)
