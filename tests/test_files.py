@@ -103,6 +103,7 @@ ELSEWHERE = {
     "training/latent_cache/encoding.py": "a mapped file that several ranks fill",
     "training/loggers/csv.py": "appends, and rewrites through files.py",
     "training/loggers/wandb.py": "a link that several ranks make",
+    "experiment/task/sample_output.py": "a folder that is moved to its place whole",
     "training/checkpoint.py": "the file that files.py gives",
     "experiment/sweep/search.py": "cuts the journal of Optuna",
     "experiment/task/needs.py": "a lock",

@@ -1,4 +1,4 @@
-"""What surrounds a training: allocations, a disk that fills or goes, signals; each a sentence, on one rank and on two."""
+"""What surrounds a training: allocations, a disk that fills or goes, signals; each a sentence, on any ranks."""
 
 from __future__ import annotations
 

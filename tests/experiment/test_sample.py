@@ -198,7 +198,7 @@ def test_samples_that_cannot_be_written_leave_the_old_ones(
 
     monkeypatch.setattr(sample_output, "save_grid", full)
     assert script([*line, "seed=1"], monkeypatch) == 2
-    assert "cannot be written (No space left on device); set output" in capsys.readouterr().err
+    assert "cannot be written: No space left on device; make room" in capsys.readouterr().err
     assert contents(tmp_path) == before
 
 

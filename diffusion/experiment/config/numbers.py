@@ -12,12 +12,12 @@ from typing import Any
 
 SLOW = ("trainer", "data", "callbacks", "evaluation", "logger", "module")
 """Rooms whose import takes seconds."""
-COUNTED = ("trainer", "data", "callbacks", "evaluation", "text_encoder", "logger")
+COUNTED = ("trainer", "data", "callbacks", "evaluation", "text_encoder", "autoencoder", "logger")
 """Rooms that are not built before a run, or late."""
 ONE = (
     "batch_size num_samples every_n_train_steps keep_every_n_steps repeats is_splits kid_subsets kid_subset_size "
     "neighbours bins steps traced operations probes log_every_n_steps accumulate_grad_batches channels resolution "
-    "length dim num_nodes val_check_interval check_val_every_n_epoch"
+    "length dim num_nodes val_check_interval check_val_every_n_epoch factor image_channels"
 )
 ZERO = "num_workers num_classes warmup gradient_clip_val pooled_dim reload_dataloaders_every_n_epochs "
 ZERO += "min_steps min_epochs seed timeout"

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from diffusion.errors import ConfigError
 from diffusion.experiment.task.sample_config import SETTINGS, check_output
+from diffusion.files import disk_errors
 from diffusion.training.callbacks.samples import save_grid
 
 ARRAYS, METADATA, GRID = "samples.npz", "metadata.jsonl", "grid/grid.png"
@@ -40,24 +40,26 @@ def write_samples(
         names: the classes' numbers by name.
 
     Raises:
-        ConfigError: the folder holds something else, or cannot be written.
+        ConfigError: the folder holds something else.
+        DiskError: it cannot be written.
     """
     check_output(folder)
     folder = folder.resolve()
     beside, before = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.{end}") for end in ("part", "old"))
-    try:
-        beside.mkdir(parents=True)
-        _write(beside, images, labels, {number: name for name, number in (names or {}).items()}, texts)
-        (beside / SETTINGS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            os.replace(folder, before)
-        os.replace(beside, folder)
-    except OSError as error:
-        if before.exists() and not folder.exists():
-            os.replace(before, folder)
-        raise ConfigError(f"{folder} cannot be written ({error.strerror}); set output to another folder") from error
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
+    with disk_errors(folder):
+        try:
+            beside.mkdir(parents=True)
+            _write(beside, images, labels, {number: name for name, number in (names or {}).items()}, texts)
+            (beside / SETTINGS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            if folder.exists():
+                os.replace(folder, before)
+            os.replace(beside, folder)
+        except OSError:
+            if before.exists() and not folder.exists():
+                os.replace(before, folder)
+            raise
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
     shutil.rmtree(before, ignore_errors=True)
 
 
