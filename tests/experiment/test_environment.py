@@ -1,4 +1,4 @@
-"""What surrounds a training: allocations, a disk that fills or goes, signals; each a sentence, on any ranks."""
+"""Around a training: allocations, a disk that fills or goes, signals; each a sentence, on one rank and on two."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ ALONE = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variables", ALONE, ids=lambda found: "-".join(found))
 def test_a_process_alone_in_an_allocation_is_the_first_rank(variables: dict[str, str], tmp_path: Path):
     """It trains and logs, whatever the allocation's other tasks are."""
