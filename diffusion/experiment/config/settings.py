@@ -68,7 +68,7 @@ TOP: Mapping[str, Kind] = {
     "resume": TEXT.or_null(),
     "remarks": TEXT.or_null(),
     "text_file": TEXT.or_null(),
-    "name": Kind("a folder name below paths.outputs", _inside),
+    "name": Kind("a folder below paths.outputs", _inside),
     "seed": SEED,
     "seeds": Kind(
         "a list of whole numbers from 0 to 2^63 - 1, at least one",
