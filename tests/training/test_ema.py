@@ -92,6 +92,7 @@ class Toy(pl.LightningModule):
 
 def trained(folder: Path, steps: int, every: int, resume_at: int | None = None) -> tuple[list[dict], PostHocEMA]:
     """A course of weights that an average must follow, and the snapshots of it."""
+    folder.mkdir(exist_ok=True)
     module, callback = Toy(), PostHocEMA([0.05, 0.1], every)
     trainer = SimpleNamespace(global_step=0, is_global_zero=True, default_root_dir=str(folder))
     callback.on_train_start(trainer, module)
