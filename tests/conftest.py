@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from toys import make_toy
 
@@ -38,6 +39,13 @@ def no_run_of_wandb_is_left() -> Iterator[None]:
     yield
     if "wandb" in sys.modules and sys.modules["wandb"].run is not None:
         sys.modules["wandb"].finish()
+
+
+@pytest.fixture(autouse=True)
+def no_job_of_hydra_is_left() -> Iterator[None]:
+    """What the config of a script that ran in this process says is not said of the next test."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 @pytest.fixture
