@@ -141,7 +141,7 @@ def test_samples_are_a_data_set_with_their_classes(run: Path, tmp_path: Path, mo
     assert sorted(path.name for path in out.glob("*.png")) == [f"{i:06d}.png" for i in range(7)]
     for i, image in enumerate(found["arr_0"]):
         assert np.array_equal(np.asarray(Image.open(out / f"{i:06d}.png")), image[..., 0])
-    data = ImageFolder(str(out), channels=1, resolution=8, num_classes=10, batch_size=2, test_fraction=0.3)
+    data = ImageFolder(str(out), channels=1, resolution=8, num_classes=6, batch_size=2, test_fraction=0.3)
     data.setup()
     splits = [data.split("train"), data.split("test")]
     read = [pair for s in splits for pair in zip(map(bytes, s.images.numpy()), s.labels.tolist(), strict=True)]
