@@ -21,7 +21,7 @@ def main(cfg):
     run(cfg)
 
 def run(cfg):
-    import os, signal, sys, time
+    import os, signal, sys, time, zipfile
     from diffusion.experiment.run.record import Record
     from diffusion.experiment.task.needs import provide
     folder = Path(cfg.paths.run)
@@ -41,7 +41,7 @@ def run(cfg):
             time.sleep(3)
         if cfg.part.mode == "sleep":
             (folder / "checkpoints").mkdir()
-            (folder / "checkpoints" / "last.ckpt").touch()
+            zipfile.ZipFile(folder / "checkpoints" / "last.ckpt", "w").close()
             time.sleep(60)
         (folder / "metrics.csv").write_text(f"step,score\\n1,{cfg.part.score}\\n")
 
