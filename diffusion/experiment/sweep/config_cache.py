@@ -23,6 +23,7 @@ class Loader:
     def __init__(self, loader: Any) -> None:
         self.loader = loader
         self._kept: dict[tuple[str | None, ...], DictConfig] = {}
+        self._groups: dict[str, bool] = {"hydra.searchpath": True}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.loader, name)
@@ -53,7 +54,10 @@ class Loader:
         return cfg
 
     def _chooses(self, override: Override) -> bool:
-        return bool(self.loader.get_group_options(override.key_or_group)) or override.key_or_group == "hydra.searchpath"
+        name = override.key_or_group
+        if name not in self._groups:  # the loader copies itself to answer
+            self._groups[name] = bool(self.loader.get_group_options(name))
+        return self._groups[name]
 
 
 def _itself(loader: Any) -> Any:
