@@ -68,7 +68,7 @@ def list_folder(
         raise DataError(f"there is no folder {shown(root.resolve())}; set data.root to a folder of images")
     found = find_images(root)
     left_out = dict(found.left_out)
-    rows = [row for file in found.metadata for row in _placed(file, label, text)]
+    rows = [(os.path.normpath(file.parent / row.name), row) for file, row in read_rows(found.metadata, label, text)]
     if found.metadata:
         images = _described(found.images, rows, root, unmatched, left_out)
     else:
@@ -141,11 +141,6 @@ def number_labels(images: Sequence[Listed]) -> tuple[list[Listed], tuple[str, ..
 def _listed(path: Path, root: Path, row: Row | None = None) -> Listed:
     name = Path(os.path.relpath(path, root)).as_posix()
     return Listed(path, name) if row is None else Listed(path, name, row.label, row.text, row.more)
-
-
-def _placed(metadata: Path, label: str, text: str) -> list[tuple[str, Row]]:
-    """The rows of a file with the paths that they name."""
-    return [(os.path.normpath(metadata.parent / row.name), row) for row in read_rows(metadata, label, text)]
 
 
 def _described(

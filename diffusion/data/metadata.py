@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,21 +35,27 @@ class Row:
     more: Mapping[str, int | str] = field(default_factory=dict)
 
 
-def read_rows(metadata: Path, label: str, text: str) -> list[Row]:
-    """The rows of a file; ``label`` and ``text`` are the columns that hold these.
+def read_rows(metadata: Sequence[Path], label: str, text: str) -> list[tuple[Path, Row]]:
+    """The rows of the files of one folder, each with its file; ``label`` and ``text`` are the columns that hold these.
+
+    A column of the ``.csv`` files is read as whole numbers where all its cells in all of them are, except the text.
 
     Raises:
         DataError: not UTF-8, a broken line, a row without "file_name", or a label or text of another kind.
     """
+    tables = [(file, *row) for file in metadata if file.suffix == ".csv" for row in _table(file, _content(file))]
+    _read_numbers([(where, cells) for _, where, cells in tables], label, text)
+    objects = [(file, *row) for file in metadata if file.suffix != ".csv" for row in _objects(file, _content(file))]
+    return [(file, _row(where, cells, label, text)) for file, where, cells in [*tables, *objects]]
+
+
+def _content(metadata: Path) -> str:
     try:
-        content = metadata.read_bytes().decode("utf-8-sig")
+        return metadata.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{shown(metadata)} is not UTF-8 text ({error}); save it as UTF-8") from None
     except OSError as error:
         raise DataError(f"{shown(metadata)} cannot be read: {error.strerror}") from None
-    table = metadata.suffix == ".csv"
-    rows = _table(metadata, content, label, text) if table else _objects(metadata, content)
-    return [_row(where, cells, label, text) for where, cells in rows]
 
 
 def _row(where: str, cells: Cells, label: str, text: str) -> Row:
@@ -81,8 +87,8 @@ def _objects(metadata: Path, content: str) -> Iterator[tuple[str, Cells]]:
         yield where, row
 
 
-def _table(metadata: Path, content: str, label: str, text: str) -> list[tuple[str, Cells]]:
-    """Empty cells are missing ones; a column of whole numbers is read as numbers, except the text."""
+def _table(metadata: Path, content: str) -> list[tuple[str, Cells]]:
+    """Empty cells are missing ones."""
     reader = csv.reader(io.StringIO(content, newline=""), strict=True)
     try:
         lines = [(reader.line_num, cells) for cells in reader if cells]
@@ -102,14 +108,17 @@ def _table(metadata: Path, content: str, label: str, text: str) -> list[tuple[st
                 f'{where} has {len(cells)} cells for {len(header)} columns; quote cells with commas: "a, b"'
             )
         rows.append((where, {name: cell for name, cell in zip(header, cells, strict=True) if cell}))
-    for name in set(header) - {FILE_NAME, text}:
+    return rows
+
+
+def _read_numbers(rows: Sequence[tuple[str, Cells]], label: str, text: str) -> None:
+    for name in {name for _, row in rows for name in row} - {FILE_NAME, text}:
         given = [(where, row) for where, row in rows if name in row]
         if all(_whole(row[name]) for _, row in given):
             for _, row in given:
                 row[name] = int(row[name])
         elif name == label and (odd := [where for where, row in given if re.fullmatch(r"-?\d*\.\d*", row[name])]):
             raise DataError(f'"{label}" is a whole number or a word, {odd[0]} has a number with a decimal point')
-    return rows
 
 
 def _fits(value: object) -> bool:

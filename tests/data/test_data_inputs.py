@@ -179,7 +179,7 @@ def write_metadata(folder: Path, kind: str, rows: list[dict]) -> None:
 def test_metadata_at_the_root_or_in_each_split(kind: str, place: str, tmp_path: Path) -> None:
     names = ["train/a.png", "train/x/b.png", "val/a.png"]
     words = {"train/a.png": 'a "cat",\u2028sitting', "train/x/b.png": "007", "val/a.png": "7"}
-    labels = {"train/a.png": "dog", "train/x/b.png": "cat", "val/a.png": "dog"}
+    labels = {"train/a.png": "dog", "train/x/b.png": "cat", "val/a.png": "10"}  # a word too
     for name in names:
         save(tmp_path / name)
     for folder in ("",) if place == "root" else ("train/", "val/"):
@@ -189,11 +189,11 @@ def test_metadata_at_the_root_or_in_each_split(kind: str, place: str, tmp_path: 
             if name.startswith(folder)
         ]
         write_metadata(tmp_path / folder, kind, rows)
-    found = data(tmp_path, num_classes=2)
+    found = data(tmp_path, num_classes=3)
     train, held_out = found.split("train"), found.split("test")
     assert (train.texts, held_out.texts) == ((words["train/a.png"], "007"), ("7",))
-    assert (train.labels.tolist(), held_out.labels.tolist()) == ([1, 0], [1])
-    assert found.classes == ("cat", "dog")
+    assert (train.labels.tolist(), held_out.labels.tolist()) == ([2, 1], [0])
+    assert found.classes == ("10", "cat", "dog")
     assert train.more["size"].tolist() == [3, 3]
     assert train.more["id"] == ("012", "012")
 
