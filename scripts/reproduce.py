@@ -1,25 +1,6 @@
-"""Re-makes a table of conf/ablation: runs what is missing, resumes, and prints measured against published.
+"""The command ``alphabar reproduce``: see ``--help``."""
 
-python scripts/reproduce.py ablation=digits_sampler_steps
-python scripts/reproduce.py ablation=ddim_cifar10 --plan
-python scripts/reproduce.py ablation=ddim_cifar10 cells='[eta0_*]' train='[trainer=gpu]' hydra/launcher=joblib
-"""
-
-import sys
-
-from omegaconf import DictConfig
-
-from diffusion.experiment.cli.app import app
-from diffusion.experiment.reproduce.table import list_overrides
-
-
-@app("reproduce", rewrite=list_overrides)
-def main(cfg: DictConfig) -> None:
-    from diffusion.experiment.reproduce.table import reproduce
-
-    reproduce(cfg)
-
+from diffusion.experiment.cli.reproduce import main
 
 if __name__ == "__main__":
-    sys.argv = ["plan=true" if word == "--plan" else word for word in sys.argv]
     main()

@@ -28,6 +28,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError, RankFailedError, UserError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
+from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.overrides import quote_paths
 from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.process.ranks import forget_ranks
@@ -38,7 +39,6 @@ from diffusion.files import check_writable
 
 Main = Callable[[DictConfig], Any]
 Rewrite = Callable[[list[str]], list[str]]
-CONF = Path(__file__).resolve().parents[3] / "conf"
 
 
 def app(
@@ -52,7 +52,7 @@ def app(
 
     Args:
         config_name: the entry point in ``conf``, without ``.yaml``.
-        conf: the folder of configs; the repository's own, or ``./conf`` where the package was installed elsewhere.
+        conf: the folder of configs.
         rewrite: changes the command line's overrides before anything is composed.
         finish: the config that the script will work with (a run's own, merged), for the checks.
     """
@@ -74,8 +74,8 @@ def app(
             resolvers.register()
             forget_ranks()
             logging.raiseExceptions = False  # a log on a full disk: the run's own sentence says so
-            folder = conf if conf.is_dir() else Path.cwd() / "conf"
             parser = get_args_parser()
+            sys.argv = ["plan=true" if word == "--plan" else word for word in sys.argv]
             with _exit_codes(), _without_gc():
                 args = parser.parse_args()
                 if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
@@ -85,7 +85,7 @@ def app(
                 sys.argv[1:] = [word for word in sys.argv[1:] if word not in args.overrides] + overrides
                 args.overrides = overrides
                 if not (args.hydra_help or args.shell_completion or args.info is not None):
-                    composer = Composer(folder, args.config_name or config_name, args, finish)
+                    composer = Composer(conf, args.config_name or config_name, args, finish)
                     if args.help:
                         print(composer.help(main.__globals__.get("__doc__") or main.__doc__ or ""))
                         return
@@ -100,7 +100,7 @@ def app(
                         if cfg.get("plan") and "needs" in cfg and not args.multirun:
                             needs.show([whole])
                             return
-            hydra.main(version_base="1.3", config_path=str(folder), config_name=config_name)(task)()
+            hydra.main(version_base="1.3", config_path=str(conf), config_name=config_name)(task)()
 
         return command
 

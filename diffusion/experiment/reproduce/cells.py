@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers, validate
+from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session
 from diffusion.experiment.run.needs import needs_overrides, with_needs
@@ -37,7 +38,6 @@ from diffusion.reporting.ablation import Measured, Row
 
 log = logging.getLogger(__name__)
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 FOLDER = "reproduce"
 Launch = Callable[[list[Cell]], int]
 
@@ -164,12 +164,11 @@ def _measure(cfg: DictConfig) -> None:
 def _entry(name: str, task: Any, settings: Settings) -> Iterator[tuple[Layout, Launch]]:
     """Hydra as ``scripts/<name>.py -m`` has it, and how cells are run; what the caller's Hydra knew comes back."""
     resolvers.register()
-    folder = CONF if CONF.is_dir() else Path.cwd() / "conf"
     root = f"{settings.outputs}/{FOLDER}"
     own = [f"hydra.sweep.dir={quote(root)}", *settings.hydra]
     own += [f"name={FOLDER}", f"paths.outputs={quote(settings.outputs)}"] if name == "train" else []
     own += [f"paths.outputs={quote(settings.outputs)}", f"run={quote(root)}"] if name != "train" else []
-    with session(folder, name) as inner:
+    with session(CONF, name) as inner:
         config = inner.compose_config(config_name=name, overrides=own, run_mode=RunMode.MULTIRUN)
         HydraConfig.instance().set_config(config)
         context = sweep.remembering(HydraContext(config_loader=inner.config_loader, callbacks=Callbacks()))

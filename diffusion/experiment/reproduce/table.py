@@ -12,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from diffusion.errors import ConfigError, ReportError
+from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.reproduce import cells as ablation
 from diffusion.experiment.run.needs import quoted
 from diffusion.files import write_atomic
 from diffusion.reporting import ablation as tables
 
 
-def list_overrides(overrides: list[str]) -> list[str]:
+def table_overrides(overrides: list[str]) -> list[str]:
     """``train=[trainer=gpu,data.root=x]`` as Hydra's grammar wants it, each override inside quoted."""
     out = []
     for line in overrides:
@@ -37,7 +38,7 @@ def reproduce(cfg: DictConfig) -> None:
     """
     chosen = HydraConfig.get().runtime.choices
     if cfg.get("ablation") is None:
-        names = sorted(path.stem for path in (ablation.CONF / "ablation").glob("*.yaml"))
+        names = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
         raise ConfigError(f"no table given; add ablation=<one of {', '.join(names)}>")
     try:
         node = OmegaConf.to_container(cfg.ablation, resolve=True)

@@ -1,0 +1,18 @@
+"""Re-makes a table of conf/ablation: runs what is missing, resumes, and prints measured against published.
+
+python scripts/reproduce.py ablation=digits_sampler_steps
+python scripts/reproduce.py ablation=ddim_cifar10 --plan
+python scripts/reproduce.py ablation=ddim_cifar10 cells='[eta0_*]' train='[trainer=gpu]' hydra/launcher=joblib
+"""
+
+from omegaconf import DictConfig
+
+from diffusion.experiment.cli.app import app
+from diffusion.experiment.reproduce.table import table_overrides
+
+
+@app("reproduce", rewrite=table_overrides)
+def main(cfg: DictConfig) -> None:
+    from diffusion.experiment.reproduce.table import reproduce
+
+    reproduce(cfg)
