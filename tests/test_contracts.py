@@ -117,7 +117,12 @@ def compose(option: Path, tmp_path: Path):
     return config(tmp_path, *chosen, *settings(option, tmp_path), name=entry)
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=str)
+WHOLE = {"ablation", "experiment"}
+"""Groups whose files are several models or large ones."""
+BY_TIME = [pytest.param(o, marks=pytest.mark.slow) if str(o.parent) in WHOLE else o for o in OPTIONS]
+
+
+@pytest.mark.parametrize("option", BY_TIME, ids=str)
 def test_every_file_composes_builds_and_works(option, tmp_path):
     cfg = compose(option, tmp_path)
     exercise = EXERCISES.get(str(option.parent))

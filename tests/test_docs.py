@@ -28,7 +28,8 @@ def commands():
         for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.S):
             for line in block.strip().splitlines():
                 if line.startswith("python scripts/"):
-                    yield pytest.param(line, id=f"{page.name}: {line.removeprefix('python scripts/')}")
+                    marks = [] if page.name == "README.md" else [pytest.mark.slow]
+                    yield pytest.param(line, id=f"{page.name}: {line.removeprefix('python scripts/')}", marks=marks)
 
 
 @pytest.fixture(scope="module")

@@ -69,6 +69,7 @@ def run(place: Path) -> Path:
     return place / "run"
 
 
+@pytest.mark.slow
 def test_a_resumed_run_ends_with_the_same_bits(place: Path, run: Path, tmp_path: Path) -> None:
     train(place, tmp_path / "run", "trainer.max_steps=2")
     run_script(f"scripts/train.py resume={tmp_path / 'run'} trainer.max_steps=4")
@@ -78,6 +79,7 @@ def test_a_resumed_run_ends_with_the_same_bits(place: Path, run: Path, tmp_path:
     assert all(torch.equal(value, other["state_dict"][name]) for name, value in one["state_dict"].items())
 
 
+@pytest.mark.slow
 def test_latents_made_once_train_to_the_same_bits(place: Path, tmp_path: Path) -> None:
     one_by_one = ["trainer.max_steps=3", "autoencoder.max_batch=1"]  # a kernel may depend on the batch
     plain = train(place, tmp_path / "plain", *one_by_one)

@@ -192,7 +192,7 @@ def test_a_state_of_another_dealing_is_refused(change: dict[str, int]) -> None:
     def loader(n: int = 40, size: int = 4, seed: int = 0, limit: int | None = None) -> StatefulLoader:
         return StatefulLoader(numbered(n), size, seed=seed, limit=limit)
 
-    with pytest.raises(ValueError, match="resume with the data settings that the run was started with"):
+    with pytest.raises(ValueError, match="resume with the data and settings that the run was started with"):
         loader(**change).load_state_dict(loader().state_dict())
 
 

@@ -135,6 +135,7 @@ def job(rank: int, size: int, store: str, conn: Any) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_three_ranks_say_what_one_says(tmp_path: Path) -> None:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["diffusion.evaluation.evaluator"])

@@ -112,6 +112,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     return run(1, tmp_path_factory.mktemp("alone"))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3])
 def test_any_number_of_ranks_gives_the_same_bits(size: int, alone: tuple, tmp_path: Path) -> None:
     answers = run(size, tmp_path)
@@ -120,6 +121,7 @@ def test_any_number_of_ranks_gives_the_same_bits(size: int, alone: tuple, tmp_pa
     assert sum(drawn for _, _, drawn in answers) == N
 
 
+@pytest.mark.slow
 def test_a_rank_without_work_changes_nothing(tmp_path: Path) -> None:
     """Two batches for three ranks."""
     (one,), three = run(1, tmp_path, n=20), run(3, tmp_path, n=20)
@@ -139,6 +141,7 @@ def test_a_failure_on_one_rank_ends_all_with_its_message_at_once(tmp_path: Path)
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_what_a_killed_rank_leaves_is_finished_by_another_number(alone: tuple, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     gone, left = sorted(run(2, tmp_path, folder=folder, at=7 * B, killed=True), reverse=True)
@@ -155,6 +158,7 @@ def drawn_already(folder: Path) -> int:
     return sum(len(next(iter(load_file(path).values()))) for path in folder.rglob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_three_ranks_finish_what_two_began(alone: tuple, tmp_path: Path) -> None:
     """Two ranks fail at batch 7; three find the rest missing, draw that and nothing else."""
     folder = tmp_path / "run"

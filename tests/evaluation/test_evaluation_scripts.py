@@ -182,6 +182,7 @@ def test_the_first_batches_say_how_long_the_rest_will_take(
     ]
 
 
+@pytest.mark.slow
 def test_what_cannot_be_scored_is_said_in_one_sentence(run: Path, tmp_path: Path) -> None:
     said = script("evaluate", f"run={run}", "evaluation.num_samples=9", fails=True)
     assert "error: the inception score is averaged over 10 splits, which 9 samples cannot fill" in said

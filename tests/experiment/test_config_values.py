@@ -116,6 +116,7 @@ def seconds(*command: str) -> float:
     return min(taken)
 
 
+@pytest.mark.slow
 def test_names_are_refused_in_half_of_torchs_import_and_values_in_one_and_a_half() -> None:
     whole = seconds("-c", "import torch")
     for words in ("--help", "smapler=ddim", "data.batch_size=0"):

@@ -90,6 +90,7 @@ def all_gone(pids: list[int], seconds: float = 10.0) -> bool:
     return True
 
 
+@pytest.mark.slow
 def test_two_ranks_of_one_group_read_the_same_config(tmp_path: Path):
     done = job(tmp_path, "sum")
     assert done.wait(120) == 0, done.stderr.read()
@@ -100,6 +101,7 @@ def test_two_ranks_of_one_group_read_the_same_config(tmp_path: Path):
     assert not (tmp_path / ".ranks").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "reason"),
     [
@@ -122,6 +124,7 @@ def test_a_rank_that_fails_ends_the_job_within_seconds(tmp_path: Path, mode: str
     assert not survivor.exists() or all_gone([int(survivor.read_text())])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_ranks_do_not_outlive_their_job(tmp_path: Path, signum: int, code: int):
     child = job(tmp_path, "sleep")

@@ -37,6 +37,7 @@ def study(folder: Path) -> optuna.Study:
     return optuna.load_study(study_name="search", storage=storage(folder / "outputs" / "toy" / "study.journal"))
 
 
+@pytest.mark.slow
 def test_a_search_survives_nan_keeps_its_study_and_adds_what_is_missing(hill: Path):
     sweep(hill, *SEARCH, "hydra.sweeper.n_trials=8", "scale=interval(0.0,1.0)")
     first = study(hill).trials
@@ -78,6 +79,7 @@ def test_nothing_to_search_is_refused(hill: Path):
     assert "no override gives a choice" in sweep(hill, *SEARCH, "scale=0.2", code=2)
 
 
+@pytest.mark.slow
 def test_a_killed_search_finishes_the_trial_that_it_was_at(hill: Path):
     arguments = ["hydra/sweeper=search", "hydra.sweeper.metric=score", "hydra.sweeper.n_trials=1"]
     child = start(hill, *arguments, "part=sleep", "scale=interval(0.0,0.5)")

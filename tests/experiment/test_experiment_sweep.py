@@ -124,6 +124,7 @@ def test_mistakes_are_found_before_anything_runs(toy: Path, arguments: list[str]
     assert not (toy / "outputs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "launcher", [[], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=1"]], ids=["basic", "joblib"]
 )
@@ -194,6 +195,7 @@ with initialize_config_dir(str(CONF), version_base="1.3"):
 """
 
 
+@pytest.mark.slow
 def test_a_cell_that_does_nothing_costs_little(tmp_path: Path):
     """With the whole config of a training: laid out, checked, run and recorded for less processor time than three times
     what Hydra takes to compose and print it, each less what starting the process costs."""

@@ -98,6 +98,7 @@ wandb.finish()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_what_wandb_cannot_use_is_one_warning_and_an_offline_run(name: str, tmp_path: Path):
     variables, reason = UNUSABLE[name]

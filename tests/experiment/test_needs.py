@@ -106,6 +106,7 @@ def test_a_need_that_fails_says_which_and_why_and_is_tried_again(toy: Path):
     assert list(runs(toy).values()) == [2]
 
 
+@pytest.mark.slow
 def test_the_identity_of_a_cell_holds_what_its_needs_compute_and_not_where(toy: Path):
     sweep(toy, "needs.w=[part=fine,seed=3],[part=fine,seed=4]", "weak=${needed:w}", "name=top")
     sweep(toy, "needs.w=[part=fine,seed=3],[part=fine,seed=4]", "weak=${needed:w}", "name=top", "paths.outputs=other")
@@ -133,6 +134,7 @@ def test_cells_that_need_the_same_run_make_it_once(toy: Path, launcher: str):
     assert logs.count("is finished") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_run_that_is_stopped_in_its_need_goes_on_there(toy: Path, signum: int, code: int):
     words = ("name=top", "needs.w=[part=nap]", "weak=${needed:w}")

@@ -166,6 +166,7 @@ def test_changed_settings_are_used_and_recorded(run: Path):
     assert [entry["from_step"] for entry in read_history(run)] == [5, 8]
 
 
+@pytest.mark.slow
 def test_a_longer_cosine_goes_on_along_the_longer_curve(run: Path):
     code, shown = resume(run, "trainer.max_steps=10", "lr_scheduler=cosine")
     assert code == 0, shown
@@ -214,6 +215,7 @@ def test_edited_config_files_change_no_resumed_run(tmp_path: Path):
     assert json.loads((run / "status.json").read_text())["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_continued_cell_is_another_run_and_the_sweep_trains_the_cell_again(tmp_path: Path):
     sweep = ["-m", "name=x", f"paths.outputs={tmp_path}", *SMALL]
     assert train(*sweep)[0] == 0
@@ -232,6 +234,7 @@ def test_a_continued_cell_is_another_run_and_the_sweep_trains_the_cell_again(tmp
     assert "skipped" in train(*sweep)[1]
 
 
+@pytest.mark.slow
 def test_more_steps_alone_make_the_cell_of_more_steps(tmp_path: Path, made: Path, run: Path):
     """The rate is constant, so the weights are those of one training of eight steps, and so is the identity."""
     assert resume(run, "trainer.max_steps=8")[0] == 0

@@ -108,6 +108,7 @@ def test_a_model_without_classes_takes_none(
         assert f"{line[-1]} names a class, and this run's model has none; leave" in error
 
 
+@pytest.mark.slow
 def test_two_requests_share_no_folder_and_one_has_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [
         [], ["num_samples=3"], ["seed=1"], ["labels=3"], ["labels=7"], ["labels=drawn"], ["labels=[3,7]"],

@@ -61,6 +61,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(undisturbed, tmp_path, signum):
         assert torch.equal(value, resumed["state_dict"][name]), name
 
 
+@pytest.mark.slow
 def test_a_run_folder_is_as_documented(tmp_path):
     run = tmp_path / "run"
     small = ["network.channels=8", "trainer.max_steps=3", "trainer.val_check_interval=2", "sampler.steps=2"]

@@ -209,6 +209,7 @@ def test_refuses_tokens_of_another_width(build: type[Network]) -> None:
         build(token_dim=5)(torch.zeros(2, 1, 8, 8), torch.zeros(2), Cond(tokens=torch.zeros(2, 3, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [dit, unet, ncsnpp])
 def test_compiled_by_region_with_the_same_keys_and_outputs(build: type[Network]) -> None:
     network = awake(build())

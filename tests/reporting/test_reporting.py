@@ -210,6 +210,7 @@ def test_a_folder_whose_name_looks_like_a_setting_is_a_folder(tmp_path):
 # The command -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_in_ten_seconds_without_torch(tmp_path):
     for i in range(1000):
         metrics = {FD: 1 + i / 100, "is_digits-cnn-v1_897": 7.0, "kid_digits-cnn-v1_897": 0.5}

@@ -28,6 +28,7 @@ def trial(cfg):
     return Trial(module, trainer)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", ["uniform", "stratified"])
 def test_parts_train_as_the_whole_and_count_like_it(train_config, tmp_path, times):
     """Through the end of an epoch, which is 14 batches, and two validations."""
@@ -43,6 +44,7 @@ def test_parts_train_as_the_whole_and_count_like_it(train_config, tmp_path, time
         assert [int(row.split(",")[0]) for row in rows[1:]] == [5, 10, 15, 16]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_parts_to_the_same_bits(train_config, tmp_path):
     keys = [*KEYS, "micro_batch=auto"]
     with pytest.MonkeyPatch.context() as patch:

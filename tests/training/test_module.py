@@ -122,6 +122,7 @@ class Ranked:
         self.world_size, self.global_rank = world_size, global_rank
 
 
+@pytest.mark.slow
 def test_a_second_player_learns_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
     results = []
     context = multiprocessing.get_context("spawn")

@@ -47,6 +47,7 @@ def curve(seed: int, bf16: bool) -> torch.Tensor:
     return torch.stack(losses)
 
 
+@pytest.mark.slow
 def test_bf16_follows_float32() -> None:
     exact, rounded, other = curve(0, False), curve(0, True), curve(1, False)
     assert exact[-20:].mean() < 0.5 * exact[:5].mean()  # it learns, so that there is something to follow

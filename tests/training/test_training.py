@@ -55,6 +55,7 @@ def same(a, b):
     return a == b
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("save_at", [9, 14])  # an epoch is 14 batches: in its middle, at its end
 def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(train_config, tmp_path, workers, save_at):

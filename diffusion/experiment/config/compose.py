@@ -66,6 +66,8 @@ class Composer:
             if before is not None:
                 _check_added(added, whole, before)
             slow = [o for o in fixed if o.key_or_group.partition(".")[0] in numbers.SLOW and "." in o.key_or_group]
+            if slow and (sentence := numbers.counts(validate.resolved(whole))) is not None:
+                raise ConfigError(sentence)  # before the config is composed again
             if slow and (base := self._base(fixed, groups)) is not None:
                 _check_kinds(slow, cfg, base)
             return _own(cfg), whole
