@@ -1,12 +1,15 @@
-"""What Hydra looks for in this namespace: the project's sweepers and its launcher on ray. Light; work is elsewhere."""
+"""What Hydra looks for in this namespace: the project's sweepers, its launcher on ray, and the search path with the
+user's own folders. Light; work is elsewhere."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
@@ -30,6 +33,16 @@ class GridSweeper(Sweeper):
         from diffusion.experiment.sweep.run import grid
 
         return grid(self.context, self.task, self.config, arguments, retry=self.retry)  # type: ignore[arg-type]
+
+
+class OwnConfigs(SearchPathPlugin):
+    """The user's own folders of configs, beside the project's."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        from diffusion.experiment.config.folder import PROVIDER, own_folders
+
+        for place in own_folders():
+            search_path.append(PROVIDER, place)
 
 
 class RayLauncher(Launcher):

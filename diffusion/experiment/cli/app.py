@@ -28,8 +28,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError, RankFailedError, UserError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer, Finish
-from diffusion.experiment.config.folder import CONF
-from diffusion.experiment.config.overrides import quote_paths
+from diffusion.experiment.config.folder import CONF, use_folders
+from diffusion.experiment.config.overrides import quote_paths, take_folders, text_of
 from diffusion.experiment.process.allocator import set_allocator
 from diffusion.experiment.process.ranks import forget_ranks
 from diffusion.experiment.run import needs
@@ -80,8 +80,13 @@ def app(
                 args = parser.parse_args()
                 if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
                     raise ConfigError("--multirun, --run, --cfg, --info and --shell-completion exclude each other")
-                overrides = resume_overrides(quote_paths(args.overrides), sweep=bool(args.multirun))
+                overrides, folders = take_folders(quote_paths(args.overrides))
+                overrides = resume_overrides(overrides, sweep=bool(args.multirun))
                 overrides = rewrite(overrides) if rewrite else overrides
+                use_folders(
+                    [*folders, *([args.config_dir] if args.config_dir else [])],
+                    run=text_of(overrides, "resume") or text_of(overrides, "run"),
+                )
                 sys.argv[1:] = [word for word in sys.argv[1:] if word not in args.overrides] + overrides
                 args.overrides = overrides
                 if not (args.hydra_help or args.shell_completion or args.info is not None):

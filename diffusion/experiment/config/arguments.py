@@ -80,6 +80,8 @@ def find(target: str) -> Any:
             if not f"{module}.".startswith(f"{error.name}."):  # a package that this module needs
                 raise LookupError(f"{module} needs '{error.name}', which is not installed") from None
             continue
+        except Exception as error:  # the module's own, whatever it is
+            raise LookupError(f"importing {module} fails with {type(error).__name__}: {error}") from error
         for position, name in enumerate(parts[end:], end):
             if not hasattr(found, name):
                 raise LookupError(f"module '{'.'.join(parts[:position])}' has no '{name}'")

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import errors, numbers, validate
+from diffusion.experiment.config.folder import refuse_twins
 from diffusion.experiment.config.overrides import parse
 
 Finish = Callable[[DictConfig], DictConfig]
@@ -45,7 +46,6 @@ class Composer:
             )
         self.folder, self.config_name, self.sweep = folder, config_name, bool(args.multirun)
         self.finish = finish or (lambda cfg: cfg)
-        self.search = [f"hydra.searchpath=[file://{Path(args.config_dir).resolve()}]"] if args.config_dir else []
         self.overrides: list[Override] = parse(args.overrides)
 
     def compose(self) -> tuple[DictConfig, DictConfig]:
@@ -136,6 +136,7 @@ class Composer:
     def _groups(self) -> dict[str, list[str]]:
         files: Any = GlobalHydra.instance().config_loader()
         files = files.repository  # the loader's own methods copy it at every call
+        refuse_twins(files.get_sources())
         found: dict[str, list[str]] = {}
         pending = list(files.get_group_options("", ObjectType.GROUP))
         while pending:
@@ -148,7 +149,7 @@ class Composer:
 
     def _compose(self, overrides: list[Override], groups: dict[str, list[str]]) -> DictConfig:
         try:
-            lines = self.search + [o.input_line for o in overrides if o.input_line is not None]
+            lines = [o.input_line for o in overrides if o.input_line is not None]
             return hydra.compose(self.config_name, lines, return_hydra_config=True)
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise errors.explain(error, overrides, self._base(overrides, groups), sorted(groups)) from None
@@ -158,7 +159,7 @@ class Composer:
         chosen = [o.input_line for o in overrides if o.key_or_group in groups and o.input_line is not None]
         for lines in (chosen, []):
             try:
-                return hydra.compose(self.config_name, self.search + lines, return_hydra_config=True)
+                return hydra.compose(self.config_name, lines, return_hydra_config=True)
             except (HydraException, OmegaConfBaseException, ValueError):
                 continue
         return None

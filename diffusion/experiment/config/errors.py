@@ -68,10 +68,10 @@ def paths(cfg: Any, prefix: str = "") -> Iterator[str]:
             yield from paths(cfg._get_node(name), f"{prefix}{name}.")
 
 
-def in_other_option(folder: Path | None, group: str, leaf: str, *, exact: bool = False) -> str | None:
+def in_other_option(folders: Sequence[Path], group: str, leaf: str, *, exact: bool = False) -> str | None:
     """The option of a group that has this key, or one near to it, in words: ``'sampler.eta' of sampler=ddim``."""
     found: dict[str, str] = {}
-    for file in sorted((folder / group).glob("[!_]*.yaml")) if folder is not None else ():
+    for file in sorted(file for folder in folders for file in (folder / group).glob("[!_]*.yaml")):
         for key in yaml.safe_load(file.read_text(encoding="utf-8")) or {}:
             if not key.startswith("_") and key != "defaults":
                 found.setdefault(key, file.stem)
@@ -79,10 +79,10 @@ def in_other_option(folder: Path | None, group: str, leaf: str, *, exact: bool =
     return None if near is None else f"'{group.replace('/', '.')}.{near}' of {group}={found[near]}"
 
 
-def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = (), folder: Path | None = None) -> ConfigError:
+def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = (), folders: Sequence[Path] = ()) -> ConfigError:
     """The sentence for a key that does not exist, with the existing one that was probably meant.
 
-    known: the script's keys. groups: those of its parts. folder: of the configs.
+    known: the script's keys. groups: those of its parts. folders: of the configs.
     """
     head, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.rpartition(".")[0] == head]
@@ -97,7 +97,7 @@ def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = (), fold
     other = None
     if meant is None and "/" not in key:
         places = [head.replace(".", "/")] if head else groups
-        found = (in_other_option(folder, place, leaf, exact=not head) for place in places)
+        found = (in_other_option(folders, place, leaf, exact=not head) for place in places)
         other = next(filter(None, found), None)
     if meant is None and other is None and not (head and siblings):
         meant = nearest(key, groups) or nearest(key, [name for name in known if not key.startswith(f"{name}.")])
@@ -175,7 +175,7 @@ def explain(
             if key not in known and not _behind_reference(base, key):
                 chosen = OmegaConf.select(base, "hydra.runtime.choices") or {}
                 mine = [group for group in groups if group in chosen and not group.startswith("hydra")] or groups
-                return unknown_key(key, known, mine, config_folder(base.get("hydra")))
+                return unknown_key(key, known, mine, config_folders(base.get("hydra")))
     text, cause = one_line(error), error.__cause__
     if match := re.match(r"Could not override '([^']+)'\. No match in the defaults list", text):
         return ConfigError(
@@ -188,10 +188,10 @@ def explain(
     return ConfigError(text.strip().rstrip(".") or type(error).__name__)
 
 
-def config_folder(hydra: Any) -> Path | None:
-    """The script's own folder of configs, from Hydra's node; ``None`` where it is not known."""
+def config_folders(hydra: Any) -> list[Path]:
+    """The folders of configs, the project's and the user's, from Hydra's node."""
     sources = OmegaConf.select(hydra, "runtime.config_sources") if hydra is not None else None
-    return next((Path(source.path) for source in sources or () if source.schema == "file"), None)
+    return [Path(source.path) for source in sources or () if source.schema == "file"]
 
 
 def unresolved(error: OmegaConfBaseException) -> ConfigError:

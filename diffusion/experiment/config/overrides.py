@@ -52,6 +52,25 @@ def quote_paths(overrides: Sequence[str]) -> list[str]:
     return [_path(line) for line in overrides]
 
 
+def take_folders(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The command line without ``hydra.searchpath=[...]``, and the folders that this names.
+
+    Raises:
+        ConfigError: it is no list of texts.
+    """
+    rest, folders = [], []
+    for line in overrides:
+        key, _, value = line.partition("=")
+        if key.lstrip("+") != "hydra.searchpath":
+            rest.append(line)
+            continue
+        found = _value(value) if value else []
+        if not isinstance(found, list) or not all(isinstance(place, str) for place in found):
+            raise ConfigError(f"hydra.searchpath is a list of folders, got {value}; set hydra.searchpath=[<folder>]")
+        folders += [str(place) for place in found]
+    return rest, folders
+
+
 def text_of(overrides: Sequence[str], key: str) -> str | None:
     """The last value of a key as a text without its quotes, ``None`` where it is not given or null."""
     values = [line.partition("=")[2] for line in overrides if line.startswith(f"{key}=")]

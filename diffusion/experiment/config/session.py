@@ -11,11 +11,15 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
+from diffusion.experiment.config.folder import PROVIDER
+from diffusion.experiment.config.overrides import quote
+
 
 def sources() -> tuple[str, list[str]]:
-    """The running job's folder of configs, and the override that adds the other places it searches."""
-    own, *more = (source.path for source in HydraConfig.get().runtime.config_sources if source.schema == "file")
-    return own, [f"hydra.searchpath=[{','.join(f'file://{path}' for path in more)}]"] if more else []
+    """The running job's folder of configs, and the override that adds the user's own folders that it searches."""
+    known = HydraConfig.get().runtime.config_sources
+    own = [quote(f"{source.schema}://{source.path}") for source in known if source.provider == PROVIDER]
+    return next(s.path for s in known if s.schema == "file"), [f"hydra.searchpath=[{','.join(own)}]"] if own else []
 
 
 @contextmanager

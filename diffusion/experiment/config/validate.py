@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config.arguments import arguments
-from diffusion.experiment.config.errors import config_folder, in_other_option, nearest, one_line, ranked, unresolved
+from diffusion.experiment.config.errors import config_folders, in_other_option, nearest, one_line, ranked, unresolved
 from diffusion.experiment.config.numbers import SLOW, counts
 from diffusion.experiment.config.rules import RULES
 from diffusion.experiment.config.settings import settings
@@ -131,8 +131,8 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
                 continue
             near = nearest(key, takes.hints)
             others = ", ".join(ranked(key, takes.hints)) or "none"
-            folder = config_folder(HydraConfig.get()) if HydraConfig.initialized() else None
-            other = None if near else in_other_option(folder, path.replace(".", "/"), key)
+            folders = config_folders(HydraConfig.get()) if HydraConfig.initialized() else []
+            other = None if near else in_other_option(folders, path.replace(".", "/"), key)
             hint = (
                 f"did you mean '{path}.{near}'?"
                 if near

@@ -38,8 +38,9 @@ def reproduce(cfg: DictConfig) -> None:
     """
     chosen = HydraConfig.get().runtime.choices
     if cfg.get("ablation") is None:
-        names = sorted(path.stem for path in (CONF / "ablation").glob("*.yaml"))
-        raise ConfigError(f"no table given; add ablation=<one of {', '.join(names)}>")
+        folders = [CONF, *(Path(source.path) for source in HydraConfig.get().runtime.config_sources)]
+        names = {path.stem for folder in folders for path in (folder / "ablation").glob("*.yaml")}
+        raise ConfigError(f"no table given; add ablation=<one of {', '.join(sorted(names))}>")
     try:
         node = OmegaConf.to_container(cfg.ablation, resolve=True)
         table = tables.Ablation.read(str(chosen["ablation"]), node)  # type: ignore[arg-type]
@@ -111,4 +112,5 @@ def _show(console: Console, head: list[str], rows: list[list[str]]) -> None:
 
 def _command() -> str:
     words = [f"'{word}'" if set(word) & set("[]*() ") else word for word in sys.argv[1:]]
-    return " ".join(["python scripts/reproduce.py", *words])
+    program = Path(sys.argv[0]).name
+    return " ".join([program if " " in program else f"python scripts/{program}", *words])

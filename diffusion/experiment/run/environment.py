@@ -24,7 +24,7 @@ def environment() -> dict[str, Any]:
     return {
         "version": __version__,
         "git": dict(_git()),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": " ".join([Path(sys.argv[0]).name, shlex.join(sys.argv[1:])]).strip(),
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "cpus": os.cpu_count(),
