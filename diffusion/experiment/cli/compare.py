@@ -19,6 +19,7 @@ from diffusion.reporting.page import page
 from diffusion.reporting.runs import find
 from diffusion.reporting.table import compare, over_seeds
 
+
 def run(folders: list[Path], settings: dict[str, Any]) -> None:
     runs, notes = find(folders, read_status)
     runs = [run for run in runs if settings["filter"] in str(run.folder)]

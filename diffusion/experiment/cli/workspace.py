@@ -20,6 +20,7 @@ from diffusion.reporting.runs import find
 from diffusion.reporting.table import compare
 from diffusion.reporting.workspace import build, logged_in, model
 
+
 def run(folders: list[Path], settings: dict[str, Any]) -> None:
     runs, _ = find(folders, read_status)
     name = settings["name"] or folders[0].resolve().name

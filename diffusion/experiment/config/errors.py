@@ -79,7 +79,9 @@ def in_other_option(folders: Sequence[Path], group: str, leaf: str, *, exact: bo
     return None if near is None else f"'{group.replace('/', '.')}.{near}' of {group}={found[near]}"
 
 
-def unknown_key(key: str, known: Sequence[str], groups: Sequence[str] = (), folders: Sequence[Path] = ()) -> ConfigError:
+def unknown_key(
+    key: str, known: Sequence[str], groups: Sequence[str] = (), folders: Sequence[Path] = ()
+) -> ConfigError:
     """The sentence for a key that does not exist, with the existing one that was probably meant.
 
     known: the script's keys. groups: those of its parts. folders: of the configs.
