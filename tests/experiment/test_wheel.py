@@ -40,7 +40,7 @@ def call(command: list, folder: Path, code: int = 0) -> str:
 @pytest.mark.slow
 def test_a_project_made_from_the_wheel_trains_sweeps_resumes_scores_and_passes_its_tests(tmp_path: Path) -> None:
     source, fresh, project = tmp_path / "source", tmp_path / "env", tmp_path / "somewhere" / "my-rings"
-    ignored = shutil.ignore_patterns(".*", "outputs", "build", "*.egg-info", "tests", "docs", "__pycache__")
+    ignored = shutil.ignore_patterns(".*", "outputs", "*.egg-info", "tests", "docs", "__pycache__")
     shutil.copytree(ROOT, source, ignore=ignored)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     call([*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, source], tmp_path)

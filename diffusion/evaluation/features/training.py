@@ -1,5 +1,5 @@
-"""How the shipped feature extractors were trained: plain cross-entropy on the training split alone, Adam 1e-3, batches of
-64, shifts of up to one pixel."""
+"""How the shipped feature extractors were trained: cross-entropy on the training split alone, Adam 1e-3, batches of 64,
+shifts of up to one pixel."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 MACHINE = (
+    "code",
     "keep_freed_memory",
     "name",
     "paths",

@@ -88,6 +88,7 @@ TOP: Mapping[str, Kind] = {
         f"true, false or a mode of torch.compile ({', '.join(COMPILE)})",
         lambda value: isinstance(value, bool) or value in COMPILE,
     ),
+    "code": one_of("rerun", "keep"),
     "matmul_precision": one_of("highest", "high", "medium"),
     "labels": Kind(
         "balanced, drawn, a class (its number, or its name where the run has names), or a list of classes that samples "

@@ -45,13 +45,14 @@ Launch = Callable[[list[Cell]], int]
 @dataclass(frozen=True)
 class Settings:
     """seeds: of training and samples. train, evaluate: more overrides of all trainings and evaluations. hydra: the
-    launcher's. outputs: folder of the runs."""
+    launcher's. outputs: folder of the runs. code: rerun or keep what other code made."""
 
     seeds: Sequence[int]
     train: Sequence[str] = ()
     evaluate: Sequence[str] = ()
     hydra: Sequence[str] = ()
     outputs: str = "outputs"
+    code: str = "rerun"
 
 
 def run(cells: Sequence[Row], settings: Settings) -> int:
@@ -188,7 +189,8 @@ def _trainings(cells: Sequence[Row], settings: Settings, layout: Layout) -> dict
             key = _key(cell, seed)
             if key not in out:
                 mine = needs_overrides([*key, "evaluation=none", *settings.train])
-                whole_line = [*mine, f"name={FOLDER}", f"paths.outputs={quote(settings.outputs)}"]
+                place = [f"name={FOLDER}", f"paths.outputs={quote(settings.outputs)}"]
+                whole_line = [*mine, *place, f"code={settings.code}"]
                 training = layout.cell(whole_line, list(key))
                 out[key] = same.setdefault(training.identity, training)
     return out
@@ -207,16 +209,18 @@ def _run(folder: Path) -> str:
 
 
 def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
-    lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}"]
+    lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}", f"code={settings.code}"]
     return score_overrides([_run(folder), *lines, f"seed={seed}", f"evaluation.seed={seed}"])
 
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:
     """The record of a finished evaluation, ``None`` where it is not there."""
-    from diffusion.experiment.task.evaluate import target
+    from diffusion.experiment.task.evaluate import stale, target
 
     cfg = layout.compose(_scoring(cell, folder, seed, settings))
     path = target(cfg) / "metrics.json"
+    if stale(cfg):
+        return None
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except OSError:

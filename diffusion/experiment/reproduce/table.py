@@ -53,6 +53,7 @@ def reproduce(cfg: DictConfig) -> None:
         evaluate=list(cfg.evaluate),
         hydra=[line for line in HydraConfig.get().overrides.hydra if not line.startswith("hydra.mode")],
         outputs=str(cfg.paths.outputs),
+        code=str(cfg.code),
     )
     console = Console()
     console.print(f"{table.title}: {table.source}", markup=False, highlight=False)

@@ -17,6 +17,7 @@ MAY_CHANGE: Mapping[str, str] = {
     "spacing": "what samples are drawn with",
     "guidance": "what samples are drawn with",
     "tags": "W&B tags",
+    "code": "whether finished needs of other code count",
     "compile": "how steps are computed",
     "micro_batch": "how steps are computed",
     "matmul_precision": "how steps are computed",

@@ -9,7 +9,7 @@ in ``<paths.outputs>/<its name>/<its identity>`` unless a run with the same iden
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from diffusion.experiment.config.config_hash import identity
 from diffusion.experiment.config.errors import check_groups, explain
 from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session, sources
+from diffusion.experiment.run.code import KEEP, changed, code_of
 from diffusion.experiment.run.status import FILE, place, read_status
 from diffusion.files import newest
 
@@ -81,7 +82,8 @@ def with_needs(cfg: DictConfig, chain: Chain = ()) -> DictConfig:
         if not OmegaConf.is_dict(cfg.needs[role]):
             need, lines = compose(cfg, str(role), chain)
             name = identity(need)
-            run = find(Path(str(cfg.paths.outputs)), str(need.name), name)
+            keep = cfg.get("code") == KEEP
+            run = find(Path(str(cfg.paths.outputs)), str(need.name), name, None if keep else need)
             with open_dict(cfg):
                 cfg.needs[role] = {"overrides": lines, "run": str(run), "identity": name}
     return cfg
@@ -138,17 +140,27 @@ def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str,
     return cfg
 
 
-def find(outputs: Path, name: str, identity: str) -> Path:
+def find(outputs: Path, name: str, identity: str, cfg: DictConfig | None = None) -> Path:
     """The folder of the run with this identity: a finished one below ``outputs``, else one that runs or can be
-    continued, else the place where it belongs."""
-    own = place(outputs / name, identity)
+    continued, else the place where it belongs.
+
+    cfg: the run's config; a finished run of other code than its parts have now does not count, any does where ``None``.
+    """
+    holds = _holds(cfg)
+    own = place(outputs / name, identity, holds)
     found = [own]
     if state(own) != "finished":
         for file in sorted(outputs.glob(f"*/*/{FILE}")):
-            if identity in file.read_text(encoding="utf-8", errors="replace"):
+            if identity in file.read_text(encoding="utf-8", errors="replace") and holds(file.parent):
                 found += [file.parent] if (read_status(file.parent) or {}).get("identity") == identity else []
     order = ("finished", "running", "interrupted", "to train")
     return min(found, key=lambda folder: (order.index(state(folder)), folder != own))
+
+
+def _holds(cfg: DictConfig | None) -> Callable[[Path], bool]:
+    """Is what is in a folder made with the code that the parts of ``cfg`` have now? Asked only where there is one."""
+    code = functools.cache(lambda: code_of(validate.resolved(cfg))) if cfg is not None else None
+    return lambda folder: code is None or not changed(folder, code())
 
 
 def state(folder: Path) -> str:

@@ -4,6 +4,7 @@
         .hydra/           Hydra's own: the composed config, the overrides
         config.yaml       the config with every reference followed
         environment.json  code, packages, device, command
+        code.json         the modules that the parts are made of, by their content
         status.json       running, finished, failed with the reason, preempted
         traceback.txt     of a failure; also in the run's log
 
@@ -33,6 +34,7 @@ from diffusion.errors import ConfigError, DiskError, Preempted, PrunedError, Ran
 from diffusion.experiment.config.config_hash import AUTO, identity
 from diffusion.experiment.process.ranks import rank
 from diffusion.experiment.run import environment, held_log, signals
+from diffusion.experiment.run.code import changed, code_of, files_of, write_code
 from diffusion.experiment.run.history import HISTORY, lasting, read_history
 from diffusion.experiment.run.resume import Continued
 from diffusion.experiment.run.saved_config import COMPOSED, OVERRIDES, RESOLVED
@@ -105,6 +107,7 @@ class Record:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.continued is not None:
             self.continued.write(self.folder, segment)
+            self._compare_code()
         elif self.cfg is not None and self.cfg.get("resume") is None:
             self._start_config()
         self.status["identity"] = self._identity(before)
@@ -119,6 +122,14 @@ class Record:
             while (later := newest(self.folder / name)) != self.folder / name:
                 later.unlink()
         (self.folder / HISTORY).unlink(missing_ok=True)
+        write_code(self.folder, code_of(self._plain()))
+
+    def _compare_code(self) -> None:
+        if files := changed(self.folder, code_of(self._plain())):
+            log.warning("the run goes on with other code than it began with: %s", files_of(files))
+
+    def _plain(self) -> dict[str, Any]:
+        return OmegaConf.to_container(self.cfg, resolve=True)  # type: ignore[return-value]
 
     def start_clock(self) -> None:
         """``seconds`` count from here: those before were other runs'."""

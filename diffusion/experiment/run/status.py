@@ -16,7 +16,7 @@ import json
 import os
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -42,11 +42,22 @@ def read_status(folder: Path) -> dict[str, Any] | None:
     return status
 
 
-def place(parent: Path, identity: str) -> Path:
-    """The folder of the run with this identity: the first of ``<identity>``, ``<identity>-2``, ... that holds it or no
-    other run. A run that was continued with other settings keeps its folder, and is another run from then on."""
-    folders = itertools.chain((parent / identity,), (parent / f"{identity}-{n}" for n in itertools.count(2)))
-    return next(f for f in folders if (read_status(f) or {}).get("identity") in (identity, None))
+def place(parent: Path, identity: str, holds: Callable[[Path], bool] = lambda folder: True) -> Path:
+    """The folder of the run with this identity: the last of ``<identity>``, ``<identity>-2``, ... that holds it, else
+    the first that holds no run. A run that was continued with other settings keeps its folder, and is another run from
+    then on; so does a finished one that does not hold any more.
+
+    holds: does the finished run in a folder hold?
+    """
+    mine = None
+    for n in itertools.count(1):
+        folder = parent / (identity if n == 1 else f"{identity}-{n}")
+        status = read_status(folder) or {}
+        if status.get("identity") is None:
+            return mine or folder
+        if status["identity"] == identity and (status["status"] != "finished" or holds(folder)):
+            mine = folder
+    raise AssertionError  # counting has no end
 
 
 def wait(folder: Path) -> str | None:

@@ -139,7 +139,8 @@ def _table(cells: Sequence[Cell], title: str, *, progress: bool = False) -> Tabl
         if progress:
             last = f"{share(cell):.0%}" if now == "running" else ""
         else:
-            last = f"same as {cell.same_as}" if now == "same" else str(status.get("reason", ""))
+            stale = f"before: other code of {cell.stale}" if cell.stale else ""
+            last = f"same as {cell.same_as}" if now == "same" else str(status.get("reason", "")) or stale
         shown.add_row(
             Text(cell.name), Text(cell.folder.name), Text(now, STYLES.get(now, "")),
             "" if seconds is None else f"{seconds:.0f} s", Text(last),

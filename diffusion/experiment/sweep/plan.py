@@ -20,6 +20,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import MACHINE, identity
 from diffusion.experiment.config.errors import explain
+from diffusion.experiment.run.code import KEEP, changed, code_of, files_of
 from diffusion.experiment.run.status import place, read_status
 from diffusion.files import write_atomic
 
@@ -28,7 +29,10 @@ MANIFEST = "sweep.json"
 
 @dataclass
 class Cell:
-    """One combination: the overrides that make it, the folder of its run, and what became of it."""
+    """One combination: the overrides that make it, the folder of its run, and what became of it.
+
+    stale: files of its parts that have changed since it was finished, where that makes it run again.
+    """
 
     overrides: list[str]
     swept: list[str]
@@ -39,6 +43,7 @@ class Cell:
     extra: list[str] = field(default_factory=list)
     skipped: bool = False
     same_as: str | None = None
+    stale: str = ""
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -138,10 +143,15 @@ class Layout:
         """
         cfg, name = self.checked(overrides, swept)
         recorded = "run" not in cfg
-        folder = (
-            place(Path(str(self.config.hydra.sweep.dir)), name) if recorded else Path(str(cfg.run or cfg.get("output")))
-        )
-        return Cell(overrides, swept, folder, name, recorded, OmegaConf.select(cfg, "trainer.max_steps"))
+        steps, stale = OmegaConf.select(cfg, "trainer.max_steps"), ""
+        if not recorded:
+            return Cell(overrides, swept, Path(str(cfg.run or cfg.get("output"))), name, recorded, steps)
+        folder = last = place(Path(str(self.config.hydra.sweep.dir)), name)
+        if cfg.get("code") != KEEP and last.is_dir():
+            code = code_of(validate.resolved(cfg))
+            folder = place(last.parent, name, lambda run: not changed(run, code))
+            stale = files_of(changed(last, code)) if folder != last else ""
+        return Cell(overrides, swept, folder, name, recorded, steps, stale=stale)
 
 
 def _refuse_pinned(cells: list[Cell]) -> None:

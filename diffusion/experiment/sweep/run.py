@@ -91,6 +91,9 @@ class Sweep:
         for cell in self.cells:
             state = cell.status.get("status") if cell.recorded else None
             cell.skipped = state == "finished" or (state == "failed" and not retry and not cell.status.get("killed"))
+        for cell in self.cells:
+            if cell.stale:
+                log.warning("%s is stale, and runs again: changed is %s (code=keep keeps it)", cell.name, cell.stale)
         os.environ[SWEEPER] = str(os.getpid())
         STOPPING.clear()
         start = time.monotonic()

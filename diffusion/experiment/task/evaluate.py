@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,10 @@ from diffusion.evaluation.sample_folder import load_images
 from diffusion.experiment.build.build import build, build_data, prepare_process
 from diffusion.experiment.build.load import load_model
 from diffusion.experiment.config.errors import user_errors
+from diffusion.experiment.config.validate import resolved
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
+from diffusion.experiment.run.code import KEEP, SCORING, changed, code_of, files_of, read_code, write_code
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.saved_config import checkpoint_path
 from diffusion.experiment.run.signals import interruptible
@@ -66,7 +68,7 @@ def evaluate_once(cfg: DictConfig) -> str | None:
 
 
 def _scored(cfg: DictConfig) -> bool:
-    if cfg.get("images") is not None:  # images may have changed
+    if cfg.get("images") is not None or stale(cfg):  # images may have changed
         return False
     known = _scored_checkpoint(target(cfg))
     return known is not None and known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint))
@@ -81,14 +83,28 @@ def _scored_checkpoint(folder: Path) -> str | None:
         return None
 
 
-def _keep_other(folder: Path, sha256: str) -> None:
-    """The score of other weights, of before the run was continued, moves to a name with the first digits of theirs."""
-    known = _scored_checkpoint(folder)
+def stale(cfg: DictConfig) -> bool:
+    """Was this score made with other code than the parts have now? It is said which; with ``code=keep`` never."""
+    if cfg.get("code") == KEEP or not (files := changed(target(cfg), code_of(resolved(cfg), SCORING))):
+        return False
+    log.warning("%s is stale, and scored again: changed is %s (code=keep keeps it)", target(cfg), files_of(files))
+    return True
+
+
+def _keep_other(folder: Path, sha256: str, code: Mapping[str, str]) -> None:
+    """The score of other weights, of before the run was continued, or of other code moves to a name with the first
+    digits of what it is of."""
+    known, other = _scored_checkpoint(folder), ""
     if known is not None and known != sha256:
-        kept = folder.with_name(f"{folder.name}_{known[:6]}")
+        other = known[:6]
+    elif changed(folder, code):
+        other = hashlib.sha256(json.dumps(read_code(folder)).encode()).hexdigest()[:6]
+    if other:
+        kept = folder.with_name(f"{folder.name}_{other}")
         shutil.rmtree(kept, ignore_errors=True)
         folder.rename(kept)
-        log.info("the score of the weights before is in %s", kept)
+        log.info("the score of the weights or the code before is in %s", kept)
+    write_code(folder, code)
 
 
 def kept(folder: Path) -> str:
@@ -186,7 +202,7 @@ def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, d
         "code": environment()["git"],
     }
     if rank() == 0:
-        _keep_other(target(cfg), about["checkpoint_sha256"])
+        _keep_other(target(cfg), about["checkpoint_sha256"], code_of(resolved(cfg), SCORING))
     pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
 
