@@ -29,6 +29,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
 def modules(package: Path, **files: str) -> None:
     for name, text in files.items():
         path = package.joinpath(*name.split("__")).with_suffix(".py")
+        path = path.with_stem(path.stem.replace("INIT", "__init__"))
         path.write_text(text.replace("PACKAGE", package.name))
 
 
@@ -39,7 +40,7 @@ def test_what_a_part_imports_counts_wherever_it_does_so_and_nothing_else(package
         "def late():\n    from PACKAGE import used_late\n\n"
         "try:\n    import PACKAGE.tried\nexcept ImportError:\n    import PACKAGE.otherwise\n\n"
         "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from PACKAGE import for_types\n",
-        **{"inner__INIT": "from PACKAGE.inner.deep import shared\nfrom PACKAGE.inner.other import unused\n"},
+        inner__INIT="from PACKAGE.inner.deep import shared\nfrom PACKAGE.inner.other import unused\n",
         inner__deep="from diffusion.sampler.base import Sampler\nshared = 1\n",
         inner__other="unused = 1\n",
         sibling="", used_late="", tried="", otherwise="", for_types="", beside="",
@@ -133,6 +134,6 @@ def test_a_formula_that_was_mended_makes_its_cells_stale_and_no_others(tmp_path:
     call("reproduce", "ablation=own", "code=keep")
     assert scores == {p: p.stat().st_mtime_ns for p in scores}
     assert "is stale, and scored again: changed is own/two.py" in call("reproduce", "ablation=own")
-    again = {p for p in (tmp_path / "outputs" / "reproduce").glob("*/evaluation/*/metrics.json")}
+    again = list((tmp_path / "outputs" / "reproduce").glob("*/evaluation/*/metrics.json"))
     assert len(again) == 3, "the score of the code before is kept"
     assert [p for p, t in scores.items() if p.stat().st_mtime_ns != t] == [p for p in scores if "two" in p.parent.name]
