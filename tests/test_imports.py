@@ -80,7 +80,7 @@ def test_the_package_itself_imports_nothing():
     assert imports(PACKAGE / "__init__.py", lazy=False) == set()
 
 
-EXPERIMENT = [{"process"}, {"config"}, {"run"}, {"build", "launch"}, {"task", "sweep"}, {"reproduce", "cli"}]
+EXPERIMENT = [{"process"}, {"config"}, {"run"}, {"build", "launch"}, {"task", "sweep"}, {"reproduce"}, {"cli"}]
 """The rooms of the experiment by level: each imports itself and the levels before its own."""
 GROUPS = {"callbacks", "conditioner", "data", "exponential", "guidance", "metrics", "network", "objective", "sampler"}
 """Rooms that are a group of parts, which may be many."""

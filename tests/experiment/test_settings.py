@@ -43,6 +43,7 @@ WRONG: dict[str, list[Any]] = {
     "weights": ["EMA", "Raw", "average", "", 1, None, ["ema"]],
     "compile": ["fast", 1, None],
     "matmul_precision": ["HIGH", "tf32", 1, None],
+    "code": ["keeep", "yes", 1, None],
     "labels": [-1, 1.5, True, None, [], [1, -1], [0.5], {"a": 1}],
     "text": [7, [], [1], ""],
     "negative": [7, ["a"]],

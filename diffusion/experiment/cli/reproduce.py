@@ -8,10 +8,10 @@ python scripts/reproduce.py ablation=ddim_cifar10 cells='[eta0_*]' train='[train
 from omegaconf import DictConfig
 
 from diffusion.experiment.cli.app import app
-from diffusion.experiment.reproduce.table import table_overrides
+from diffusion.experiment.reproduce.table import list_overrides
 
 
-@app("reproduce", rewrite=table_overrides)
+@app("reproduce", rewrite=list_overrides)
 def main(cfg: DictConfig) -> None:
     from diffusion.experiment.reproduce.table import reproduce
 

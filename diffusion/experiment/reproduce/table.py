@@ -19,7 +19,7 @@ from diffusion.files import write_atomic
 from diffusion.reporting import ablation as tables
 
 
-def table_overrides(overrides: list[str]) -> list[str]:
+def list_overrides(overrides: list[str]) -> list[str]:
     """``train=[trainer=gpu,data.root=x]`` as Hydra's grammar wants it, each override inside quoted."""
     out = []
     for line in overrides:

@@ -201,9 +201,9 @@ def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, d
         "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
+    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     if rank() == 0:
         _keep_other(target(cfg), about["checkpoint_sha256"], code_of(resolved(cfg), SCORING))
-    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
     return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
 
 
