@@ -150,7 +150,7 @@ def choose(given: Any, items: Items, key: str, most: int | None = None) -> list[
     """
     known = [*items.settings] if key == "plot" else [*items.metrics, *items.settings]
     out: list[tuple[str, str]] = []
-    for entry in [given] if isinstance(given, str | Mapping) else given or []:
+    for entry in [given] if given and isinstance(given, str | Mapping) else given or []:
         if isinstance(entry, Mapping) and len(entry) == 1:
             name, title = (str(part).strip() for part in next(iter(entry.items())))
         elif isinstance(entry, str):
@@ -187,7 +187,7 @@ def said(value: Any) -> str | None:
     return None if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def listed(names: Iterable[str], most: int = 12) -> str:
+def listed(names: Iterable[str], most: int = 20) -> str:
     """Names in a sentence, cut after ``most``."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

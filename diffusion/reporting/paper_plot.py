@@ -108,7 +108,7 @@ def _figure(points: Sequence[Point], settings: Named, panels: Named, items: Item
     lines = -(-len(panels) // columns)
     series = list(dict.fromkeys(point.series for point in points if point.values))
     with matplotlib.rc_context(RC):
-        legend = 0.16 * -(-len(series) // (2 * columns)) if len(series) > 1 else 0.0
+        legend = 0.16 * (-(-len(series) // (2 * columns)) + len(settings)) if len(series) > 1 else 0.0  # inches
         size = (COLUMN if columns == 1 else TEXT, HEIGHT * lines + legend)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -146,7 +146,7 @@ def _lines(ax: Any, points: Sequence[Point], metric: str, series: Sequence[str])
         )
         if mine:
             x, y, error = zip(*mine, strict=True)
-            ax.errorbar(x, y, yerr=error, label=name, **looks(i))
+            ax.errorbar(x, y, yerr=error, label=name, elinewidth=0.8, **looks(i))
     ys = [point.values[metric].mean for point in points]
     xs = [float(point.x) for point in points]
     if min(ys) > 0 and max(ys) > 10 * min(ys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ def save(figure: Any, stem: Path) -> list[Path]:
     """The figure as PDF, PNG and SVG, ``<stem>.<format>``; the same plot is the same bytes."""
     import matplotlib
 
+    logging.getLogger("fontTools").setLevel(logging.WARNING)  # it logs every table of an embedded font
     paths = []
     for form, metadata in FORMATS.items():
         path = stem.with_name(f"{stem.name}.{form}")

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from decimal import Context, Decimal
+from decimal import ROUND_HALF_UP, Context, Decimal
 
+_CONTEXT = Context(prec=700, rounding=ROUND_HALF_UP)
 MOST = 6
 """Decimals of a number without a spread, at most."""
 
@@ -27,7 +28,7 @@ def rounded(mean: float, std: float) -> tuple[str, str]:
 
 def at_place(value: float, place: int) -> str:
     """Rounded to a multiple of ten to the ``place``, without an exponent: 1234, 2 -> 1200; 0.827, -1 -> 0.8."""
-    number = Decimal(repr(value)).quantize(Decimal(1).scaleb(place), context=Context(prec=700))
+    number = Decimal(repr(value)).quantize(Decimal(1).scaleb(place), context=_CONTEXT)
     return f"{number if number else abs(number):f}"
 
 

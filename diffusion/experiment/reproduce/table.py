@@ -55,11 +55,11 @@ def reproduce(cfg: DictConfig) -> None:
         hydra=[line for line in HydraConfig.get().overrides.hydra if not line.startswith("hydra.mode")],
         outputs=str(cfg.paths.outputs),
     )
-    console = Console()
-    console.print(f"{table.title}: {table.source}", markup=False, highlight=False)
     columns = OmegaConf.to_container(cfg.columns) if OmegaConf.is_config(cfg.columns) else cfg.columns
     plotted: Any = (OmegaConf.to_container(cfg.plot) if OmegaConf.is_config(cfg.plot) else cfg.plot) or table.plot
     paper_files.check(of_ablation(table, [tables.Measured(cell, {}) for cell in cells]), columns, plotted)
+    console = Console()
+    console.print(f"{table.title}: {table.source}", markup=False, highlight=False)
     if cfg.plan:
         _plan(cells, settings, float(cfg.tflops), console)
         return
