@@ -18,13 +18,17 @@ NFE        calls of the network for one sample, guidance included
 """
 
 __version__ = "0.2.0"
-__all__ = ["load"]
+__all__ = ["load", "results"]
 
 
 def __getattr__(name: str) -> object:
-    """:func:`load` without the price of torch for everybody who imports the package."""
+    """:func:`load` and :func:`results` without the price of torch and pandas for everybody who imports the package."""
     if name == "load":
         from diffusion.experiment.build.load import load
 
         return load
+    if name == "results":
+        from diffusion.experiment.run.results import results
+
+        return results
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

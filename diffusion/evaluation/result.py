@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from diffusion.evaluation.direction import better
 from diffusion.files import write_atomic
 
 
@@ -26,9 +27,11 @@ class Result:
     repeats: list[dict[str, float]] = field(default_factory=list)
 
     def write(self, folder: Path) -> Path:
-        """``metrics.json`` in ``folder``, written atomically; the real baseline is its ``floor``."""
+        """``metrics.json`` in ``folder``, written atomically; the real baseline is its ``floor``, and ``better`` is the
+        direction of each metric that has a known one."""
         target = folder / "metrics.json"
         record = {"floor" if name == "real_baseline" else name: value for name, value in asdict(self).items()}
+        record["better"] = {name: way for name in self.metrics if (way := better(name))}
         write_atomic(target, json.dumps(record, indent=2) + "\n")
         return target
 

@@ -8,11 +8,9 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from diffusion.errors import ReportError
-from diffusion.files import replacing
 from diffusion.reporting.table import short
 
 KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
@@ -97,13 +95,15 @@ class Ablation:
 @dataclass(frozen=True)
 class Measured:
     """A cell's values: one for each seed, by metric; the network calls of a sample; the scores of as many real
-    held-out images."""
+    held-out images; what each seed's values depend on; which way a metric is better, where its record says so."""
 
     cell: Row
     values: dict[str, list[float]]
     nfe: float | None = None
     seeds: Sequence[int] = ()
     real_baseline: Mapping[str, float] = field(default_factory=dict)
+    fingerprints: Sequence[Mapping[str, Any]] = ()
+    better: Mapping[str, str] = field(default_factory=dict)
 
     def mean(self, metric: str) -> float | None:
         values = self.values.get(metric)
@@ -151,8 +151,11 @@ def rows(table: Ablation, measured: Sequence[Measured]) -> tuple[list[str], list
     return head, out
 
 
-def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, remarks: str = "") -> str:
-    """The page of a table: title and source, the numbers, the plot, notes, and the command that reproduces it."""
+def as_markdown(
+    table: Ablation, measured: Sequence[Measured], command: str, remarks: str = "", plot: bool = False
+) -> str:
+    """The page of a table: title and source, the numbers, the plot beside it if there is one, notes, and the command
+    that reproduces it."""
     head, body = rows(table, measured)
     several = any(len(values) > 1 for m in measured for values in m.values.values())
     lines = [
@@ -166,7 +169,7 @@ def as_markdown(table: Ablation, measured: Sequence[Measured], command: str, rem
     if baselines:
         scores = ", ".join(f"{metric} {short(value)}" for metric, value in baselines.items())
         lines += [f"As many real held-out images score {scores}.", ""]
-    if table.plot:
+    if plot:
         lines += [f"![{table.title}]({table.name}.png)", ""]
     if remarks:
         lines += [remarks.strip(), ""]
@@ -185,58 +188,3 @@ def as_csv(table: Ablation, measured: Sequence[Measured]) -> str:
             for seed, value in zip(cell.seeds, cell.values.get(metric, []), strict=False):
                 writer.writerow([cell.cell.name, cell.nfe, metric, seed, repr(value), target, cell.cell.tolerance])
     return out.getvalue()
-
-
-def plot(table: Ablation, measured: Sequence[Measured], path: Path) -> None:
-    """Each metric against ``table.plot``; a line for each combination of the cells' other settings."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot, ticker
-
-    figure, axes = pyplot.subplots(1, len(table.metrics), figsize=(5.2 * len(table.metrics), 3.8), squeeze=False)
-    common = set.intersection(*({*c.train, *c.evaluate} for c in table.cells))
-    for ax, metric in zip(axes[0], table.metrics, strict=True):
-        lines: dict[str, list[tuple[float, float, float]]] = {}
-        for cell in measured:
-            settings = dict(o.partition("=")[::2] for o in [*cell.cell.train, *cell.cell.evaluate])
-            own = [o for o in [*cell.cell.train, *cell.cell.evaluate] if o not in common]
-            values = cell.values.get(metric)
-            x = cell.nfe if table.plot == "NFE" else settings.get(table.plot)
-            if not values or x is None:
-                continue
-            name = (
-                " ".join(_label(o) for o in own if o.partition("=")[0] not in (table.plot, "sampler.steps")) or metric
-            )
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            lines.setdefault(name, []).append((float(x), statistics.fmean(values), spread))
-        for name, points in lines.items():
-            x_, y, error = zip(*sorted(points), strict=True)
-            ax.errorbar(x_, y, yerr=error, marker="o", markersize=4, capsize=2, label=name)
-        plain: list[Any] = []
-        everything = [y for points in lines.values() for _, y, _ in points]
-        if everything and min(everything) > 0 and max(everything) > 10 * min(everything):
-            ax.set_yscale("log")
-            plain.append(ax.yaxis)
-        xs = [x for points in lines.values() for x, _, _ in points]
-        if xs and min(xs) > 0 and max(xs) >= 8 * min(xs):
-            ax.set_xscale("log")
-            plain.append(ax.xaxis)
-        for axis in plain:
-            axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-            axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-            axis.set_minor_formatter(ticker.NullFormatter())
-        ax.set_xlabel(table.plot)
-        ax.set_title(metric, fontsize=10)
-        ax.grid(alpha=0.3)
-        if len(lines) > 1:
-            ax.legend(fontsize=8)
-    figure.tight_layout()
-    with replacing(path) as beside:
-        figure.savefig(beside, format="png", dpi=100, metadata={"Software": None})
-    pyplot.close(figure)
-
-
-def _label(override: str) -> str:
-    key, _, value = override.partition("=")
-    return value if "." not in key else f"{key.rpartition('.')[2]} {value}"

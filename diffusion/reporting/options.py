@@ -46,7 +46,9 @@ def read(words: Sequence[str], config: Path) -> tuple[list[Path], dict[str, Any]
             hint = f"did you mean '{near[0]}'?" if near else f"the settings are {', '.join(settings)}"
             raise ReportError(f"'{key}' is no setting here; {hint}")
         default = settings[key]
-        value = _text(text) if default is None or isinstance(default, str) else yaml.safe_load(text) if text else None
+        value = _text(text) if default is None or isinstance(default, str) else _value(key, text)
+        if isinstance(default, list) and isinstance(value, str):
+            value = [value]
         if default is not None and (type(value) is not type(default) or (type(value) is int and value < 1)):
             raise ReportError(f"{key} is {_kind(default)}, got {text!r}; the default is {key}={default}")
         settings[key] = value
@@ -69,7 +71,17 @@ def _text(text: str) -> str | None:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
+def _value(key: str, text: str) -> Any:
+    try:
+        return yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        raise ReportError(f"{key}={text} cannot be read; close its brackets and quotes, as in {key}=[a,b]") from None
+
+
 def _kind(default: Any) -> str:
-    return {bool: "true or false", int: "a whole number of at least 1", str: "a text"}.get(
-        type(default), type(default).__name__
-    )
+    return {
+        bool: "true or false",
+        int: "a whole number of at least 1",
+        str: "a text",
+        list: "a list such as [a,b]",
+    }.get(type(default), type(default).__name__)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from diffusion.errors import ReportError
+from diffusion.files import newest
 from diffusion.reporting import wandb_files
 from diffusion.reporting.settings import Reader, settings
 
@@ -22,17 +23,20 @@ ReadStatus = Callable[[Path], dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A ``metrics.json``; ``fingerprint`` is empty where a number came without one."""
+    """A ``metrics.json``; ``fingerprint`` is empty where a number came without one. better: "lower" or "higher" of the
+    metrics whose direction the file states. folder: where the file lies, ``None`` for W&B's."""
 
     name: str
     metrics: dict[str, float]
     real_baseline: dict[str, float] = field(default_factory=dict)
     fingerprint: dict[str, Any] = field(default_factory=dict)
+    better: dict[str, str] = field(default_factory=dict)
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
 class Run:
-    """The record of a run. ``settings`` are flat (:mod:`diffusion.reporting.settings`)."""
+    """The record of a run. ``settings`` are flat (:mod:`diffusion.reporting.settings`); ``config`` is all of it."""
 
     name: str
     folder: Path
@@ -42,6 +46,7 @@ class Run:
     curves: Curves = field(default_factory=dict)
     grids: list[Path] = field(default_factory=list)
     """Sample grids during training, oldest first, then those of scripts/sample.py."""
+    config: dict[str, Any] = field(default_factory=dict)
 
 
 def find(folders: Sequence[Path], read_status: ReadStatus | None = None) -> tuple[list[Run], list[str]]:
@@ -96,7 +101,7 @@ def _candidates(root: Path) -> Iterator[tuple[Path, list[str]]]:
 
 def _run(folder: Path, root: Path, reader: Reader, read_status: ReadStatus, notes: list[str]) -> Run | None:
     try:
-        mine = reader.settings(folder)
+        mine, config = reader.settings(folder), reader.load(newest(folder / "config.yaml"))
     except (OSError, ValueError) as error:
         notes.append(f"{folder} is left out: its config.yaml is damaged or half-written ({error})")
         return None
@@ -117,6 +122,7 @@ def _run(folder: Path, root: Path, reader: Reader, read_status: ReadStatus, note
         evaluations=evaluations,
         curves=read_curves(folder / "metrics.csv"),
         grids=[*sorted(folder.glob("samples/step_*.png")), *sorted(folder.glob("samples/*/grid/grid.png"))],
+        config=config,
     )
 
 
@@ -137,7 +143,8 @@ def _evaluation(path: Path, notes: list[str]) -> Evaluation | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         metrics, real = record["metrics"], record.get("floor") or {}
-        return Evaluation(path.parent.name, _floats(metrics), _floats(real), dict(record.get("fingerprint") or {}))
+        record_of = {key: dict(record.get(key) or {}) for key in ("fingerprint", "better")}
+        return Evaluation(path.parent.name, _floats(metrics), _floats(real), **record_of, folder=path.parent)
     except (OSError, ValueError) as error:
         notes.append(f"{path} is left out: it is damaged or half-written ({str(error)[:80]})")
     except (KeyError, TypeError, AttributeError):
@@ -219,4 +226,5 @@ def _wandb_run(name: str, parts: list[tuple[Path, wandb_files.Segment]]) -> Run:
         evaluations=[Evaluation("W&B", scores, fingerprint=fingerprint)] if scores else [],
         curves=curves,
         grids=sorted(path.parent.glob("files/media/images/samples*.png")),
+        config=config,
     )

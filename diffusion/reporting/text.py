@@ -1,4 +1,4 @@
-"""The table as CSV, Markdown, LaTeX, and for the terminal."""
+"""The table of all runs as CSV and for the terminal."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from diffusion.reporting.table import Row, Table, Value, short
-
-_LATEX = {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
-          "±": r"$\pm$", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}  # fmt: skip
 
 
 def as_csv(table: Table) -> str:
@@ -33,25 +30,6 @@ def as_csv(table: Table) -> str:
                 cells += ["", ""] if value is None or value.std is None else [repr(value.std), value.n]
         writer.writerow([*_left(row), *(row.settings.get(name, "") for name in table.settings), row.n, *cells])
     return out.getvalue()
-
-
-def as_markdown(table: Table) -> str:
-    """A table, the real images' figures below it, and the notes."""
-    head, rows = _cells(table)
-    lines = [
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-        for line in [head, ["---"] * len(head), *rows]
-    ]
-    return "\n".join([*lines, "", *(f"* {note}" for note in table.notes)]).rstrip() + "\n"
-
-
-def as_latex(table: Table) -> str:
-    """A ``tabular`` with booktabs' rules; needs ``\\usepackage{booktabs}``."""
-    head, rows = _cells(table)
-    lines = [" & ".join(map(_escaped, line)) + r" \\" for line in [head, *rows]]
-    align = "l" * (len(head) - len(table.metrics)) + "r" * len(table.metrics)
-    return "\n".join([f"\\begin{{tabular}}{{{align}}}", r"\toprule", lines[0], r"\midrule", *lines[1:],
-                      r"\bottomrule", r"\end{tabular}", *(f"% {note}" for note in table.notes)]) + "\n"  # fmt: skip
 
 
 def for_terminal(table: Table, title: str, width: int = 120, most: int = 40) -> RichTable:
@@ -117,7 +95,3 @@ def _said(value: Any) -> str:
 
 def _value(value: Value | None) -> str:
     return "" if value is None else str(value)
-
-
-def _escaped(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)

@@ -3,6 +3,7 @@
 python scripts/compare.py outputs/demo
 python scripts/compare.py outputs/demo outputs/other output=comparison
 python scripts/compare.py copied/wandb
+python scripts/compare.py outputs/demo 'columns=[sampler.steps:steps,fid_50k:FID]' 'plot=[sampler.steps,sampler]'
 """
 
 from pathlib import Path
@@ -16,6 +17,8 @@ from diffusion.experiment.run.status import read_status
 from diffusion.files import write_atomic
 from diffusion.reporting import options, text
 from diffusion.reporting.page import page
+from diffusion.reporting.paper_files import write
+from diffusion.reporting.paper_items import of_comparison
 from diffusion.reporting.runs import find
 from diffusion.reporting.table import compare, over_seeds
 
@@ -30,17 +33,17 @@ def run(folders: list[Path], settings: dict[str, Any]) -> None:
     output = Path(settings["output"] or folders[0] / "compare")
     shown = groups or table
     title = settings["title"] or " and ".join(str(folder) for folder in folders)
+    items = of_comparison(shown, grouped=groups is not None)
+    said, files = write(items, settings["columns"], settings["plot"], output / "table", output / "plot")
     write_atomic(output / "runs.csv", text.as_csv(table))
-    write_atomic(output / "table.csv", text.as_csv(shown))
-    write_atomic(output / "table.md", text.as_markdown(shown))
-    write_atomic(output / "table.tex", text.as_latex(shown))
     write_atomic(output / "index.html", page(table, groups, title))
     console = Console()
     over = " (mean ± standard deviation over seeds)" if groups else ""
     console.print(text.for_terminal(shown, f"{title}: {len(runs)} runs{over}", console.width, settings["rows"]))
-    for note in table.notes:
+    for note in said:
         console.print(f"* {note}", markup=False, highlight=False)
-    console.print(f"{output}: index.html, runs.csv, table.csv, .md, .tex", markup=False, highlight=False)
+    names = ", ".join(["index.html", "runs.csv", *(path.name for path in files)])
+    console.print(f"{output}: {names}", markup=False, highlight=False)
 
 
 def main() -> None:

@@ -238,4 +238,6 @@ def _measured(cell: Row, records: dict[int, dict[str, Any]]) -> Measured:
     values = {name: [r["metrics"][name] for r in records.values() if name in r["metrics"]] for name in names}
     nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records.values()]
     floor = next(iter(records.values()), {}).get("floor") or {}
-    return Measured(cell, values, nfe[0] if nfe else None, list(records), floor)
+    fingerprints = [record["fingerprint"] for record in records.values()]
+    ways = {name: way for record in records.values() for name, way in (record.get("better") or {}).items()}
+    return Measured(cell, values, nfe[0] if nfe else None, list(records), floor, fingerprints, ways)

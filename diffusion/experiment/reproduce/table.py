@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -11,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from diffusion.errors import ConfigError, ReportError
+from diffusion.errors import ConfigError
 from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.reproduce import cells as ablation
 from diffusion.experiment.run.needs import quoted
 from diffusion.files import write_atomic
 from diffusion.reporting import ablation as tables
+from diffusion.reporting import paper_files
+from diffusion.reporting.paper_items import of_ablation
 
 
 def list_overrides(overrides: list[str]) -> list[str]:
@@ -31,22 +34,22 @@ def list_overrides(overrides: list[str]) -> list[str]:
 
 
 def reproduce(cfg: DictConfig) -> None:
-    """Runs what is missing of ``cfg.ablation`` and writes its page; with ``cfg.plan`` only says what it would cost.
+    """Runs what is missing of ``cfg.ablation`` and writes its page, its table for a paper and its plot; with
+    ``cfg.plan`` only says what it would cost.
 
     Raises:
-        ConfigError: no table, or one that cannot be read; a cell that it does not have.
+        ConfigError: no table.
+        ReportError: a table that cannot be read; a cell, column or setting that it does not have; cells whose numbers
+            were measured by different protocols.
     """
     chosen = HydraConfig.get().runtime.choices
     if cfg.get("ablation") is None:
         folders = [CONF, *(Path(source.path) for source in HydraConfig.get().runtime.config_sources)]
         names = {path.stem for folder in folders for path in (folder / "ablation").glob("*.yaml")}
         raise ConfigError(f"no table given; add ablation=<one of {', '.join(sorted(names))}>")
-    try:
-        node = OmegaConf.to_container(cfg.ablation, resolve=True)
-        table = tables.Ablation.read(str(chosen["ablation"]), node)  # type: ignore[arg-type]
-        cells = table.choose([cfg.cells] if isinstance(cfg.cells, str) else list(cfg.cells))
-    except ReportError as error:
-        raise ConfigError(str(error)) from error
+    node = OmegaConf.to_container(cfg.ablation, resolve=True)
+    table = tables.Ablation.read(str(chosen["ablation"]), node)  # type: ignore[arg-type]
+    cells = table.choose([cfg.cells] if isinstance(cfg.cells, str) else list(cfg.cells))
     settings = ablation.Settings(
         seeds=list(cfg.seeds) if cfg.seeds is not None else table.seeds,
         train=list(cfg.train),
@@ -55,6 +58,9 @@ def reproduce(cfg: DictConfig) -> None:
         outputs=str(cfg.paths.outputs),
         code=str(cfg.code),
     )
+    columns = OmegaConf.to_container(cfg.columns) if OmegaConf.is_config(cfg.columns) else cfg.columns
+    plotted: Any = (OmegaConf.to_container(cfg.plot) if OmegaConf.is_config(cfg.plot) else cfg.plot) or table.plot
+    paper_files.check(of_ablation(table, [tables.Measured(cell, {}) for cell in cells]), columns, plotted)
     console = Console()
     console.print(f"{table.title}: {table.source}", markup=False, highlight=False)
     if cfg.plan:
@@ -66,14 +72,18 @@ def reproduce(cfg: DictConfig) -> None:
     found = ablation.measured(cells, settings)
     folder = Path(cfg.output) if cfg.output else Path(settings.outputs) / ablation.FOLDER / "tables"
     remarks = Path(cfg.remarks).read_text(encoding="utf-8") if cfg.remarks else ""
-    page = tables.as_markdown(table, found, _command(), remarks)
+    items = of_ablation(table, found)
+    notes, files = paper_files.write(items, columns, plotted, folder / f"{table.name}_table", folder / table.name)
+    plot = any(path.suffix == ".png" for path in files)
+    page = tables.as_markdown(table, found, _command(), remarks, plot=plot)
     write_atomic(folder / f"{table.name}.md", page)
     write_atomic(folder / f"{table.name}.csv", tables.as_csv(table, found))
-    if table.plot and any(cell.values for cell in found):
-        tables.plot(table, found, folder / f"{table.name}.png")
     head, rows = tables.rows(table, found)
     _show(console, head, rows)
-    console.print(f"{folder / table.name}.md", markup=False, highlight=False)
+    for note in notes:
+        console.print(f"* {note}", markup=False, highlight=False)
+    written = ", ".join([f"{table.name}.md", f"{table.name}.csv", *(path.name for path in files)])
+    console.print(f"{folder}: {written}", markup=False, highlight=False)
     if failed:
         sys.exit(1)
 

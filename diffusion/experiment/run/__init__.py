@@ -8,6 +8,7 @@ __all__ = [
     "needs",
     "preemption",
     "record",
+    "results",
     "resume",
     "saved_config",
     "signals",
