@@ -129,10 +129,12 @@ def target(cfg: DictConfig) -> Path:
         data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.get("data") else None
         decides += [str(Path(cfg.images).resolve()), data]
     settings = json.dumps(decides if len(decides) > 1 else decides[0], sort_keys=True)
-    how = f"{cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+    alone = "extractor" not in cfg.evaluation  # bits per dimension and no score of samples
+    how = f"{'bits_per_dim' if alone else cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
     if cfg.get("images") is not None:
         return Path(cfg.output) / how
-    what = settings_name(cfg, num_samples=cfg.evaluation.num_samples, seed=cfg.evaluation.seed)
+    count = (cfg.evaluation.likelihood.num_samples or "test") if alone else cfg.evaluation.num_samples
+    what = settings_name(cfg, num_samples=count, seed=cfg.evaluation.seed)
     return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
 
 

@@ -46,6 +46,8 @@ def whole(cfg: DictConfig) -> DictConfig:
     if cfg.images is not None:
         if not cfg.get("evaluation"):
             raise ConfigError("images are scored by an evaluation that you choose; add evaluation=<name>")
+        if "extractor" not in cfg.evaluation:
+            raise ConfigError("images have no likelihood; choose an evaluation that scores samples, such as digits")
         if not cfg.get("data") and cfg.evaluation.get("reference", "train") in ("train", "test"):
             raise ConfigError("images are compared with data; add data=<name>, or evaluation.reference=<file>")
         if cfg.get("plan"):
