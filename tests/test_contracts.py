@@ -16,6 +16,7 @@ from tiny_kl import save_tiny
 from torch import nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
+from diffusion.evaluation.likelihood import LikelihoodEvaluator
 from diffusion.experiment.build.build import build_module, build_trainer
 from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
@@ -262,7 +263,9 @@ def data(cfg, tmp_path, name):
 
 def evaluation(cfg, tmp_path, name):
     if cfg.evaluation:
-        assert instantiate(cfg.evaluation, _convert_="all").num_samples == cfg.evaluation.num_samples
+        built = instantiate(cfg.evaluation, _convert_="all")
+        assert (built.batch_size, built.labels) == (cfg.evaluation.get("batch_size", 128), "balanced")
+        assert isinstance(built, LikelihoodEvaluator) or built.num_samples == cfg.evaluation.num_samples
 
 
 def likelihood(cfg, tmp_path, name):

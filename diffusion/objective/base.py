@@ -27,8 +27,8 @@ from diffusion.types import Cond, Denoiser
 class Loss:
     """total: (B,), what is averaged and minimised. logs: named (B,) parts of it. t: (B,), the times that were drawn.
 
-    unweighted: (B,), the squared error of what the network predicts, as it is before a weighting and importance weights:
-    the same quantity under two weightings of one target. ``None`` where the loss has none.
+    unweighted: (B,), the squared error of what the network predicts, before a weighting and importance weights: the
+    same quantity under two weightings of one target. ``None`` where the loss has none.
     """
 
     total: Tensor

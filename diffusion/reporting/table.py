@@ -216,7 +216,9 @@ def _comparable(runs: Iterable[Run], but: str = "\0") -> bool:
     but: the beginning of settings that do not count: unweighted losses are the same quantity under two weightings.
     """
     rooms = ("objective", "parameterization", "schedule", "data")
-    mine = [{k: v for k, v in run.settings.items() if k.split(".")[0] in rooms and not k.startswith(but)} for run in runs]
+    mine = [
+        {k: v for k, v in run.settings.items() if k.split(".")[0] in rooms and not k.startswith(but)} for run in runs
+    ]
     return all(settings == mine[0] for settings in mine)
 
 

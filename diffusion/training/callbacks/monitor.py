@@ -73,8 +73,8 @@ class _Losses:
         losses = torch.cat([one["per_sample"] for one in outputs])
         t = torch.cat([one["t"] for one in outputs]).to(losses.device)
         self.weighted.update(losses, t)
-        plain = [one.get("unweighted") for one in outputs]
-        if all(one is not None for one in plain):
+        plain = [one["unweighted"] for one in outputs if one.get("unweighted") is not None]
+        if len(plain) == len(outputs):
             self.unweighted.update(torch.cat(plain), t)
         return losses
 
