@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Evaluator:
         batch_size: B of the fixed global batches; N and B decide the bits, the number of ranks does not.
         seed: of the samples.
         repeats: disjoint blocks of N samples.
-        labels: what classes are requested (see :class:`SinglePipeline`).
+        labels: ``balanced``, ``drawn``, a class, or a list of classes in turn (see :class:`SinglePipeline`).
         reference: ``train``, ``test``, or a file of statistics.
         is_splits, kid_subsets, kid_subset_size, neighbours: the metrics' own settings.
         weights, weights_sha256: a local weights file for the extractor.
@@ -59,7 +59,7 @@ class Evaluator:
         batch_size: int = 250,
         seed: int = 0,
         repeats: int = 1,
-        labels: Literal["balanced", "drawn"] | int = "balanced",
+        labels: int | str | list[int | str] = "balanced",
         reference: str = "train",
         is_splits: int = 10,
         kid_subsets: int = 100,
