@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from diffusion.evaluation import fingerprint
+from diffusion.evaluation import fingerprint, naming
 from diffusion.evaluation.likelihood.base import Likelihood
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
@@ -76,7 +76,8 @@ class LikelihoodEvaluator:
                     "device": fingerprint.device_name(samples.device),
                 },
             }
-            result = Result(measured.metrics, {}, record)
+            better = {name: way for name in measured.metrics if (way := naming.better(name)) is not None}
+            result = Result(measured.metrics, {}, record, better=better)
 
             def keep() -> Result:
                 if folder is not None:

@@ -172,11 +172,11 @@ def extractor(cfg: Plain) -> str | None:
 
 def likelihood(cfg: Plain) -> str | None:
     evaluation = _part(cfg, "evaluation")
-    alone = "likelihood" in evaluation and "_target_" not in evaluation
+    alone = next((key for key in ("likelihood", "metric") if key in evaluation), None)
     return (
-        "evaluation/likelihood is measured beside an evaluation; choose one too, such as evaluation=digits, or "
+        f"evaluation/{alone} is measured beside an evaluation; choose one too, such as evaluation=digits, or "
         "evaluation=likelihood for bits per dimension alone"
-        if alone
+        if alone and "_target_" not in evaluation
         else None
     )
 

@@ -71,8 +71,8 @@ def whole(cfg: DictConfig) -> DictConfig:
     asked = [key for key in ("labels", "text") if merged[key] is not None]
     if asked and "labels" not in merged.evaluation:
         raise ConfigError(
-            f"{asked[0]} chooses what is drawn, and evaluation=likelihood draws nothing and measures each image under its "
-            f"own; leave {asked[0]} out"
+            f"{asked[0]} chooses what is drawn, and evaluation=likelihood draws nothing: each image is measured "
+            f"under its own; leave {asked[0]} out"
         )
     if merged.labels is not None:
         merged.evaluation.labels = numbered(merged, merged.labels, "labels")
