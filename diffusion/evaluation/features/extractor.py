@@ -46,7 +46,8 @@ class Extractor:
 
     name: ``digits-cnn-v1``, ``fashion-cnn-v1``, ``efficientnet-lite0``, ``inception`` (torch-fidelity's
     ``inception-v3-compat``, the one whose distance is called FID), ``dinov2-vit-l-14``, ``clip-vit-b-32`` or any other
-    registered name; or the full path of an :class:`OwnExtractor` of one's own, whose ``registered`` is its name. weights: a local file where the weights are not shipped. sha256: what that file must hash to.
+    registered name; or the full path of an :class:`OwnExtractor` of one's own, whose ``registered`` is its name.
+    weights: a local file where the weights are not shipped. sha256: what that file must hash to.
 
     Raises:
         ValueError: an unknown name, a missing file, another hash.
@@ -153,14 +154,15 @@ def _own(path: str) -> str:
     """
     module, _, name = path.rpartition(".")
     try:
-        found = getattr(import_module(module), name)
-    except (ModuleNotFoundError, AttributeError) as error:
+        found: Any = vars(import_module(module))[name]
+    except (ModuleNotFoundError, KeyError) as error:
         raise ValueError(
             f"evaluation.extractor={path} is no class that can be imported ({error}); give package.module.Class"
         ) from None
-    if not (isinstance(found, type) and issubclass(found, OwnExtractor) and getattr(found, "registered", "")):
+    if not (isinstance(found, type) and issubclass(found, OwnExtractor) and hasattr(found, "registered")):
         raise ValueError(f"evaluation.extractor={path} is no OwnExtractor with a name in 'registered'; give it both")
-    if FEATURE_EXTRACTORS_REGISTRY.setdefault(found.registered, found).__qualname__ != found.__qualname__:
+    registry: dict[str, Any] = FEATURE_EXTRACTORS_REGISTRY
+    if registry.setdefault(found.registered, found).__qualname__ != found.__qualname__:
         raise ValueError(f"evaluation.extractor={path} is named {found.registered!r}, as another is; rename it")
     return str(found.registered)
 
