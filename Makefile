@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo test slow venv lint types format clean
+.PHONY: help demo test slow venv lint types format parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -35,6 +35,9 @@ types: .venv/ready  ## mypy
 format: .venv/ready  ## ruff: fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+parts:  ## rewrite the README's table of parts from conf/
+	$(PYTHON) scripts/parts.py
 
 clean:  ## remove .venv and caches (run folders stay)
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache *.egg-info

@@ -44,7 +44,7 @@ def curve(folder: str, image: Path) -> None:
         for _ in range(draws):
             side = Side({"features": test[torch.randperm(len(test), generator=random)[:n]]})
             found.append([frechet(side.statistics("features"), reference.statistics("features"))])
-            found[-1] += fidelity.compute(["kid"], side, reference, layers, fidelity.Protocol()).values()
+            found[-1] += fidelity.compute(fidelity.shipped(["kid"], _PROTOCOL), side, reference, layers)["kid"].values()
         values = torch.tensor(found)
         spread = values.std(0).tolist() if draws > 1 else [float("nan")] * values.shape[1]
         mean = values.mean(0).tolist()
@@ -85,7 +85,8 @@ def memory() -> None:
     for metric in ("is", "kid", "precision"):
         began = time.perf_counter()
         cut = slice(None, 10_000) if metric == "precision" else slice(None)
-        fidelity.compute([metric], Side({"features": rows[cut]}), Side({"features": real[cut]}), layers, _PROTOCOL)
+        chosen = fidelity.shipped([metric], _PROTOCOL)
+        fidelity.compute(chosen, Side({"features": rows[cut]}), Side({"features": real[cut]}), layers)
         console.print(f"{metric}: {time.perf_counter() - began:.0f} s, peak so far {_peak():.2f} GB")
 
 

@@ -53,6 +53,8 @@ class DiffusionModel(nn.Module):
         shape: of an image, (C, H, W).
         config: the resolved config of the run, in plain containers.
         identity: which run's weights these are, of a model that was loaded.
+
+    ``classes`` are the names of its classes, by number; none where its run's data have no names.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class DiffusionModel(nn.Module):
         self.shape = None if shape is None else tuple(shape)
         self.config = config
         self.identity = identity
+        self.classes: tuple[str, ...] = ()
         self._guidance = guidance or {}
 
     @property
@@ -183,7 +186,7 @@ class DiffusionModel(nn.Module):
         seed: int = 0,
         text: str | Sequence[str] | None = None,
         negative: str | Sequence[str] | None = None,
-        labels: int | str | Sequence[int] | None = None,
+        labels: int | str | Sequence[int | str] | None = None,
         image: Tensor | None = None,
         sampler: Sampler | None = None,
         guidance: Mapping[str, Wrapper] | None = None,
@@ -196,9 +199,10 @@ class DiffusionModel(nn.Module):
         Args:
             n: number of samples; sample i is a function of (seed, i) and of its own request.
             seed: of the noise.
-            text: a prompt for all samples, or one for each of n in turn.
+            text: a prompt for all samples, or a list that they go through in turn: sample i has entry i mod its length.
             negative: what guidance moves away from instead of the null condition, as ``text``.
-            labels: ``balanced`` (sample i has class i mod C), ``drawn``, a class for all, or one for each of n in turn.
+            labels: ``balanced`` (sample i has class i mod C), ``drawn``, a class for all, or a list that samples go
+                through in turn. A class is its number, or its name where the run has names (:attr:`classes`).
             image: a condition (C, H, W) for all samples or (n, C, H, W).
             sampler, guidance, steps: instead of the model's own.
             index: which of the n samples are drawn; all where ``None``.

@@ -16,6 +16,8 @@ from tiny_kl import save_tiny
 from torch import nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
+from diffusion.evaluation import naming
+from diffusion.evaluation.likelihood import LikelihoodEvaluator
 from diffusion.experiment.build.build import build_module, build_trainer
 from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
@@ -61,6 +63,9 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         return ["network=unet_small", *(folder[1:] if name == "image_folder" else [])]
     if str(option) == "schedule/table":
         np.save(tmp_path / "betas.npy", np.linspace(1e-4, 0.02, 200))
+    if str(option) == "evaluation/metric/clip_score":
+        (tmp_path / "config.json").write_text("{}")  # of a model that is not loaded
+        return [f"evaluation.clip={tmp_path}"]
     if group == "text_encoder":
         return ["conditioner=text"]
     if group == "guidance":
@@ -267,7 +272,9 @@ def data(cfg, tmp_path, name):
 
 def evaluation(cfg, tmp_path, name):
     if cfg.evaluation:
-        assert instantiate(cfg.evaluation, _convert_="all").num_samples == cfg.evaluation.num_samples
+        built = instantiate(cfg.evaluation, _convert_="all")
+        assert (built.batch_size, built.labels) == (cfg.evaluation.get("batch_size", 128), "balanced")
+        assert isinstance(built, LikelihoodEvaluator) or built.num_samples == cfg.evaluation.num_samples
 
 
 def likelihood(cfg, tmp_path, name):
@@ -285,6 +292,17 @@ def likelihood(cfg, tmp_path, name):
     ]
     assert (bits[0] > 0).all()
     assert (bits[0] + 1 < bits[1]).all()
+
+
+def metric(cfg, tmp_path, name):
+    """What its YAML file builds is what ``evaluation.metrics=[<name>]`` builds, and it says which way is better."""
+    built = instantiate(cfg.evaluation, _convert_="all")
+    cfg.evaluation.metric, cfg.evaluation.metrics = {}, [name]
+    by_name = instantiate(cfg.evaluation, _convert_="all").metrics[name]
+    assert built.metrics[name].describe() == by_name.describe()
+    for output in naming.OUTPUTS[name]:
+        assert by_name.direction(output) == naming.better(output)
+        assert (by_name.direction(output) is None) == output.endswith("_std")
 
 
 def optimizer(cfg, tmp_path, name):
@@ -387,6 +405,7 @@ EXERCISES |= {
     "objective/time_distribution": objective,
     "operator": operator,
     "evaluation/likelihood": likelihood,
+    "evaluation/metric": metric,
     "lr_scheduler": optimizer,
     "logger": callbacks,
     "hydra/launcher": hydra,

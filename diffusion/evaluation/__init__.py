@@ -13,7 +13,6 @@ torch-fidelity's.
 
 __all__ = [
     "callback",
-    "direction",
     "evaluator",
     "features",
     "fingerprint",

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,8 @@ from diffusion.evaluation.features.extractor import Extractor, Indexed
 from diffusion.evaluation.forecast import Forecast, forecast, largest
 from diffusion.evaluation.likelihood.base import Likelihood, Measured
 from diffusion.evaluation.metrics import fidelity
-from diffusion.evaluation.metrics.clip_score import ClipScore
+from diffusion.evaluation.metrics.base import ImageMetric, Metric
+from diffusion.evaluation.naming import Better
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
 from diffusion.evaluation.result import Result, spread
@@ -33,12 +34,14 @@ class Evaluator:
 
     Args:
         extractor: whose features (see :class:`Extractor`).
-        metrics: some of ``fidelity.METRICS``; ``fid`` for ``fd`` where the features are Inception's.
+        metrics: some of ``fidelity.METRICS``, or names in ``metric``; ``fid`` for ``fd`` where the features are
+            Inception's.
+        metric: further metrics by name, or others in the place of shipped ones.
         num_samples: N.
         batch_size: B of the fixed global batches; N and B decide the bits, the number of ranks does not.
         seed: of the samples.
         repeats: disjoint blocks of N samples.
-        labels: what classes are requested (see :class:`SinglePipeline`).
+        labels: ``balanced``, ``drawn``, a class, or a list of classes in turn (see :class:`SinglePipeline`).
         reference: ``train``, ``test``, or a file of statistics.
         is_splits, kid_subsets, kid_subset_size, neighbours: the metrics' own settings.
         weights, weights_sha256: a local weights file for the extractor.
@@ -59,7 +62,7 @@ class Evaluator:
         batch_size: int = 250,
         seed: int = 0,
         repeats: int = 1,
-        labels: Literal["balanced", "drawn"] | int = "balanced",
+        labels: int | str | list[int | str] = "balanced",
         reference: str = "train",
         is_splits: int = 10,
         kid_subsets: int = 100,
@@ -71,6 +74,7 @@ class Evaluator:
         cache: str | None = None,
         save_samples: bool = False,
         likelihood: Likelihood | None = None,
+        metric: Mapping[str, Metric] | None = None,
     ) -> None:
         if repeats < 1 or batch_size < 1:
             raise ValueError(f"evaluation.repeats and .batch_size are at least 1, got {repeats} and {batch_size}")
@@ -80,7 +84,7 @@ class Evaluator:
             )
         wanted = ["fd", "is", "kid", "precision", "recall"] if metrics is None else metrics
         self.extractor = Extractor(extractor, weights, weights_sha256)
-        self.metrics = [naming.canonical(metric, extractor) for metric in wanted]
+        own = dict(metric or {})
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
@@ -88,13 +92,21 @@ class Evaluator:
         self.labels = labels
         self.reference = reference
         self.protocol = fidelity.Protocol(is_splits, kid_subsets, kid_subset_size, neighbours)
-        self.clip = ClipScore(clip) if "clip_score" in self.metrics else None
+        names = [naming.canonical(name, extractor) for name in wanted]
+        self.metrics: dict[str, Metric] = {**fidelity.shipped(names, self.protocol, clip, tuple(own)), **own}
+        self.own = {name: one.describe() for name, one in own.items() if not self._is_shipped(name, one)}
+        """Metrics that are not as this project ships them, described."""
         self.cache = None if cache is None else Path(cache)
         self.save_samples = save_samples
         self.likelihood = likelihood
-        fidelity.check(self.metrics, num_samples, self.protocol)
-        self.layers = {metric: self.extractor.layer(metric) for metric in self.metrics if metric != "clip_score"}
+        fidelity.check(self.metrics, num_samples)
+        self.layers = {name: self.extractor.layer(name, one.reads) for name, one in self.metrics.items() if one.reads}
         self.layers["fd"] = self.extractor.layer("fd")
+
+    def _is_shipped(self, name: str, metric: Metric) -> bool:
+        if name not in fidelity.METRICS or name == "clip_score":
+            return False
+        return metric.describe() == fidelity.shipped([name], self.protocol)[name].describe()
 
     def evaluate(
         self,
@@ -124,16 +136,18 @@ class Evaluator:
         began = time.perf_counter()
         generated = isinstance(samples, SinglePipeline)
         total = self.num_samples if isinstance(samples, SinglePipeline) else _count(samples)
-        fidelity.check(self.metrics, total, self.protocol)
+        fidelity.check(self.metrics, total)
         has_labels = bool(samples.num_classes) if isinstance(samples, SinglePipeline) else labels is not None
-        if "fd_class" in self.metrics and not has_labels:
-            raise ValueError(
-                "fd_class needs labels: a class-conditional model, or images with labels; "
-                "leave it out of evaluation.metrics"
-            )
+        for name, metric in self.metrics.items():
+            if metric.labels and not has_labels:
+                raise ValueError(
+                    f"{name} needs labels: a class-conditional model, or images with labels; "
+                    "leave it out of evaluation.metrics"
+                )
         has_texts = bool(samples.columns.get("text")) if isinstance(samples, SinglePipeline) else texts is not None
-        if self.clip is not None and not has_texts:
-            raise ValueError("clip_score needs captions, and there are none; leave it out of evaluation.metrics")
+        for name, metric in self.metrics.items():
+            if isinstance(metric, ImageMetric) and metric.texts and not has_texts:
+                raise ValueError(f"{name} needs captions, and there are none; leave it out of evaluation.metrics")
         if self.repeats > 1 and not generated:
             raise ValueError(f"images are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
         if self.likelihood is not None:
@@ -173,7 +187,9 @@ class Evaluator:
             if measured is not None:
                 metrics, record["likelihood"] = metrics | measured.metrics, measured.record
                 record["cost"] |= measured.cost
-            result = Result(metrics, scoring.real_baseline, record, repeated if len(repeated) > 1 else [])
+            several = repeated if len(repeated) > 1 else []
+            better = {name: way for name in metrics if (way := _direction(name, scoring.better)) is not None}
+            result = Result(metrics, scoring.real_baseline, record, several, better)
 
             def keep() -> Result:
                 if folder is not None:
@@ -213,6 +229,13 @@ class Evaluator:
         shards = None if folder is None else folder / "shards"
         show = None if progress is None else partial(progress, "reading off bits per dimension")
         return self.likelihood.measure(model, data, ranks, self.seed, shards, show)
+
+
+def _direction(name: str, known: Mapping[str, Better]) -> Better | None:
+    """Which way is better, of a metric, of its minimum over repeats, or of bits per dimension."""
+    if name.startswith("bits_per_dim"):
+        return naming.better(name)
+    return known.get(name, known.get(name.removesuffix("_min")))
 
 
 def _count(images: Indexed) -> int:

@@ -5,6 +5,28 @@ Only the Frechet distance of Inception's features is called FID; ``fd_digits-cnn
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from typing import Literal
+
+Better = Literal["lower", "higher"]
+OUTPUTS: Mapping[str, tuple[str, ...]] = {
+    **{name: (name,) for name in ("fd", "sfd", "fd_inf", "precision", "recall", "clip_score")},
+    "fd_class": ("fd_class", "fd_class_worst"),
+    "is": ("is", "is_std"),
+    "kid": ("kid", "kid_std"),
+    "memorisation": ("nearest_ratio", "copies"),
+}
+"""The shipped metrics, by the names of evaluation.metrics, and what each of them gives."""
+BETTER: Mapping[str, Better] = {
+    **dict.fromkeys(
+        ("fd", "sfd", "fd_inf", "fd_class", "fid", "sfid", "kid", "copies", "bits_per_dim", "NFE", "s / 1000 samples"),
+        "lower",
+    ),
+    **dict.fromkeys(("is", "precision", "recall", "clip_score"), "higher"),
+}
+"""Which way is better, of the shipped metrics: what their classes say, for readers that do not import torch."""
+
 _INCEPTION = {"fd": "fid", "sfd": "sfid"}
 _ALIASES = {"fid": "fd", "sfid": "sfd", "fid_inf": "fd_inf", "fid_class": "fd_class"}
 
@@ -21,6 +43,23 @@ def canonical(metric: str, extractor: str) -> str:
             f"'{_ALIASES[metric]}' in evaluation.metrics, or set evaluation=inception"
         )
     return _ALIASES.get(metric, metric)
+
+
+def plain(metric: str) -> str:
+    """``fid`` -> ``fd``, of whatever features; other names as they are."""
+    return _ALIASES.get(metric, metric)
+
+
+def better(name: str) -> Better | None:
+    """Which way is better, by the name of a shipped metric in ``metrics.json`` (``fd_digits-cnn-v1_897``) or of a loss
+    in ``metrics.csv``: for records that do not say. ``None`` of a spread, and of a name that is not known."""
+    head = name.partition(" [")[0].removeprefix("evaluation/").removeprefix("trend/")
+    if re.fullmatch(r"\w+/(unweighted_)?loss(_.*)?", head):  # val/loss, train/loss_t/0.0-0.1
+        return "lower"
+    if head.endswith("_std") or "_std_" in head:
+        return None
+    known = [metric for metric in BETTER if head == metric or head.startswith(f"{metric}_")]
+    return BETTER[max(known, key=len)] if known else None
 
 
 def name(metric: str, extractor: str, n: int) -> str:

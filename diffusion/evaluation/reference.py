@@ -13,7 +13,8 @@ from torch import Tensor
 
 from diffusion.describe import key
 from diffusion.evaluation.features.gather import Batch, FeatureGatherer, Rows
-from diffusion.evaluation.metrics.fidelity import FRECHET, Side
+from diffusion.evaluation.metrics.base import Metric
+from diffusion.evaluation.metrics.side import Side
 from diffusion.evaluation.metrics.statistics_file import external
 from diffusion.files import write_atomic
 
@@ -101,7 +102,9 @@ def load_or_build(
     return Reference(Side(rows, labels), spec)
 
 
-def from_file(path: Path, extractor: Mapping[str, Any], metrics: list[str], layers: Mapping[str, str]) -> Reference:
+def from_file(
+    path: Path, extractor: Mapping[str, Any], metrics: Mapping[str, Metric], layers: Mapping[str, str]
+) -> Reference:
     """A reference made ahead of time (``scripts/reference.py``), or another project's mean and covariance.
 
     Raises:
@@ -111,23 +114,23 @@ def from_file(path: Path, extractor: Mapping[str, Any], metrics: list[str], laye
         raise ValueError(
             f"evaluation.reference is 'train', 'test' or a file of statistics, and there is no file {path}"
         )
-    needed = {layers[metric] for metric in metrics if metric != "is"}
+    needed = {layers[name] for name, metric in metrics.items() if metric.reads and metric.real}
     if path.suffix == ".safetensors":
         stored = _record(path)
         if stored["extractor"] != dict(extractor):
             raise ValueError(f"the reference {path} has features of {stored['extractor']}, expected {dict(extractor)}")
-        if "fd_class" in metrics:
+        if labelled := [name for name, metric in metrics.items() if metric.labels]:
             raise ValueError(
-                f"the reference {path} holds no labels, which fd_class needs; use evaluation.reference=train, which "
-                "finds the same file in evaluation.cache"
+                f"the reference {path} holds no labels, which {labelled[0]} needs; use evaluation.reference=train, "
+                "which finds the same file in evaluation.cache"
             )
         if not needed <= set(stored["layers"]):
             raise ValueError(f"the reference {path} has the layers {stored['layers']}, needed are {sorted(needed)}")
         return Reference(Side(load_file(path)), stored)
-    cannot = [metric for metric in metrics if metric not in FRECHET]
+    cannot = [name for name, metric in metrics.items() if metric.real == "rows"]
     if cannot:
         raise ValueError(
-            f"{path} holds a mean and a covariance, which give {', '.join(FRECHET)} and not {', '.join(cannot)}; "
+            f"{path} holds a mean and a covariance, which give fd, sfd, fd_inf and is, and not {', '.join(cannot)}; "
             "shorten evaluation.metrics, or use evaluation.reference=train"
         )
     given, provenance = external(path, features=layers["fd"], spatial="spatial")

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from diffusion.evaluation.direction import better
+from diffusion.evaluation.naming import Better
 from diffusion.files import write_atomic
 
 
@@ -18,20 +18,20 @@ class Result:
     """metrics: {name with N: value}. real_baseline: those of real held-out images. fingerprint: what they depend on.
 
     repeats: the metrics of each block of seeds, where there are several; ``metrics`` then holds the mean under the
-    plain name, and ``_std`` (n - 1) and ``_min`` beside it.
+    plain name, and ``_std`` (n - 1) and ``_min`` beside it. better: {name: ``lower`` or ``higher``}; a spread has none.
     """
 
     metrics: dict[str, float]
     real_baseline: dict[str, float]
     fingerprint: dict[str, Any]
     repeats: list[dict[str, float]] = field(default_factory=list)
+    better: dict[str, Better] = field(default_factory=dict)
 
     def write(self, folder: Path) -> Path:
         """``metrics.json`` in ``folder``, written atomically; the real baseline is its ``floor``, and ``better`` is the
         direction of each metric that has a known one."""
         target = folder / "metrics.json"
         record = {"floor" if name == "real_baseline" else name: value for name, value in asdict(self).items()}
-        record["better"] = {name: way for name in self.metrics if (way := better(name))}
         write_atomic(target, json.dumps(record, indent=2) + "\n")
         return target
 

@@ -16,7 +16,9 @@ from diffusion.evaluation import fingerprint, naming
 from diffusion.evaluation.features.extractor import Indexed, extract
 from diffusion.evaluation.features.gather import FeatureGatherer, Rows
 from diffusion.evaluation.metrics import fidelity, memorisation
-from diffusion.evaluation.metrics.fidelity import Side
+from diffusion.evaluation.metrics.base import ImageMetric
+from diffusion.evaluation.metrics.side import Side
+from diffusion.evaluation.naming import Better
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
 from diffusion.files import replacing
@@ -40,8 +42,12 @@ class Scoring:
     ) -> None:
         self.plan, self.ranks, self.device, self.data = plan, ranks, device, data
         self.progress = progress or (lambda what, done, total: None)
-        self.needed = sorted({layer for metric, layer in plan.layers.items() if metric in plan.metrics})
-        self.compared = sorted({plan.layers[metric] for metric in plan.metrics if metric not in ("is", "clip_score")})
+        self.needed = sorted({layer for name, layer in plan.layers.items() if name in plan.metrics})
+        self.compared = sorted({plan.layers[name] for name, one in plan.metrics.items() if one.reads and one.real})
+        self.of_images = {name: one for name, one in plan.metrics.items() if isinstance(one, ImageMetric)}
+        self.held_out = next((name for name, one in plan.metrics.items() if one.held_out), None)
+        self.better: dict[str, Better] = {}
+        """Which way is better, of each metric that was computed, on rank 0."""
         self.real_baseline: dict[str, float] = {}
         """Of held-out real images, on rank 0."""
         self.timed: list[dict[str, float]] = []
@@ -50,10 +56,10 @@ class Scoring:
         with ranks.together():
             if data is None and plan.reference in ("train", "test"):
                 raise ValueError("there is no data set to compare with; set evaluation.reference to a statistics file")
-            if "memorisation" in plan.metrics and (data is None or plan.reference != "train"):
+            if self.held_out and (data is None or plan.reference != "train"):
                 raise ValueError(
-                    "memorisation holds the distance to training images against that of the test split's; give data "
-                    "and evaluation.reference=train, or leave it out of evaluation.metrics"
+                    f"{self.held_out} holds the distance to training images against that of the test split's; give "
+                    "data and evaluation.reference=train, or leave it out of evaluation.metrics"
                 )
             if ranks.is_root:
                 self._load()
@@ -64,8 +70,8 @@ class Scoring:
     def _load(self) -> None:
         plan = self.plan
         self.network = plan.extractor.build(self.needed, self.device) if self.needed else None
-        if plan.clip is not None:
-            plan.clip.load(self.device)
+        for metric in self.of_images.values():
+            metric.load(self.device)
 
     def prepare(self, shape: list[int] | None, total: int, real_baseline: bool = True) -> None:
         """The reference, and features of ``total`` held-out real images, or of all where there are fewer.
@@ -81,7 +87,7 @@ class Scoring:
         self.reference = self.build_reference()
         with self.ranks.together():
             _fits(shape, self.reference.spec.get("shape"))
-        if self.data is None or not (real_baseline or "memorisation" in self.plan.metrics):
+        if self.data is None or not (real_baseline or self.held_out):
             return
         other = "train" if self.plan.reference == "test" else "test"
         source = self.data.split(other)
@@ -141,15 +147,16 @@ class Scoring:
             "quantisation": "floor(127.5 x + 128), clamped to 0..255",
             "reference": {"key": self.reference.key, **self.reference.spec},
             "samples": {"num": total, **drawn, **origin},
-            **({} if plan.clip is None else {"clip": plan.clip.describe()}),
+            **({"clip": self.of_images["clip_score"].describe()} if "clip_score" in self.of_images else {}),
+            **({"own_metrics": plan.own} if plan.own else {}),
             "numerics": fingerprint.numerics(self.device),
             "versions": fingerprint.versions(),
         }
 
     def _extract(self, images: Tensor, texts: Sequence[str] | None, only_features: bool = False) -> Rows:
         rows = {} if self.network is None else extract(self.network, images)
-        if self.plan.clip is not None and not only_features:
-            rows["clip_score"] = self.plan.clip(images, texts)
+        if not only_features:
+            rows |= {metric.name: metric.rows(images, texts) for metric in self.of_images.values()}
         return rows
 
     def _rows(
@@ -219,7 +226,8 @@ class Scoring:
         """Where finished batches of samples ``start`` .. ``start + n - 1`` are kept, by a hash of what decides them."""
         plan = self.plan
         spec = [origin, plan.extractor.describe(), self.needed, n, plan.batch_size, plan.seed, start]
-        spec += [plan.save_samples, None if plan.clip is None else plan.clip.describe()]
+        clip = self.of_images.get("clip_score")
+        spec += [plan.save_samples, None if clip is None else clip.describe(), *([plan.own] if plan.own else [])]
         return folder / "shards" / key(spec)[:16]
 
     def draw(
@@ -265,8 +273,15 @@ class Scoring:
 
     def _compute(self, side: Side, n: int) -> dict[str, float]:
         plan = self.plan
-        values = fidelity.compute(plan.metrics, side, self.reference.side, plan.layers, plan.protocol, self._held_out)
-        return {naming.name(metric, plan.extractor.name, n): value for metric, value in values.items()}
+        found = fidelity.compute(plan.metrics, side, self.reference.side, plan.layers, self._held_out)
+        out: dict[str, float] = {}
+        for metric, values in found.items():
+            for short, value in values.items():
+                name = naming.name(short, plan.extractor.name, n)
+                out[name] = value
+                if (way := plan.metrics[metric].direction(short)) is not None:
+                    self.better[name] = way
+        return out
 
     def _save_closest(self, given: SinglePipeline | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
         assert self.data is not None

@@ -25,11 +25,16 @@ from diffusion.types import Cond, Denoiser
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """total: (B,), what is averaged and minimised. logs: named (B,) parts of it. t: (B,), the times that were drawn."""
+    """total: (B,), what is averaged and minimised. logs: named (B,) parts of it. t: (B,), the times that were drawn.
+
+    unweighted: (B,), the squared error of what the network predicts, before a weighting and importance weights: the
+    same quantity under two weightings of one target. ``None`` where the loss has none.
+    """
 
     total: Tensor
     logs: dict[str, Tensor]
     t: Tensor
+    unweighted: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)

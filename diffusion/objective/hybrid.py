@@ -66,4 +66,4 @@ class HybridObjective(RegressionObjective):
         fixed_mean = replace(prediction, x0=prediction.x0.detach(), eps=prediction.eps.detach())
         vb = bound(fixed_mean, denoiser.schedule, x0, noised.x, noised.t, "learned")
         total = weight * mse + self.vlb_weight * table_of(denoiser.schedule) * vb
-        return self.finish(denoiser, total, {"mse": mse, "vb": vb}, noised)
+        return self.finish(denoiser, total, {"mse": mse, "vb": vb}, noised, mse)

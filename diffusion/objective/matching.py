@@ -52,4 +52,4 @@ class MatchingObjective(NoisingObjective):
         x, t = to_other(denoiser.schedule, self.teacher.schedule, noised.x, noised.t)
         wanted = placed(self.teacher, x)(x, t, cond).x0
         mse = squared_error(denoiser(noised.x, noised.t, cond).x0, wanted.detach())
-        return self.finish(denoiser, self.weighting.on_x0(noised.log_snr).to(mse) * mse, {"mse": mse}, noised)
+        return self.finish(denoiser, self.weighting.on_x0(noised.log_snr).to(mse) * mse, {"mse": mse}, noised, mse)

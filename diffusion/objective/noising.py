@@ -78,13 +78,23 @@ class NoisingObjective(Objective):
         x = combine(alpha, x0, sigma, seen)
         return Noised(x, eps, t, alpha, sigma, None if importance is None else importance.to(t))
 
-    def finish(self, denoiser: NetworkDenoiser, loss: Tensor, logs: dict[str, Tensor], noised: Noised) -> Loss:
-        """Times learn from the loss (B,) while training, and it gets its importance weight."""
+    def finish(
+        self,
+        denoiser: NetworkDenoiser,
+        loss: Tensor,
+        logs: dict[str, Tensor],
+        noised: Noised,
+        unweighted: Tensor | None = None,
+    ) -> Loss:
+        """Times learn from the loss (B,) while training, and it gets its importance weight.
+
+        unweighted: see :class:`Loss`.
+        """
         if denoiser.training:
             self.time_distribution.update(noised.t, loss.detach())
         if noised.importance is not None:
             loss = noised.importance.to(loss) * loss
-        return Loss(total=loss, logs=logs, t=noised.t)
+        return Loss(loss, logs, noised.t, unweighted)
 
     def state_dict(self) -> dict[str, Tensor]:
         return self.time_distribution.state_dict()

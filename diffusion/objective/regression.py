@@ -44,7 +44,7 @@ class RegressionObjective(NoisingObjective):
         noised = self.noised(denoiser, x0, randomness)
         output = denoiser.output(noised.x, noised.t, cond, (noised.alpha, noised.sigma))
         weight, mse = self.error(denoiser, output, x0, noised)
-        return self.finish(denoiser, weight * mse, {"mse": mse}, noised)
+        return self.finish(denoiser, weight * mse, {"mse": mse}, noised, mse)
 
     def error(self, denoiser: NetworkDenoiser, output: Tensor, x0: Tensor, noised: Noised) -> tuple[Tensor, Tensor]:
         """(weight, mean squared error), both (B,), of the network's output (B, k C, ...)."""

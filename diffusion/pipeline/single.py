@@ -15,6 +15,7 @@ from diffusion.describe import describe, key, weights_sha256
 from diffusion.errors import DivergedError
 from diffusion.guidance.base import Guidance, Wrapper
 from diffusion.pipeline.base import BATCH, Pipeline, Request
+from diffusion.pipeline.labels import numbered
 from diffusion.randomness import LABELS, SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.types import Cond, Denoiser
@@ -39,7 +40,8 @@ class SinglePipeline(Pipeline):
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
         labels: of samples that are requested without one: ``balanced`` gives sample i the class i mod C, ``drawn``
-            draws it uniformly, a number gives all that class, and a list gives sample i its entry i mod n.
+            draws it uniformly, a class gives it to all, and a list gives sample i its entry i mod n. A class is its
+            number, or its name where the model has names.
         columns: of samples that are requested without one: sample i takes row i mod n of each column.
         identities: of the runs that this one's parts come from, by role.
 
@@ -55,7 +57,7 @@ class SinglePipeline(Pipeline):
         guidance: Mapping[str, Wrapper] | None = None,
         batch_size: int = BATCH,
         num_classes: int | None = None,
-        labels: Literal["balanced", "drawn"] | int | str | Sequence[int] = "balanced",
+        labels: Literal["balanced", "drawn"] | int | str | Sequence[int | str] = "balanced",
         columns: Mapping[str, Sequence[Any] | Tensor] | None = None,
         identities: Mapping[str, Any] | None = None,
     ) -> None:
@@ -65,18 +67,13 @@ class SinglePipeline(Pipeline):
         if batch_size < 1:
             raise ValueError(f"samples are drawn at least 1 at a time, got batch_size={batch_size}")
         classes = int(getattr(model.conditioner, "num_classes", 0)) if num_classes is None else num_classes
-        policies = ("balanced", "drawn")
-        each = () if labels in policies else labels if isinstance(labels, Sequence) else [labels]
-        whole = all(isinstance(label, int) and 0 <= label < classes for label in each)
-        if labels not in policies and (isinstance(labels, str) or not each or not whole):
-            raise ValueError(f"labels must be 'balanced', 'drawn' or classes below {classes}, got {labels!r}")
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
         self.denoiser = model.guided(guidance)
         self.batch_size = batch_size
         self.num_classes = classes
-        self.label_policy = labels
+        self.label_policy = numbered(labels, classes, model.classes)
         self.columns = dict(columns or {})
         self.identities = dict(identities or {})
         self.shape = model.latent_shape

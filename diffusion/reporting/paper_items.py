@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diffusion.errors import ReportError
-from diffusion.evaluation.direction import better
+from diffusion.evaluation.naming import better
 from diffusion.reporting.ablation import Ablation, Measured
 from diffusion.reporting.ablation import Row as AblationCell
 from diffusion.reporting.paper import Item, Items, listed

@@ -13,7 +13,7 @@ from diffusion.reporting.runs import Evaluation, Run, natural
 from diffusion.reporting.settings import drawing
 
 NFE, SECONDS = "NFE", "s / 1000 samples"
-LOSS = "val/loss"
+LOSS, UNWEIGHTED = "val/loss", "val/unweighted_loss"
 SEEDS = ("seed", "data.seed", "evaluation.seed")
 _SCORED = ("checkpoint", "weights", "evaluation.seed")
 """Settings that only evaluated rows have."""
@@ -61,11 +61,11 @@ def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Table:
     for run in runs:
         pairs += [(run, evaluation) for evaluation in run.evaluations] or [(run, None)]
     columns, baselines, footnotes = _columns([e for _, e in pairs if e is not None])
-    loss = _comparable_loss(runs)
+    loss = LOSS if _comparable(runs) else UNWEIGHTED if _comparable(runs, but="objective.weighting") else None
     rows = [_row(run, evaluation, columns, loss) for run, evaluation in pairs]
     present = {name for row in rows for name in row.values}
     metrics = [c for c in dict.fromkeys(columns.values()) if c in present]
-    metrics += [name for name in (NFE, SECONDS, LOSS) if name in present]
+    metrics += [name for name in (NFE, SECONDS, LOSS, UNWEIGHTED) if name in present]
     return Table(rows, _differing(rows), metrics, baselines, [*notes, *footnotes])
 
 
@@ -148,7 +148,7 @@ def _plain(metrics: dict[str, float]) -> list[str]:
     return [name for name in metrics if not name.endswith(("_std", "_min")) and "_std_" not in name]
 
 
-def _row(run: Run, evaluation: Evaluation | None, columns: dict[tuple[str, str], str], loss: bool) -> Row:
+def _row(run: Run, evaluation: Evaluation | None, columns: dict[tuple[str, str], str], loss: str | None) -> Row:
     values: dict[str, Value] = {}
     settings = dict(run.settings)
     if evaluation is not None:
@@ -158,8 +158,8 @@ def _row(run: Run, evaluation: Evaluation | None, columns: dict[tuple[str, str],
             )
         values |= _cost(evaluation.fingerprint)
         settings = _drawn(settings, evaluation.fingerprint)
-    if loss and (points := run.curves.get(LOSS)):
-        values[LOSS] = Value(points[-1][1])
+    if loss and (points := run.curves.get(loss)):
+        values[loss] = Value(points[-1][1])
     return Row(run, evaluation, settings, values)
 
 
@@ -210,10 +210,16 @@ def _place(name: str) -> int:
     return _FIRST.index(name) if name in _FIRST else len(_FIRST)
 
 
-def _comparable_loss(runs: Iterable[Run]) -> bool:
-    """Losses of two objectives, targets or schedules are not the same quantity."""
+def _comparable(runs: Iterable[Run], but: str = "\0") -> bool:
+    """Losses of two objectives, targets or schedules are not the same quantity.
+
+    but: the beginning of settings that do not count: unweighted losses are the same quantity under two weightings.
+    """
     rooms = ("objective", "parameterization", "schedule", "data")
-    return len({repr([v for k, v in run.settings.items() if k.split(".")[0] in rooms]) for run in runs}) <= 1
+    mine = [
+        {k: v for k, v in run.settings.items() if k.split(".")[0] in rooms and not k.startswith(but)} for run in runs
+    ]
+    return all(settings == mine[0] for settings in mine)
 
 
 def _rank(name: str) -> tuple[int, str]:

@@ -25,12 +25,15 @@ def build(table: Table, name: str, *, project: str, entity: str | None, group: s
     except ImportError:
         raise ReportError("wandb-workspaces is not installed; pip install 'alphabar[workspace]'") from None
     curves = list(dict.fromkeys(name for row in table.rows for name in row.run.curves))
+    kinds = ("loss", "unweighted_loss")
     levels: dict[str, Any] = {
-        part: sorted(c for c in curves if c.startswith(f"{part}/loss_t/")) for part in ("train", "val")
+        f"{part} {kind.replace('_', ' ')}": sorted(c for c in curves if c.startswith(f"{part}/{kind}_t/"))
+        for part in ("train", "val")
+        for kind in kinds
     }
     scores = [m for m in table.metrics if m not in (NFE, SECONDS) and "/" not in m and "[" not in m]
     swept = [key for key in table.settings if not key.startswith("evaluation")]
-    losses = [c for c in ("train/loss", "val/loss") if c in curves]
+    losses = [c for c in (f"{part}/{kind}" for kind in kinds for part in ("train", "val")) if c in curves]
     sections = [
         ws.Section(
             name="Loss",
@@ -38,7 +41,7 @@ def build(table: Table, name: str, *, project: str, entity: str | None, group: s
             panels=[
                 *(wr.LinePlot(title=loss, x=STEP, y=[loss], log_y=True) for loss in losses),
                 *(
-                    wr.LinePlot(title=f"{part} loss per noise level", x=STEP, y=names, log_y=True)
+                    wr.LinePlot(title=f"{part} per noise level", x=STEP, y=names, log_y=True)
                     for part, names in levels.items()
                     if names
                 ),

@@ -211,7 +211,7 @@ def test_images_of_another_resolution_are_refused_before_the_reference_is_read(d
 def test_a_failed_metric_leaves_what_was_drawn(digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = Evaluator(num_samples=40, batch_size=16, metrics=["fd"])
     with monkeypatch.context() as broken:
-        broken.setattr("diffusion.evaluation.metrics.fidelity.frechet", lambda *_: 1 / 0)
+        broken.setattr("diffusion.evaluation.metrics.fd.frechet", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             plan.evaluate(model(), digits, tmp_path, real_baseline=False)
     generator = model()

@@ -106,8 +106,9 @@ def test_shifted_features_are_as_far_apart_as_the_shift() -> None:
     rows = torch.randn(500, 8, generator=torch.Generator().manual_seed(0))
     shift = torch.linspace(-1, 2, 8)
     layers = dict.fromkeys(fidelity.METRICS, "features")
-    scores = fidelity.compute(["fd"], Side({"features": rows + shift}), Side({"features": rows}), layers, PROTOCOL)
-    assert scores["fd"] == pytest.approx(float(shift.square().sum()), rel=1e-5)
+    metrics = fidelity.shipped(["fd"], PROTOCOL)
+    scores = fidelity.compute(metrics, Side({"features": rows + shift}), Side({"features": rows}), layers)
+    assert scores["fd"]["fd"] == pytest.approx(float(shift.square().sum()), rel=1e-5)
 
 
 def test_inception_score_of_certain_and_of_undecided_logits() -> None:
@@ -116,9 +117,9 @@ def test_inception_score_of_certain_and_of_undecided_logits() -> None:
     protocol = fidelity.Protocol(is_splits=1)
     certain = 100 * torch.eye(10).repeat(20, 1)
     for logits, score in ((certain, 10.0), (torch.ones(200, 10), 1.0)):
-        assert fidelity.compute(["is"], Side({"logits": logits}), Side({}), layers, protocol)["is"] == pytest.approx(
-            score
-        )
+        metrics = fidelity.shipped(["is"], protocol)
+        found = fidelity.compute(metrics, Side({"logits": logits}), Side({}), layers)["is"]["is"]
+        assert found == pytest.approx(score)
 
 
 def test_the_order_of_rows_matters_to_inception_score_and_kid() -> None:
@@ -127,7 +128,7 @@ def test_the_order_of_rows_matters_to_inception_score_and_kid() -> None:
     rows, other = torch.randn(300, 8, generator=random), torch.randn(300, 8, generator=random)
     layers = dict.fromkeys(fidelity.METRICS, "x")
     one, two = (
-        fidelity.compute(["is", "kid"], Side({"x": r}), Side({"x": other}), layers, PROTOCOL)
+        fidelity.compute(fidelity.shipped(["is", "kid"], PROTOCOL), Side({"x": r}), Side({"x": other}), layers)
         for r in (rows, rows.flip(0))
     )
     assert one["is"] != two["is"]

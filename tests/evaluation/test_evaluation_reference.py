@@ -13,6 +13,7 @@ import torch
 
 from diffusion.data.digits import Digits
 from diffusion.evaluation.evaluator import Evaluator
+from diffusion.evaluation.metrics.fidelity import Protocol, shipped
 from diffusion.evaluation.metrics.frechet import Statistics
 from diffusion.evaluation.reference import from_file
 
@@ -95,7 +96,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     path = tmp_path / "stats.pkl"
     path.write_bytes(pickle.dumps({"mu": np.zeros(2), "sigma": Harmful()}))
     with pytest.raises(ValueError, match=r"refers to posix\.mkdir, and only arrays are read"):
-        from_file(path, {}, ["fd"], {"fd": "features"})
+        from_file(path, {}, shipped(["fd"], Protocol()), {"fd": "features"})
     assert not (tmp_path / "harm").exists()
 
 
@@ -112,7 +113,12 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
 def test_files_that_do_not_serve_say_why(arrays: dict, metrics: list[str], message: str, tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", **arrays)
     with pytest.raises(ValueError, match=message):
-        from_file(tmp_path / "s.npz", {}, metrics, {"fd": "features", "sfd": "spatial", "kid": "features"})
+        from_file(
+            tmp_path / "s.npz",
+            {},
+            shipped(metrics, Protocol()),
+            {"fd": "features", "sfd": "spatial", "kid": "features"},
+        )
 
 
 def test_a_missing_file_is_named(digits: Digits) -> None:

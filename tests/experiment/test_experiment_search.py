@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import config
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from scripts_in_process import run_script
 from test_experiment_launchers import ROOT, TINY
 from toys import start, sweep, wait_for_cells
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.run.status import read_status
+from diffusion.experiment.sweep.measures import measures, refuse_unknown
 from diffusion.experiment.sweep.search import distribution, pruner, result, sampler, storage
+from diffusion.experiment.task import train
 
 optuna = pytest.importorskip("optuna")
 
@@ -131,6 +137,89 @@ def test_a_runs_number(tmp_path: Path):
     assert result(tmp_path, "fd") == 1.5
     (tmp_path / "evaluation" / "e" / "metrics.json").write_text('{"metr')
     assert result(tmp_path, "fd") is None
+
+
+def recorded(tmp_path: Path, *overrides: str) -> Path:
+    """The run folder of a training of two steps."""
+    cfg = config(tmp_path / "run", *QUICK, *overrides)
+    train.train(cfg)
+    return tmp_path / "run"
+
+
+QUICK = ["logger=csv", "network.channels=8", "~callbacks.samples", "~callbacks.progress", "trainer.max_steps=2"]
+QUICK += ["trainer.log_every_n_steps=2", "trainer.val_check_interval=2", "sampler=ddim", "sampler.steps=2"]
+QUICK += ["schedule.T=20"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["evaluation=digits", "evaluation.num_samples=20", "evaluation.metrics=[fd,is,kid,memorisation]"],
+        ["evaluation=likelihood", "evaluation.likelihood.num_samples=4", "objective=vlb", "objective.variance=small"],
+    ],
+)
+def test_what_a_run_has_measured_is_told_from_its_config(tmp_path: Path, overrides: list[str]):
+    """Each name that is told is found in a run, and each number of a run is told."""
+    folder = recorded(tmp_path, *overrides)
+    told = measures(config(folder, *QUICK, *overrides))
+    assert not told.unknown
+    for name in told.scores | told.columns:
+        if "_t/" not in name and "fd_class" not in name:
+            assert result(folder, name) is not None, name
+    columns = set((folder / "metrics.csv").read_text().splitlines()[0].split(",")) - {"step"}
+    assert {name for name in columns if not name.startswith("evaluation/")} <= told.columns
+    (record,) = folder.glob("evaluation/*/metrics.json")
+    for name in json.loads(record.read_text())["metrics"]:
+        assert told.refuse("metric", name) is None
+        assert told.refuse("metric", f"evaluation/{name}") is None
+
+
+@pytest.mark.parametrize(
+    ("chosen", "sentence"),
+    [
+        (
+            ["hydra.sweeper.metric=fdd", "evaluation=digits"],
+            "metric=fdd is.*mean hydra.sweeper.metric=fd?",
+        ),
+        (["hydra.sweeper.metric=val/los"], "did you mean hydra.sweeper.metric=val/loss?"),
+        (
+            ["hydra.sweeper.metric=fd", "evaluation=none"],
+            "metric=fd is measured by no run.*; set it to one",
+        ),
+        (["hydra.sweeper.metric=kid", "evaluation.metrics=[fd,is]"], "metric=kid is measured by no run"),
+        (
+            ["hydra.sweeper.metric=val/loss", "hydra.sweeper.pruner=median", "hydra.sweeper.report=val/lss"],
+            "did you mean hydra.sweeper.report=val/loss?",
+        ),
+    ],
+)
+def test_a_metric_that_no_trial_has_is_refused_before_any_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture, chosen: list[str], sentence: str
+):
+    with pytest.raises(pytest.fail.Exception):
+        run_script(search_of(tmp_path, *chosen))
+    assert re.search(sentence.replace("?", r"\?"), capsys.readouterr().err)
+    assert not list(tmp_path.glob("s/*/config.yaml"))
+
+
+def search_of(tmp_path: Path, *chosen: str) -> str:
+    line = ["scripts/train.py", "-m", "hydra/sweeper=search", f"paths.outputs={tmp_path}", "name=s", *QUICK, *chosen]
+    return " ".join([*line, "optimizer.lr='tag(log,interval(1e-4,1e-2))'", "hydra.sweeper.n_trials=1"])
+
+
+def test_a_choice_of_evaluations_may_have_the_metric_in_one(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    """None of the three is refused: one evaluation has it; an own callback may; a likelihood gives its own."""
+
+    def refuse_in(fixed: list[str], *rest: Any) -> None:
+        refuse_unknown(lambda lines: config(tmp_path, *lines), fixed, *rest)
+
+    refuse_in(QUICK, {"evaluation": ["none", "digits"]}, "fd", None)
+    refuse_in(["+callbacks.mine={_target_:a.Mine}"], {"seed": [0]}, "mine/number", None)
+    assert "callbacks.mine may measure it" in caplog.text
+    for name in ("bits_per_dim", "bits_per_dim_variational", "bits_per_dim_variational_897"):
+        refuse_in(["evaluation=likelihood"], {"seed": [0]}, name, "train/mse")
+    with pytest.raises(ConfigError, match=r"report=train/msee .* did you mean hydra\.sweeper\.report=train/mse"):
+        refuse_in([], {"seed": [0]}, "val/loss", "train/msee")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from run_folders import fingerprint, run_folder
 
 from diffusion.errors import ReportError
-from diffusion.evaluation.direction import better
+from diffusion.evaluation.naming import better
 from diffusion.evaluation.result import Result
 from diffusion.reporting import options
 from diffusion.reporting.ablation import Ablation, Measured
@@ -125,7 +125,7 @@ def test_the_direction_of_every_name_that_an_evaluation_writes(direction, names)
 
 
 def test_an_evaluation_states_the_direction_and_a_table_takes_it(tmp_path):
-    Result({"fid_50k": 3.0, "own_50k": 1.0}, {}, {}).write(tmp_path)
+    Result({"fid_50k": 3.0, "own_50k": 1.0}, {}, {}, better={"fid_50k": "lower"}).write(tmp_path)
     assert json.loads((tmp_path / "metrics.json").read_text())["better"] == {"fid_50k": "lower"}
     for i in range(2):
         run_folder(tmp_path / f"r{i}", lr=0.1 * (i + 1), scores={"e": ({"own_50k": 1.0 + i}, fingerprint())})

@@ -160,6 +160,23 @@ def test_metrics_csv_has_the_loss_per_noise_level_and_survives_a_resumption(trai
     assert float(rows[1]["val/loss"]) > 0
 
 
+def test_two_weightings_compare_by_the_unweighted_loss(train_config, tmp_path):
+    """One network under two weightings: other losses, the same unweighted one, which a constant weighting minimises."""
+    rows = {}
+    for name in ("constant", "snr_plus_one"):
+        folder = tmp_path / name
+        keys = ["trainer.max_steps=1", "trainer.log_every_n_steps=1", "trainer.val_check_interval=1"]
+        run(train_config(*keys, "optimizer.lr=0.0", f"objective/weighting={name}", folder=folder))
+        (rows[name],) = csv.DictReader((folder / "metrics.csv").open())
+    one, other = rows["constant"], rows["snr_plus_one"]
+    levels = [column for column in one if "unweighted_loss_t/" in column]
+    assert {column.partition("/")[0] for column in levels} == {"train", "val"}
+    for column in ("train/unweighted_loss", "val/unweighted_loss", *levels):
+        assert float(one[column]) == pytest.approx(float(other[column]), rel=1e-6)
+        assert float(one[column]) == pytest.approx(float(one[column.replace("unweighted_", "")]), rel=1e-6)
+    assert float(other["val/loss"]) > 1.1 * float(one["val/loss"])
+
+
 def test_speed_is_logged_as_arithmetic_a_second_and_as_a_share_of_the_machines(tmp_path):
     keys = ["network=mlp", "logger=csv", "evaluation=none", "~callbacks.samples", "trainer.max_steps=4"]
     cfg = config(tmp_path, *keys, "trainer.log_every_n_steps=2")

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 
 class OwnExtractor(FeatureExtractorBase):
-    """Gives ``features``, ``logits`` and ``spatial``; the first for every metric but the inception score."""
+    """Gives ``features``, ``logits`` and ``spatial``; the first for every metric but the inception score.
+
+    registered: its name, which every metric's name holds; another version of its weights is another name.
+    """
+
+    registered: ClassVar[str]
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:

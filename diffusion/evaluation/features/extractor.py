@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, Protocol
 
 import torch
@@ -14,6 +15,7 @@ from torch_fidelity.utils import create_feature_extractor
 
 from diffusion.describe import weights_sha256
 from diffusion.evaluation.features import inception
+from diffusion.evaluation.features.base import OwnExtractor
 from diffusion.evaluation.features.checked import verified
 from diffusion.evaluation.features.classifier import DigitsClassifier, FashionClassifier, GreyClassifier
 from diffusion.evaluation.features.efficientnet import SHA256 as EFFICIENTNET
@@ -44,13 +46,16 @@ class Extractor:
 
     name: ``digits-cnn-v1``, ``fashion-cnn-v1``, ``efficientnet-lite0``, ``inception`` (torch-fidelity's
     ``inception-v3-compat``, the one whose distance is called FID), ``dinov2-vit-l-14``, ``clip-vit-b-32`` or any other
-    registered name. weights: a local file where the weights are not shipped. sha256: what that file must hash to.
+    registered name; or the full path of an :class:`OwnExtractor` of one's own, whose ``registered`` is its name.
+    weights: a local file where the weights are not shipped. sha256: what that file must hash to.
 
     Raises:
         ValueError: an unknown name, a missing file, another hash.
     """
 
     def __init__(self, name: str, weights: str | None = None, sha256: str | None = None) -> None:
+        if "." in name and name not in FEATURE_EXTRACTORS_REGISTRY:
+            name = _own(name)
         self.name = name
         self.weights = weights
         self.sha256 = sha256
@@ -64,23 +69,23 @@ class Extractor:
             expected = inception.SHA256 if name == "inception" else None
             verified(weights, sha256 or expected)
 
-    def layer(self, metric: str) -> str:
-        """The layer that a metric reads.
+    def layer(self, metric: str, reads: str = "features") -> str:
+        """The layer that a metric reads: ``features``, ``spatial`` or ``logits``, under the extractor's own name.
 
         Raises:
             ValueError: this extractor has none for it.
         """
         features = str(self._class.get_default_feature_layer_for_metric("fid"))
-        if metric == "sfd":
+        if reads == "spatial":
             if "spatial" not in self._class.get_provided_features_list():
-                raise ValueError(f"{self.name} has no spatial features; leave sfd out of evaluation.metrics")
+                raise ValueError(f"{self.name} has no spatial features; leave {metric} out of evaluation.metrics")
             return "spatial"
-        if metric == "is":
+        if reads == "logits":
             logits = str(self._class.get_default_feature_layer_for_metric("isc"))
             if logits == features:
                 raise ValueError(
                     f"{self.name} gives no class probabilities, which the inception score is made of; "
-                    "leave is out of evaluation.metrics"
+                    f"leave {metric} out of evaluation.metrics"
                 )
             return logits
         return features
@@ -139,6 +144,27 @@ class Extractor:
         if issubclass(self._class, GreyClassifier):
             return self._class.sha256
         return {"inception": inception.SHA256, "efficientnet-lite0": EFFICIENTNET}.get(self.name, self._fetched)
+
+
+def _own(path: str) -> str:
+    """The name of an extractor by its full path, now in torch-fidelity's registry.
+
+    Raises:
+        ValueError: no such class.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        found: Any = vars(import_module(module))[name]
+    except (ModuleNotFoundError, KeyError) as error:
+        raise ValueError(
+            f"evaluation.extractor={path} is no class that can be imported ({error}); give package.module.Class"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, OwnExtractor) and hasattr(found, "registered")):
+        raise ValueError(f"evaluation.extractor={path} is no OwnExtractor with a name in 'registered'; give it both")
+    registry: dict[str, Any] = FEATURE_EXTRACTORS_REGISTRY
+    if registry.setdefault(found.registered, found).__qualname__ != found.__qualname__:
+        raise ValueError(f"evaluation.extractor={path} is named {found.registered!r}, as another is; rename it")
+    return str(found.registered)
 
 
 @torch.no_grad()

@@ -1,3 +1,6 @@
-"""Metrics of gathered rows, in torch-fidelity's arithmetic, and statistics files of other projects."""
+"""Metrics of gathered rows, one file each, in torch-fidelity's arithmetic; and statistics files of other projects."""
 
-__all__ = ["clip_score", "fidelity", "frechet", "memorisation", "statistics_file"]
+from diffusion.evaluation.metrics.base import ImageMetric, Metric
+from diffusion.evaluation.metrics.side import Side
+
+__all__ = ["ImageMetric", "Metric", "Side"]

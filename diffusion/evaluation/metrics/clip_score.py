@@ -9,18 +9,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffusion.evaluation.metrics.base import ImageMetric
 from diffusion.files import sha256_of
 
 
-class ClipScore:
-    """100 max(cos(image, caption), 0) in the space of a CLIP model (Hessel et al. 2021, with the weight 100 that the
-    text-to-image literature reports).
+class ClipScoreMetric(ImageMetric):
+    """``clip_score``: 100 max(cos(image, caption), 0) in the space of a CLIP model (Hessel et al. 2021, with the
+    weight 100 that the text-to-image literature reports).
 
     folder: a model as ``transformers`` saves one (weights, tokenizer, image processor); nothing is downloaded.
 
     Raises:
         ValueError: no such folder, or ``transformers`` is not installed.
     """
+
+    better = "higher"
+    name = "clip_score"
+    texts = True
 
     def __init__(self, folder: str | None) -> None:
         if folder is None or not (Path(folder) / "config.json").is_file():
@@ -39,8 +44,7 @@ class ClipScore:
         self.processor = CLIPProcessor.from_pretrained(self.folder, local_files_only=True)
 
     @torch.no_grad()
-    def __call__(self, images: Tensor, texts: Sequence[str] | None) -> Tensor:
-        """uint8 (B, C, H, W) and B captions -> (B,) float32 on the CPU."""
+    def rows(self, images: Tensor, texts: Sequence[str] | None) -> Tensor:
         if texts is None:
             raise ValueError("clip_score needs captions, and these data have none; leave it out of evaluation.metrics")
         device = next(self.model.parameters()).device

@@ -12,24 +12,15 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from diffusion.evaluation.metrics.base import Metric
+from diffusion.evaluation.metrics.nearest import nearest
+from diffusion.evaluation.metrics.side import Side
 from diffusion.files import replacing
+
+__all__ = ["MemorisationMetric", "memorisation", "nearest", "save_pairs"]
 
 CLOSE = 0.01
 """Share of unseen real images nearer to the training set than the threshold below which a sample is a copy."""
-
-
-def nearest(rows: Tensor, real: Tensor, chunk: int = 4096) -> tuple[Tensor, Tensor]:
-    """Distance (N,) of each row (N, D) to its nearest real row (M, D), and the index of that row (N,)."""
-    best = torch.full((len(rows),), torch.inf)
-    where = torch.zeros(len(rows), dtype=torch.long)
-    for start in range(0, len(rows), chunk):
-        part = slice(start, start + chunk)
-        for offset in range(0, len(real), chunk):
-            distance, at = torch.cdist(rows[part], real[offset : offset + chunk]).min(dim=1)
-            closer = distance < best[part]
-            best[part] = torch.where(closer, distance, best[part])
-            where[part] = torch.where(closer, at + offset, where[part])
-    return best, where
 
 
 def memorisation(ours: Tensor, theirs: Tensor) -> dict[str, float]:
@@ -45,6 +36,18 @@ def memorisation(ours: Tensor, theirs: Tensor) -> dict[str, float]:
         "nearest_ratio": float(ours.median() / theirs.median()),
         "copies": float((ours < threshold).float().mean()),
     }
+
+
+class MemorisationMetric(Metric):
+    """``nearest_ratio`` and ``copies``: see :func:`memorisation`."""
+
+    better = {"copies": "lower"}  # noqa: RUF012 - read only; the ratio is best at 1
+    held_out = True
+
+    def __call__(self, generated: Side, reference: Side, layer: str, held_out: Side | None = None) -> dict[str, float]:
+        if held_out is None:
+            return {}
+        return memorisation(*(side.to_nearest(layer, reference)[0] for side in (generated, held_out)))
 
 
 def save_pairs(samples: Tensor, real: Tensor, path: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from diffusion.data.classes import read_classes
 from diffusion.describe import key, tensors_sha256
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build, build_model
@@ -74,6 +75,7 @@ def load_model(cfg: DictConfig, run: Path, checkpoint: str = "last", weights: st
             f"the first is {wrong[0]}; give the run folder that it belongs to"
         )
     model.load_state_dict(state)
+    model.classes = read_classes(run) or ()
     if compile := cfg.module.get("compile"):
         model.compile_network(compile)
     return model.eval()

@@ -172,8 +172,13 @@ def extractor(cfg: Plain) -> str | None:
 
 def likelihood(cfg: Plain) -> str | None:
     evaluation = _part(cfg, "evaluation")
-    alone = "likelihood" in evaluation and "_target_" not in evaluation
-    return "evaluation/likelihood needs an evaluation; choose one too, such as evaluation=digits" if alone else None
+    alone = next((key for key in ("likelihood", "metric") if key in evaluation), None)
+    return (
+        f"evaluation/{alone} is measured beside an evaluation; choose one too, such as evaluation=digits, or "
+        "evaluation=likelihood for bits per dimension alone"
+        if alone and "_target_" not in evaluation
+        else None
+    )
 
 
 def has_latents(cfg: Plain) -> bool:

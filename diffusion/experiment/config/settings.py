@@ -92,8 +92,12 @@ TOP: Mapping[str, Kind] = {
     "matmul_precision": one_of("highest", "high", "medium"),
     "labels": Kind(
         "balanced, drawn, a class (its number, or its name where the run has names), or a list of classes that samples "
-        "have in turn",
-        lambda value: LABEL.fits(value) or (isinstance(value, list) and value != [] and all(map(LABEL.fits, value))),
+        "have in turn, or null",
+        lambda value: (
+            value is None
+            or LABEL.fits(value)
+            or (isinstance(value, list) and value != [] and all(map(LABEL.fits, value)))
+        ),
     ),
     "text": TEXT_OR_LIST.or_null(),
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),

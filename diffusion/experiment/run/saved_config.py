@@ -52,6 +52,8 @@ def with_run(cfg: DictConfig) -> DictConfig:
     for room in OVERRIDABLE:
         mine = cfg.get(room) or OmegaConf.create({})
         if cfg.choices.get(room) is None:
+            if OmegaConf.select(mine, "likelihood._target_") is not None:  # another one keeps no settings of the run's
+                OmegaConf.update(composed, f"{room}.likelihood", None)
             merged[room] = OmegaConf.merge(composed[room], mine)
         else:
             merged[room] = mine

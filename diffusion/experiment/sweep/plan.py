@@ -119,6 +119,13 @@ class Layout:
             parsed = OverridesParser.create().parse_overrides(overrides)
             raise ConfigError(f"{' '.join(overrides)}: {explain(error, parsed, None, [])}") from None
 
+    def glance(self, overrides: list[str]) -> DictConfig:
+        """:meth:`compose`, after which ``${hydra:...}`` speaks of the sweep again."""
+        try:
+            return self.compose(overrides)
+        finally:
+            HydraConfig.instance().set_config(self.config)
+
     def checked(self, overrides: list[str], swept: Sequence[str] = ()) -> tuple[DictConfig, str]:
         """A job's config without an error that can be found before it runs, and its identity.
 

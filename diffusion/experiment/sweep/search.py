@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.sweep.measures import names, refuse_unknown
 from diffusion.experiment.sweep.plan import Cell, Layout
 from diffusion.experiment.sweep.run import Sweep, refuse_ranks, remembering
 
@@ -44,7 +45,8 @@ class Search:
     """One study.
 
     Raises:
-        ConfigError: nothing to search; a study over another space in the same folder.
+        ConfigError: nothing to search; a metric or a report that no trial will have; a study over another space in the
+            same folder.
     """
 
     def __init__(self, sweeper: Any, arguments: list[str]) -> None:
@@ -61,6 +63,9 @@ class Search:
             )
         self.context = remembering(sweeper.context)
         self.layout = Layout(self.context, sweeper.task, sweeper.config)
+        choices = {key: getattr(space, "choices", None) or [space.low] for key, space in self.space.items()}
+        report = None if sweeper.pruner == "none" else str(sweeper.report)
+        refuse_unknown(self.layout.glance, self.fixed, choices, str(sweeper.metric), report)
         self.folder = Path(str(sweeper.config.hydra.sweep.dir))
         self.study = self._open()
 
@@ -251,9 +256,7 @@ def result(folder: Path, metric: str) -> float | None:
         except (ValueError, KeyError):
             continue
         # names carry the extractor and the number of samples: fd is fd_digits-cnn-v1_897
-        named = [
-            k for k in metrics if k == metric or (k.startswith(f"{metric}_") and not k.startswith(f"{metric}_std"))
-        ]
+        named = [k for k in metrics if names(metric, k)]
         if named:
             return float(metrics[named[0]])
     try:

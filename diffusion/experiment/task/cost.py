@@ -35,7 +35,7 @@ def cost(cfg: DictConfig) -> Cost:
     """
     calls = network_calls(cfg)
     once = flops(cfg)
-    samples = int(cfg.evaluation.num_samples) * int(cfg.evaluation.get("repeats", 1)) if cfg.evaluation else 0
+    samples = int(cfg.evaluation.get("num_samples") or 0) * int(cfg.evaluation.get("repeats", 1))  # 0 of a likelihood
     batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
     return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), (calls or 0.0) * once * samples)
 

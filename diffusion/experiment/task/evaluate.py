@@ -40,6 +40,7 @@ from diffusion.experiment.run.status import SKIPPED
 from diffusion.experiment.task.sample import build_pipeline, settings_name
 from diffusion.files import sha256_of
 from diffusion.model import DiffusionModel
+from diffusion.pipeline.single import SinglePipeline
 
 log = logging.getLogger(__name__)
 
@@ -144,11 +145,15 @@ def target(cfg: DictConfig) -> Path:
     if cfg.get("images") is not None:  # nothing else of the folder's name says which, and against what
         data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.get("data") else None
         decides += [str(Path(cfg.images).resolve()), data]
+    if cfg.get("text"):
+        decides += [{"text": list(cfg.text)}]
     settings = json.dumps(decides if len(decides) > 1 else decides[0], sort_keys=True)
-    how = f"{cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+    alone = "extractor" not in cfg.evaluation  # bits per dimension and no score of samples
+    how = f"{'bits_per_dim' if alone else cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
     if cfg.get("images") is not None:
         return Path(cfg.output) / how
-    what = settings_name(cfg, num_samples=cfg.evaluation.num_samples, seed=cfg.evaluation.seed)
+    count = (cfg.evaluation.likelihood.num_samples or "test") if alone else cfg.evaluation.num_samples
+    what = settings_name(cfg, num_samples=count, seed=cfg.evaluation.seed)
     return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
 
 
@@ -186,7 +191,7 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
 
 
 def _plan(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Forecast:
-    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
+    pipeline = _pipeline(cfg, evaluator, model, data)
     with progress() as show, user_errors():
         forecast = evaluator.forecast(pipeline, data, target(cfg), progress=show)
     if rank() == 0:
@@ -201,10 +206,20 @@ def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, d
         "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
-    pipeline = build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, data.split("test").requests)
+    pipeline = _pipeline(cfg, evaluator, model, data)
     if rank() == 0:
         _keep_other(target(cfg), about["checkpoint_sha256"], code_of(resolved(cfg), SCORING))
     return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
+
+
+def _pipeline(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any) -> SinglePipeline:
+    """What draws: sample i has row i mod n of the held-out images' columns, or of the captions that are given."""
+    columns = dict(data.split("test").requests)
+    if cfg.get("text"):
+        if "text" not in model.conditioner.columns:
+            raise ConfigError("text gives captions, and this model's conditioner reads none; leave text out")
+        columns["text"] = tuple(cfg.text)
+    return build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, columns)
 
 
 def _score_images(cfg: DictConfig, evaluator: Evaluator, where: torch.device) -> Result:
@@ -213,7 +228,13 @@ def _score_images(cfg: DictConfig, evaluator: Evaluator, where: torch.device) ->
     except ValueError as error:
         raise ConfigError(str(error)) from error
     data = build_data(cfg) if cfg.get("data") else None
-    more = {"labels": labels, "device": where, "about": {"images": Path(cfg.images).name, "code": environment()["git"]}}
+    texts = [cfg.text[i % len(cfg.text)] for i in range(len(images))] if cfg.text else None
+    more = {
+        "labels": labels,
+        "texts": texts,
+        "device": where,
+        "about": {"images": Path(cfg.images).name, "code": environment()["git"]},
+    }
     return _evaluate(cfg, evaluator, images, data, more)
 
 

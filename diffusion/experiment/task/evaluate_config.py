@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.overrides import quote, text_of
 from diffusion.experiment.run.saved_config import overridable_overrides, with_run
-from diffusion.experiment.task.sample_config import numbered
+from diffusion.experiment.task.sample_config import numbered, prompts_of
 
 
 def score_overrides(overrides: list[str]) -> list[str]:
@@ -46,11 +46,15 @@ def whole(cfg: DictConfig) -> DictConfig:
     if cfg.images is not None:
         if not cfg.get("evaluation"):
             raise ConfigError("images are scored by an evaluation that you choose; add evaluation=<name>")
+        if "extractor" not in cfg.evaluation:
+            raise ConfigError("images have no likelihood; choose an evaluation that scores samples, such as digits")
         if not cfg.get("data") and cfg.evaluation.get("reference", "train") in ("train", "test"):
             raise ConfigError("images are compared with data; add data=<name>, or evaluation.reference=<file>")
         if cfg.get("plan"):
             raise ConfigError("plan=true foretells the time of drawing, and images are drawn already; leave it out")
-        return cfg
+        if cfg.labels is not None:
+            raise ConfigError("labels chooses what a model draws, and images are drawn already; leave it out")
+        return OmegaConf.merge(cfg, {"text": prompts_of(cfg), "text_file": None})  # type: ignore[return-value]
     if cfg.run is None:
         raise ConfigError(
             "nothing to score; give run=<run folder>, checkpoint=<file in one> or images=<folder or .npz>"
@@ -63,7 +67,16 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError("the run has no evaluation of its own; add evaluation=<name>")
     OmegaConf.set_struct(merged, False)
     merged.trainer, merged.images, merged.output = cfg.get("trainer"), None, cfg.output
-    if "labels" in merged.evaluation:
+    merged.text, merged.text_file = prompts_of(merged), None
+    asked = [key for key in ("labels", "text") if merged[key] is not None]
+    if asked and "labels" not in merged.evaluation:
+        raise ConfigError(
+            f"{asked[0]} chooses what is drawn, and evaluation=likelihood draws nothing: each image is measured "
+            f"under its own; leave {asked[0]} out"
+        )
+    if merged.labels is not None:
+        merged.evaluation.labels = numbered(merged, merged.labels, "labels")
+    elif "labels" in merged.evaluation:
         merged.evaluation.labels = numbered(merged, merged.evaluation.labels, "evaluation.labels")
     OmegaConf.set_struct(merged, True)
     return merged

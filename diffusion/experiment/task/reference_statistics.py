@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 def reference(cfg: DictConfig) -> None:
     """Builds the reference of ``cfg.data`` for ``cfg.evaluation``, on as many ranks as the trainer asks for."""
-    if not cfg.evaluation:
+    if "extractor" not in cfg.evaluation:
         raise ConfigError("a reference is made of an extractor's features; choose evaluation=<name>")
     with interruptible("no reference was written, and those of others are as they were; run the same command again"):
         if joined() or wanted_ranks(cfg) == 1:

@@ -120,7 +120,7 @@ def build_pipeline(
     return pipeline
 
 
-def settings_name(cfg: DictConfig, num_samples: int, seed: int, facts: Mapping[str, Any] | None = None) -> str:
+def settings_name(cfg: DictConfig, num_samples: int | str, seed: int, facts: Mapping[str, Any] | None = None) -> str:
     """A folder name from the settings: ``ddim-50_trailing_clip_64_seed0``, and a hash of all that decides the samples.
 
     facts: what decides them; the settings of ``cfg`` where ``None``.

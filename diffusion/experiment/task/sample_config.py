@@ -37,7 +37,7 @@ def whole(cfg: DictConfig) -> DictConfig:
     checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
     if merged.output:
         check_output(Path(str(merged.output)))
-    prompts = _prompts(merged)
+    prompts = prompts_of(merged)
     count = merged.num_samples
     if count is None:
         count = DEFAULT if prompts is None else EACH * max(1, len(prompts))
@@ -62,6 +62,8 @@ def numbered(cfg: DictConfig, labels: Any, key: str) -> Any:
         ConfigError: a class that the run's model does not have, or a class where it has none.
     """
     labels = OmegaConf.to_container(labels) if OmegaConf.is_list(labels) else labels
+    if labels is None:
+        return POLICIES[0]
     if labels in POLICIES or not TOP["labels"].fits(labels):  # what is no label is refused with the other settings
         return labels
     classes = _count(OmegaConf.to_container(cfg.conditioner, resolve=True)) if cfg.get("conditioner") else 0
@@ -131,7 +133,12 @@ def _count(conditioner: Any) -> int:
     return int(conditioner.get("num_classes") or next(filter(None, map(_count, conditioner.values())), 0))
 
 
-def _prompts(cfg: DictConfig) -> list[str] | None:
+def prompts_of(cfg: DictConfig) -> list[str] | None:
+    """``text``, or the lines of ``text_file``, as a list.
+
+    Raises:
+        ConfigError: both, a file that cannot be read or has none, or ``negative`` without prompts.
+    """
     prompts: Any = OmegaConf.to_container(cfg.text) if OmegaConf.is_list(cfg.text) else cfg.text
     if cfg.text_file is not None:
         if prompts is not None:
@@ -146,6 +153,6 @@ def _prompts(cfg: DictConfig) -> list[str] | None:
         prompts = [line for line in lines if line.strip()]
         if not prompts:
             raise ConfigError(f"text_file={cfg.text_file} has no prompts; write one a line")
-    if prompts is None and cfg.negative is not None:
+    if prompts is None and cfg.get("negative") is not None:
         raise ConfigError("negative is the prompt that guidance leads away from; give text too")
     return [prompts] if isinstance(prompts, str) else prompts

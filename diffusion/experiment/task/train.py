@@ -87,6 +87,7 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     parts = identities(cfg)
     module = build_module(cfg)
     module.parts = plain(parts)
+    module.model.classes = module.average.classes = data.classes or ()
     if cfg.resume is not None:
         _expect_same_parts(folder / LAST, module, parts)
     elif cfg.initial.run is not None:
@@ -94,7 +95,8 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
         module.average.load_state_dict(module.model.state_dict())
     if module.objective.sampled:
         with user_errors():  # what cannot be drawn is an error before the first step
-            module.average.pipeline(columns=data.split("test").requests).check()
+            labels = getattr(evaluator, "labels", "balanced")
+            module.average.pipeline(labels=labels, columns=data.split("test").requests).check()
     if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
         with user_errors():
             likelihood.check(module.average.guided())

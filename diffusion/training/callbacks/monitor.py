@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -22,15 +23,19 @@ log = logging.getLogger(__name__)
 
 
 class LossByLevel(Metric):
-    """Mean loss, over all times and over ``bins`` equal parts of t in (0, 1]; exact over ranks (sums are reduced)."""
+    """Mean loss, over all times and over ``bins`` equal parts of t in (0, 1]; exact over ranks (sums are reduced).
+
+    name: what :meth:`compute` calls it.
+    """
 
     full_state_update = False
     total: Tensor
     count: Tensor
 
-    def __init__(self, bins: int = 10) -> None:
+    def __init__(self, bins: int = 10, name: str = "loss") -> None:
         super().__init__()
         self.bins = bins
+        self.name = name
         self.add_state("total", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -42,15 +47,46 @@ class LossByLevel(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """``loss`` and ``loss_t/<from>-<to>`` for each part of t that was drawn from."""
-        out = {"loss": self.total.sum() / self.count.sum()}
+        out = {self.name: self.total.sum() / self.count.sum()}
         for i, (total, count) in enumerate(zip(self.total, self.count, strict=True)):
             if count > 0:
-                out[f"loss_t/{i / self.bins:g}-{(i + 1) / self.bins:g}"] = total / count
+                out[f"{self.name}_t/{i / self.bins:g}-{(i + 1) / self.bins:g}"] = total / count
         return out
+
+
+class _Losses:
+    """The loss and, where there is one, the unweighted loss."""
+
+    def __init__(self, bins: int) -> None:
+        self.weighted, self.unweighted = LossByLevel(bins), LossByLevel(bins, "unweighted_loss")
+
+    def to(self, device: torch.device) -> None:
+        self.weighted.to(device)
+        self.unweighted.to(device)
+
+    def reset(self) -> None:
+        self.weighted.reset()
+        self.unweighted.reset()
+
+    def update(self, outputs: Sequence[dict[str, Any]]) -> Tensor:
+        """What steps returned -> their losses (B,)."""
+        losses = torch.cat([one["per_sample"] for one in outputs])
+        t = torch.cat([one["t"] for one in outputs]).to(losses.device)
+        self.weighted.update(losses, t)
+        plain = [one["unweighted"] for one in outputs if one.get("unweighted") is not None]
+        if len(plain) == len(outputs):
+            self.unweighted.update(torch.cat(plain), t)
+        return losses
+
+    def compute(self) -> dict[str, Tensor]:
+        return {**self.weighted.compute(), **(self.unweighted.compute() if self.unweighted.update_called else {})}
 
 
 class Monitor(Callback):
     """Logs training every ``trainer.log_every_n_steps`` steps and validation at its end.
+
+    ``loss`` is what is minimised; ``unweighted_loss`` is :attr:`diffusion.objective.base.Loss.unweighted`, where the
+    objective has one: two weightings of one target compare by it, at each noise level (``unweighted_loss_t/0-0.1``).
 
     Between two logs a step costs a list append: nothing is read back from the device. Speed is images a second over
     all ranks, TFLOP/s of a rank's network (forward and backward), and its share of what the machine does at best
@@ -65,7 +101,7 @@ class Monitor(Callback):
 
     def __init__(self, bins: int = 10) -> None:
         self.latest: dict[str, float] = {}
-        self._train, self._val = LossByLevel(bins), LossByLevel(bins)
+        self._train, self._val = _Losses(bins), _Losses(bins)
         self._parts: dict[str, MeanMetric] = {}
         self._pending: list[dict[str, Any]] = []
         self._logged = -1
@@ -110,7 +146,7 @@ class Monitor(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._val.update(outputs["per_sample"], outputs["t"].to(outputs["per_sample"].device))
+        self._val.update([outputs])
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._val.to(pl_module.device)
@@ -121,8 +157,7 @@ class Monitor(Callback):
 
     def _log_training(self, trainer: pl.Trainer) -> None:
         pending, self._pending = self._pending, []
-        losses = torch.cat([outputs["per_sample"] for outputs in pending])
-        self._train.update(losses, torch.cat([outputs["t"] for outputs in pending]).to(losses.device))
+        losses = self._train.update(pending)
         values = {f"train/{name}": float(value) for name, value in self._train.compute().items()}
         for name in pending[0]["logs"]:
             part = self._parts.setdefault(name, MeanMetric().to(losses.device))

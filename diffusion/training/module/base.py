@@ -109,6 +109,7 @@ class TrainingModule(pl.LightningModule):
         return {
             "loss": loss.total.mean(),
             "per_sample": loss.total.detach(),
+            "unweighted": None if loss.unweighted is None else loss.unweighted.detach(),
             "t": loss.t,
             "logs": {**logs, **{name: value.detach() for name, value in loss.logs.items()}},
         }
@@ -139,7 +140,7 @@ class TrainingModule(pl.LightningModule):
             size=len(held_out),
         )
         loss = self.loss(batch, randomness, ema=True, step=self.progress())
-        return {"per_sample": loss.total, "t": loss.t}
+        return {"per_sample": loss.total, "unweighted": loss.unweighted, "t": loss.t}
 
     def configure_optimizers(self) -> Any:
         if self.rival is not None:
