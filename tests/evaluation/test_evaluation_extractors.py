@@ -146,7 +146,7 @@ def test_inception_score_needs_class_probabilities() -> None:
 def test_only_inceptions_distance_is_called_fid() -> None:
     with pytest.raises(ValueError, match="list 'fd' in"):
         Evaluator("dinov2-vit-l-14", ["fid"])
-    assert Evaluator("inception", ["fid", "sfid"]).metrics == ["fd", "sfd"]
+    assert list(Evaluator("inception", ["fid", "sfid"]).metrics) == ["fd", "sfd"]
 
 
 def test_efficientnet_knows_a_palace_and_a_daisy() -> None:
