@@ -99,6 +99,19 @@ TOP: Mapping[str, Kind] = {
             or (isinstance(value, list) and value != [] and all(map(LABEL.fits, value)))
         ),
     ),
+    **dict.fromkeys(
+        ("columns", "plot"),
+        Kind(
+            "a list of names, each with a title where you like (fid_50k:FID)",
+            lambda value: (
+                TEXT.fits(value)
+                or (
+                    isinstance(value, list)
+                    and all(TEXT.fits(v) or (isinstance(v, dict) and len(v) == 1) for v in value)
+                )
+            ),
+        ),
+    ),
     "text": TEXT_OR_LIST.or_null(),
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
     "freeze": TEXTS,
