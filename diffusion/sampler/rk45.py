@@ -29,6 +29,7 @@ class RK45Sampler(Sampler):
     """
 
     order = 5
+    refines = False
     invertible = True
 
     def __init__(

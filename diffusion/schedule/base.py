@@ -114,6 +114,23 @@ class Schedule(ABC):
         """Standard deviation of the noise that sampling starts from at ``start``."""
         return start.sigma
 
+    def check(self) -> None:
+        """Raises:
+        ValueError: sigma / alpha does not grow strictly with t, or a coefficient is negative or no number.
+        """
+        t = torch.linspace(0, 1, 33, dtype=torch.float64)
+        alpha, sigma = self.coefficients(t)
+        right = (alpha >= 0) & (sigma >= 0)  # comparisons with what is no number are false
+        angle = torch.atan2(sigma, alpha)
+        rises = angle[1:] > angle[:-1]
+        if not (right.all() and rises.all()):
+            i = int((~right).nonzero()[0] if not right.all() else (~rises).nonzero()[0] + 1)
+            raise ValueError(
+                f"the log-SNR of a schedule falls strictly with t, and {type(self).__name__} has alpha "
+                f"{float(alpha[i]):g} and sigma {float(sigma[i]):g} at t = {float(t[i]):g}"
+                + (f" after {float(alpha[i - 1]):g} and {float(sigma[i - 1]):g} at {float(t[i - 1]):g}" if i else "")
+            )
+
 
 class VariancePreservingSchedule(Schedule):
     """alpha^2 + sigma^2 = 1, given log alpha(t). Sampling starts from N(0, 1), as in DDPM."""

@@ -166,6 +166,8 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
                 from lightning_fabric.plugins.environments import LightningEnvironment
 
                 built(plugins=[LightningEnvironment()])  # whatever a SLURM allocation says
+            elif path == "schedule":
+                built.check()
             elif values.get("_partial_") and path.count(".") == (room == "guidance"):
                 built(_stand_in(room))
     except Exception as error:

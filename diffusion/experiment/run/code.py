@@ -190,7 +190,7 @@ def _counts(package: str, own: frozenset[str]) -> bool:
     """This project's, a part's, or one that lies in no ``site-packages``."""
     spec = find_spec(package)
     places = [*(spec.submodule_search_locations or ()), spec.origin or ""] if spec else []
-    return package == "diffusion" or package in own or not any("site-packages" in place for place in places)
+    return package == "diffusion" or package in own or not any("site-packages" in str(place) for place in places)
 
 
 @cache
