@@ -31,6 +31,7 @@ NO_SEED: list[Any] = [-1, 2**63, 1.0, "x", True, None]
 NO_SWITCH: list[Any] = ["yes please", 7, None]
 NO_SIZE: list[Any] = [0, -1.0, "big", True, None, float("inf"), float("nan")]
 NO_LIST: list[Any] = ["a", 3, [3], None]
+NO_NAMES: list[Any] = [3, [3], None, [""], {"a": "b", "c": "d"}, [{}]]
 WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(["run", "checkpoint", "images", "output", "resume", "remarks", "text_file"], NO_TEXT),
     **dict.fromkeys(["num_samples", "batch_size", "step"], NO_COUNT),
@@ -49,6 +50,7 @@ WRONG: dict[str, list[Any]] = {
     "name": ["../x", "a/../../x", "/tmp/x", "", 7, None],
     **dict.fromkeys(["freeze", "tags", "train", "evaluate"], NO_LIST),
     "cells": [3, [3], None],
+    **dict.fromkeys(["columns", "plot"], NO_NAMES),
 }
 RIGHT: dict[str, list[Any]] = {
     "seed": [0, 2**63 - 1],
@@ -59,6 +61,7 @@ RIGHT: dict[str, list[Any]] = {
     "checkpoint": ["ema_0.080", "/a/ü (1).ckpt"],
     "compile": [True, False, "reduce-overhead"],
     "name": ["a", "a/b", "a..b"],
+    "columns": [[], "NFE", ["NFE", "fid_50k:FID", {"is_50k": "IS"}]],
 }
 KEYS = [
     (file.stem, key)

@@ -44,7 +44,7 @@ def test_groups_over_seeds(tmp_path):
     groups = over_seeds(made(tmp_path))
     assert groups.settings == ["sampler.steps"]
     assert [(row.n, row.values[FD].mean, row.values[FD].std) for row in groups.rows] == [(1, 10.0, None), (3, 2.0, 1.0)]
-    assert "| 2.0 ± 1.0 |" in as_markdown(paper_table(of_comparison(groups, grouped=True)))
+    assert "| **2.0** ± 1.0 |" in as_markdown(paper_table(of_comparison(groups, grouped=True)))
 
 
 def test_numbers_are_sorted_by_their_size(tmp_path):

@@ -59,6 +59,11 @@ RUN_WEIGHTS = Kind(
     lambda value: value in WEIGHTS,
 )
 LABEL = Kind("", lambda value: (_whole(value) and value >= 0) or TEXT.fits(value))
+NAME = Kind("", lambda value: TEXT.fits(value) or (isinstance(value, Mapping) and len(value) == 1))
+NAMES = Kind(
+    "a list of names or name:title, such as [fid_50k:FID]",
+    lambda value: NAME.fits(value) or (isinstance(value, list) and all(map(NAME.fits, value))),
+)
 TOP: Mapping[str, Kind] = {
     "run": TEXT.or_null(),
     "checkpoint": TEXT.or_null(),
@@ -99,6 +104,8 @@ TOP: Mapping[str, Kind] = {
     "freeze": TEXTS,
     "tags": TEXTS,
     "cells": Kind("a text or a list of texts", lambda value: TEXT.fits(value) or TEXTS.fits(value)),
+    "columns": NAMES,
+    "plot": NAMES,
     "train": TEXTS,
     "evaluate": TEXTS,
 }
