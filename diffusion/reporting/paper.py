@@ -148,7 +148,7 @@ def choose(given: Any, items: Items, key: str, most: int | None = None) -> list[
     Raises:
         ReportError: something else, an unknown name with the nearest one, a name twice, or more than ``most``.
     """
-    known = [*items.settings] if key == "plot" else [*items.metrics, *items.settings]
+    known = items.settings if key == "plot" else list(dict.fromkeys([*items.metrics, *items.settings]))
     out: list[tuple[str, str]] = []
     for entry in [given] if given and isinstance(given, str | Mapping) else given or []:
         if isinstance(entry, Mapping) and len(entry) == 1:

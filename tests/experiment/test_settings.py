@@ -31,6 +31,7 @@ NO_SEED: list[Any] = [-1, 2**63, 1.0, "x", True, None]
 NO_SWITCH: list[Any] = ["yes please", 7, None]
 NO_SIZE: list[Any] = [0, -1.0, "big", True, None, float("inf"), float("nan")]
 NO_LIST: list[Any] = ["a", 3, [3], None]
+NO_NAMES: list[Any] = [3, [3], None, [""], {"a": "b", "c": "d"}, [{}]]
 WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(["run", "checkpoint", "images", "output", "resume", "remarks", "text_file"], NO_TEXT),
     **dict.fromkeys(["num_samples", "batch_size", "step"], NO_COUNT),
@@ -43,8 +44,6 @@ WRONG: dict[str, list[Any]] = {
     "weights": ["EMA", "Raw", "average", "", 1, None, ["ema"]],
     "compile": ["fast", 1, None],
     "matmul_precision": ["HIGH", "tf32", 1, None],
-    "columns": [3, [3], None],
-    "plot": [3, [3], None],
     "code": ["keeep", "yes", 1, None],
     "labels": [-1, 1.5, True, [], [1, -1], [0.5], {"a": 1}],
     "text": [7, [], [1], ""],
@@ -52,6 +51,7 @@ WRONG: dict[str, list[Any]] = {
     "name": ["../x", "a/../../x", "/tmp/x", "", 7, None],
     **dict.fromkeys(["freeze", "tags", "train", "evaluate"], NO_LIST),
     "cells": [3, [3], None],
+    **dict.fromkeys(["columns", "plot"], NO_NAMES),
 }
 RIGHT: dict[str, list[Any]] = {
     "seed": [0, 2**63 - 1],
@@ -62,6 +62,7 @@ RIGHT: dict[str, list[Any]] = {
     "checkpoint": ["ema_0.080", "/a/ü (1).ckpt"],
     "compile": [True, False, "reduce-overhead"],
     "name": ["a", "a/b", "a..b"],
+    "columns": [[], "NFE", ["NFE", "fid_50k:FID", {"is_50k": "IS"}]],
 }
 KEYS = [
     (file.stem, key)

@@ -59,6 +59,11 @@ RUN_WEIGHTS = Kind(
     lambda value: value in WEIGHTS,
 )
 LABEL = Kind("", lambda value: (_whole(value) and value >= 0) or TEXT.fits(value))
+NAME = Kind("", lambda value: TEXT.fits(value) or (isinstance(value, Mapping) and len(value) == 1))
+NAMES = Kind(
+    "a list of names or name:title, such as [fid_50k:FID]",
+    lambda value: NAME.fits(value) or (isinstance(value, list) and all(map(NAME.fits, value))),
+)
 TOP: Mapping[str, Kind] = {
     "run": TEXT.or_null(),
     "checkpoint": TEXT.or_null(),
@@ -99,24 +104,13 @@ TOP: Mapping[str, Kind] = {
             or (isinstance(value, list) and value != [] and all(map(LABEL.fits, value)))
         ),
     ),
-    **dict.fromkeys(
-        ("columns", "plot"),
-        Kind(
-            "a list of names, each with a title where you like (fid_50k:FID)",
-            lambda value: (
-                TEXT.fits(value)
-                or (
-                    isinstance(value, list)
-                    and all(TEXT.fits(v) or (isinstance(v, dict) and len(v) == 1) for v in value)
-                )
-            ),
-        ),
-    ),
     "text": TEXT_OR_LIST.or_null(),
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
     "freeze": TEXTS,
     "tags": TEXTS,
     "cells": Kind("a text or a list of texts", lambda value: TEXT.fits(value) or TEXTS.fits(value)),
+    "columns": NAMES,
+    "plot": NAMES,
     "train": TEXTS,
     "evaluate": TEXTS,
 }
