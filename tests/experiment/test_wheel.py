@@ -62,7 +62,7 @@ def test_a_project_made_from_the_wheel_trains_sweeps_resumes_scores_and_passes_i
     call([alphabar, "train", f"resume={run}", "trainer.max_steps=6"], project)
     call([alphabar, "sample", f"run={run}", "num_samples=4", "sampler=held", "sampler.steps=3"], project)
     call([alphabar, "evaluate", f"run={run}", "sampler=ddim", "sampler.steps=2"], project)
-    assert "2 finished" in call([*train, "-m", "sampler.steps=2,3"], project)
+    assert "2 finished" in call([*train, "-m", "sampler.steps=2,3"], project)  # -m between overrides
     call([alphabar, "compare", "outputs/rings"], project)
     small = f"train=[{','.join(line for line in SMALL if 'evaluation' not in line)}]"
     call([alphabar, "reproduce", "--config-dir=conf", "ablation=held_steps", "cells=[held_S5]", small], project)

@@ -77,7 +77,7 @@ def app(
             parser = get_args_parser()
             sys.argv = ["plan=true" if word == "--plan" else word for word in sys.argv]
             with _exit_codes(), _without_gc():
-                args = parser.parse_args()
+                args = parser.parse_intermixed_args()  # -m may stand between two overrides
                 if sum(map(bool, (args.run, args.multirun, args.cfg, args.info, args.shell_completion))) > 1:
                     raise ConfigError("--multirun, --run, --cfg, --info and --shell-completion exclude each other")
                 overrides, folders = take_folders(quote_paths(args.overrides))
