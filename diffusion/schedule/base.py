@@ -66,6 +66,24 @@ class Schedule(ABC):
         """(alpha, sigma) at t (any shape), float64: both for the price of one where they have a root in common."""
         return self.alpha(t), self.sigma(t)
 
+    def check(self) -> None:
+        """Compares 501 times with each other; a model is built of a schedule that passes.
+
+        Raises:
+            ValueError: the log-SNR does not fall strictly with t.
+        """
+        times = torch.linspace(0, 1, 501, dtype=torch.float64, device="cpu")
+        alpha, sigma = self.coefficients(times)
+        grows = sigma[1:] * alpha[:-1] > sigma[:-1] * alpha[1:]  # sigma / alpha, also where alpha is 0
+        if not grows.all():
+            at = int((~grows).nonzero()[0])
+            noise = [f"{s / a:.6g}" for s, a in zip(sigma[at : at + 2].tolist(), alpha[at : at + 2].tolist(), strict=True)]
+            raise ValueError(
+                f"the log-SNR of a schedule falls strictly with t, and {type(self).__name__} has sigma/alpha = "
+                f"{noise[0]} at t = {float(times[at]):.3g} and {noise[1]} at t = {float(times[at + 1]):.3g}; "
+                "choose settings of the schedule with which the noise only grows"
+            )
+
     def log_snr(self, t: Tensor) -> Tensor:
         """log(alpha^2 / sigma^2) at t."""
         return 2 * (self.alpha(t).log() - self.sigma(t).log())
