@@ -38,7 +38,7 @@ ALLOWED = {
     **{room: set(BASE) for room in LEAVES},
     "conditioner": BASE | {"text_encoder"},
 }
-LAYERS = ["training", "evaluation", "reporting", "experiment"]
+LAYERS = ["training", "evaluation", "reporting", "experiment", "testing"]
 """Above everything else; each sees the layers before it."""
 
 

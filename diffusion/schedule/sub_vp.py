@@ -16,6 +16,10 @@ class SubVPSchedule(VPSchedule):
     def sigma(self, t: Tensor) -> Tensor:
         return -torch.expm1(2 * self.log_alpha(t))
 
+    def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        log_alpha = self.log_alpha(t)
+        return log_alpha.exp(), -torch.expm1(2 * log_alpha)
+
     def log_snr(self, t: Tensor) -> Tensor:
         return 2 * (self.log_alpha(t) - self.sigma(t).log())
 

@@ -1,0 +1,139 @@
+"""Every file of conf/ trees found by itself, composed, and held to the contract of its kind."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from diffusion.experiment.build.build import build, build_module
+from diffusion.experiment.cli.app import CONF
+from diffusion.experiment.config.options import composed, options
+from diffusion.experiment.config.validate import check
+from diffusion.randomness import SAMPLING, KeyedRandomness
+from diffusion.testing.conditioner import check_conditioner, small_batch
+from diffusion.testing.data import check_data
+from diffusion.testing.guidance import check_guidance, check_operator
+from diffusion.testing.levels import check_parameterization, check_schedule, check_spacing, check_weighting
+from diffusion.testing.network import check_network
+from diffusion.testing.sampler import check_sampler
+
+__all__ = ["CHECKS", "check_option", "check_training", "options"]
+
+
+def check_option(
+    group: str, name: str, folders: Sequence[str | Path], folder: Path, overrides: Sequence[str] = ()
+) -> None:
+    """``conf/<group>/<name>.yaml`` of one of ``folders`` composes with this project's configs, fits together, and
+    what it describes keeps the contract of its kind; a group without one is composed and checked.
+
+    Args:
+        folders: of configs, beside this project's own.
+        folder: an empty one for the test's files.
+        overrides: what the option needs beside its name, such as a mandatory key.
+
+    Raises:
+        AssertionError: what is wrong, in a sentence.
+    """
+    files = [path for root in (*folders, CONF) if (path := Path(root) / group / f"{name}.yaml").is_file()]
+    assert files, f"there is no {group}/{name}.yaml in {', '.join(map(str, folders))}"
+    assert files[0].read_text(encoding="utf-8").lstrip().startswith("# "), (
+        f"{files[0]} does not say what it is: begin it with a comment"
+    )
+    entry = "reproduce" if group == "ablation" else "train"
+    cfg = composed(entry, CONF, folders, [f"paths.run={folder}", *_chosen(group, name, folder), *overrides])
+    if group not in ("ablation", "hydra"):
+        check(cfg)
+    if (contract := CHECKS.get(group)) is not None:
+        contract(cfg, name)
+
+
+def check_training(cfg: Any) -> None:
+    """A step of training with finite losses, on four images of noise.
+
+    Raises:
+        AssertionError: what is wrong, in a sentence.
+    """
+    module = build_module(cfg)
+    batch = small_batch(module.model.conditioner.columns)
+    shape = (4, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+    batch["image"] = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    made = module.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    loss = module.loss(batch, KeyedRandomness(range(4), seed=0, stream=SAMPLING)).total
+    what = type(module.objective).__name__
+    assert loss.shape == (4,), f"{what} gives losses of {list(loss.shape)} for 4 samples: one a sample"
+    assert torch.isfinite(loss).all(), f"{what} gives a loss that is not finite: {loss.tolist()}"
+    loss.mean().backward()
+    optimizer.step()
+
+
+def _chosen(group: str, name: str, folder: Path) -> list[str]:
+    """The option itself, and what its group needs beside it."""
+    quiet = ["evaluation=none", "logger=csv"]
+    images = ["data=image_folder", f"data.root={folder}"]
+    place = {"operator": "operator@guidance.dps.operator"}.get(group, group)
+    if group in ("operator", "guidance"):
+        np.save(folder / "y.npy", np.linspace(-1, 1, 64).reshape(1, 8, 8))
+    more = {
+        "ablation": [],
+        "data": ["network=mlp", *quiet],
+        "network": [*images, *quiet],
+        "operator": ["guidance=dps", f"guidance.dps.measurement={folder / 'y.npy'}", *quiet],
+        "text_encoder": ["conditioner=text", *quiet],
+    }
+    kind = group.split("/")[0]
+    rest = more.get(group, [line for line in quiet if line.split("=")[0] != kind])
+    return [f"{place}={name}", *rest]
+
+
+def _network(cfg: Any, name: str) -> None:
+    """Built on the meta device, with and without a learned variance."""
+    shape = (cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+    classes = cfg.network.get("num_classes")
+    for learned in (False,) if classes else (False, True):
+        chosen = copy.deepcopy(cfg)
+        if not classes:
+            chosen.parameterization.learned_variance = learned
+        with torch.device("meta"):
+            network = build(chosen.network)
+        groups = int(cfg.network.get("outputs", 1)) + learned
+        check_network(network, shape, (classes,) if classes else groups * shape[0])
+
+
+def _guidance(cfg: Any, name: str) -> None:
+    for wrap in build(cfg.guidance).values():
+        check_guidance(wrap)
+
+
+def _then_trained(contract: Callable[[Any], None]) -> Callable[[Any, str], None]:
+    def checked(cfg: Any, name: str) -> None:
+        contract(cfg)
+        check_training(cfg)
+
+    return checked
+
+
+_trained = _then_trained(lambda cfg: None)
+
+CHECKS: dict[str, Callable[[Any, str], None]] = {
+    "augmentation": _trained,
+    "conditioner": _then_trained(lambda cfg: check_conditioner(build(cfg.conditioner))),
+    "data": lambda cfg, name: check_data(build(cfg.data)),
+    "guidance": _guidance,
+    "network": _network,
+    "objective": _trained,
+    "objective/time_distribution": _trained,
+    "objective/weighting": _then_trained(lambda cfg: check_weighting(build(cfg.objective.weighting))),
+    "operator": lambda cfg, name: check_operator(build(cfg.guidance.dps.operator)),
+    "optimizer": _trained,
+    "parameterization": _then_trained(lambda cfg: check_parameterization(build(cfg.parameterization))),
+    "sampler": lambda cfg, name: check_sampler(build(cfg.sampler), build(cfg.schedule)),
+    "schedule": lambda cfg, name: check_schedule(build(cfg.schedule)),
+    "spacing": lambda cfg, name: check_spacing(build(cfg.spacing), build(cfg.schedule), cfg.sampler.steps),
+}
+"""The contract of each group: (config, name of the option) -> nothing, or an AssertionError."""
