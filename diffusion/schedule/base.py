@@ -77,7 +77,9 @@ class Schedule(ABC):
         grows = sigma[1:] * alpha[:-1] > sigma[:-1] * alpha[1:]  # sigma / alpha, also where alpha is 0
         if not grows.all():
             at = int((~grows).nonzero()[0])
-            noise = [f"{s / a:.6g}" for s, a in zip(sigma[at : at + 2].tolist(), alpha[at : at + 2].tolist(), strict=True)]
+            noise = [
+                f"{s / a:.6g}" for s, a in zip(sigma[at : at + 2].tolist(), alpha[at : at + 2].tolist(), strict=True)
+            ]
             raise ValueError(
                 f"the log-SNR of a schedule falls strictly with t, and {type(self).__name__} has sigma/alpha = "
                 f"{noise[0]} at t = {float(times[at]):.3g} and {noise[1]} at t = {float(times[at + 1]):.3g}; "

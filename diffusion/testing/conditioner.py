@@ -24,7 +24,7 @@ SLOTS = ("vector", "tokens", "image")
 def small_batch(columns: tuple[str, ...], count: int = 4) -> dict[str, Any]:
     """Images in [-1, 1], labels 0 and 1, texts, and a number in [0, 1) in every other column that is named."""
     index = torch.arange(count)
-    numbers = {column: index / count for column in columns}
+    numbers = dict.fromkeys(columns, index / count)
     image = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
     texts = [f"the number {i % 2}" for i in range(count)]
     return {**numbers, "image": image, "label": index % 2, "text": texts, "index": index}

@@ -91,5 +91,7 @@ def _check_batch(what: str, batch: dict[str, Any], data: ImageData) -> None:
         f"{what} has images of {list(image.shape[1:])}"
     )
     low, high = float(image.min()), float(image.max())
-    assert -1 <= low and high <= 1 and high > low, f"{what} has values from {low:.3g} to {high:.3g}: they lie in [-1, 1]"
+    assert low >= -1 and high <= 1 and high > low, (
+        f"{what} has values from {low:.3g} to {high:.3g}: they lie in [-1, 1]"
+    )
     assert len(batch["index"]) == len(image), f"{what} has {len(batch['index'])} numbers for {len(image)} images"

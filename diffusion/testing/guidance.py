@@ -88,5 +88,3 @@ def _samples(denoiser: Denoiser, noise: torch.Tensor, cond: Cond) -> torch.Tenso
     fresh = torch.Generator().manual_seed(1)
     draw = lambda x: torch.randn(x.shape, dtype=x.dtype, generator=fresh)  # noqa: E731
     return DDIMSampler(12)(denoiser, noise, cond, randn_like=draw).detach()
-
-

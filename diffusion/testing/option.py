@@ -52,24 +52,27 @@ def check_option(
         contract(cfg, name)
 
 
-def check_training(cfg: Any) -> None:
-    """A step of training with finite losses, on four images of noise.
+def check_training(cfg: Any, images: int = 4) -> None:
+    """A step of training with finite losses and weights that change, on images of noise.
 
     Raises:
         AssertionError: what is wrong, in a sentence.
     """
     module = build_module(cfg)
-    batch = small_batch(module.model.conditioner.columns)
-    shape = (4, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+    batch = small_batch(module.model.conditioner.columns, images)
+    shape = (images, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
     batch["image"] = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
-    loss = module.loss(batch, KeyedRandomness(range(4), seed=0, stream=SAMPLING)).total
+    loss = module.loss(batch, KeyedRandomness(range(images), seed=0, stream=SAMPLING)).total
     what = type(module.objective).__name__
-    assert loss.shape == (4,), f"{what} gives losses of {list(loss.shape)} for 4 samples: one a sample"
+    assert loss.shape == (images,), f"{what} gives losses of {list(loss.shape)} for {images} samples: one a sample"
     assert torch.isfinite(loss).all(), f"{what} gives a loss that is not finite: {loss.tolist()}"
+    before = [p.detach().clone() for p in module.model.denoiser.parameters()]
     loss.mean().backward()
     optimizer.step()
+    changed = (not torch.equal(a, b) for a, b in zip(before, module.model.denoiser.parameters(), strict=True))
+    assert any(changed), f"a step of {type(optimizer).__name__} on {what} changes no weight of the denoiser"
 
 
 def _chosen(group: str, name: str, folder: Path) -> list[str]:
@@ -82,8 +85,10 @@ def _chosen(group: str, name: str, folder: Path) -> list[str]:
     more = {
         "ablation": [],
         "data": ["network=mlp", *quiet],
+        "guidance": ["conditioner=label", *quiet],
         "network": [*images, *quiet],
         "operator": ["guidance=dps", f"guidance.dps.measurement={folder / 'y.npy'}", *quiet],
+        "schedule": ["parameterization=velocity", *quiet],  # defined at every noisy end
         "text_encoder": ["conditioner=text", *quiet],
     }
     kind = group.split("/")[0]
