@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -90,7 +91,7 @@ def _order(error: Callable[[int], float], declared: int) -> float:
         return float(declared)
     errors: dict[int, float] = {}
     order = 0.0
-    for coarse, fine in zip(STEPS, STEPS[1:], strict=False):
+    for coarse, fine in pairwise(STEPS):
         errors |= {n: error(n) for n in (coarse, fine) if n not in errors}
         order = slope([coarse, fine], [errors[coarse], errors[fine]])
         if abs(order - declared) <= CLOSE:

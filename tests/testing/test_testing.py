@@ -83,7 +83,7 @@ def test_a_wrong_sampler_is_told_its_order(sampler, words):
 
 
 def test_samples_of_another_spread_are_told():
-    with pytest.raises(AssertionError, match="draws samples of mean .* where the data have 0.5 and 0.3"):
+    with pytest.raises(AssertionError, match=r"draws samples of mean .* where the data have 0.5 and 0.3"):
         check_sampler(HalfStep(20))
 
 
@@ -97,7 +97,9 @@ class Infinite(Weighting):
         return 1 / log_snr
 
 
-@pytest.mark.parametrize(("weighting", "words"), [(Negative, "is negative, .* log-SNR"), (Infinite, "is inf at log-SNR 0")])
+@pytest.mark.parametrize(
+    ("weighting", "words"), [(Negative, "is negative, .* log-SNR"), (Infinite, "is inf at log-SNR 0")]
+)
 def test_a_wrong_weighting_is_told(weighting, words):
     with pytest.raises(AssertionError, match=f"{weighting.__name__}.on_x0 {words}"):
         check_weighting(weighting())
@@ -134,7 +136,7 @@ class WrongDecode(VelocityParameterization):
 
 
 def test_a_target_that_is_not_undone_is_told():
-    with pytest.raises(AssertionError, match="WrongDecode.decode does not give back the x_0"):
+    with pytest.raises(AssertionError, match=r"WrongDecode\.decode does not give back the x_0"):
         check_parameterization(WrongDecode())
 
 
