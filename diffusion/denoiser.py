@@ -17,11 +17,13 @@ class NetworkDenoiser(nn.Module):
     """A network, the schedule that it was trained on and the target that it predicts.
 
     Raises:
-        ValueError: the target is undefined at the schedule's noisy end (epsilon where alpha is 0).
+        ValueError: the target is undefined at the schedule's noisy end (epsilon where alpha is 0), or the noise of the
+            schedule does not grow with t.
     """
 
     def __init__(self, network: Network, schedule: Schedule, parameterization: Parameterization) -> None:
         super().__init__()
+        schedule.check()
         end = schedule.level(1.0)
         if float(parameterization.determinant(end.alpha, end.sigma)) == 0.0:
             raise ValueError(

@@ -21,6 +21,8 @@ class AutoGuidance(Guidance):
         scale, interval: see :class:`diffusion.guidance.classifier_free.ClassifierFreeGuidance`.
     """
 
+    off = {"scale": 1.0}  # noqa: RUF012 - of the base
+
     def __init__(
         self, denoiser: Denoiser, weak: Denoiser, scale: Scale = 2.0, interval: list[float] | None = None
     ) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,9 +41,11 @@ class Guidance(ABC):
     needs_grad: differentiates through the denoiser, so sampling must not run in inference mode.
     pointwise: all that it does is its prediction at (x, t), so that a likelihood can be computed of it; False where it
         acts between steps or remembers earlier levels.
+    off: settings with which it does nothing, ``None`` where there are none; one with a scale has them.
     """
 
     needs_grad: bool = False
+    off: ClassVar[Mapping[str, Any] | None] = None
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser

@@ -27,6 +27,7 @@ class CFGPlusPlusGuidance(ClassifierFreeGuidance):
     """
 
     key = "guidance.cfg_plus_plus"
+    off = {"interval": [0.0, 0.0]}  # noqa: RUF012 - of the base; no scale is
 
     def __init__(
         self,

@@ -40,6 +40,7 @@ class ClassifierGuidance(Guidance):
 
     needs_grad = True
     key = "guidance.classifier"
+    off = {"scale": 0.0}  # noqa: RUF012 - of the base
 
     def __init__(
         self,

@@ -51,6 +51,7 @@ class ClassifierFreeGuidance(Guidance):
     """
 
     key = "guidance.classifier_free"
+    off = {"scale": 1.0}  # noqa: RUF012 - of the base
 
     def __init__(
         self,

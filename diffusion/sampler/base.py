@@ -78,7 +78,6 @@ class Sampler(ABC):
     """A way from noise to data.
 
     order: declared order of convergence on the probability-flow ODE (weak order for stochastic samplers).
-    refines: whether more steps bring its solution nearer, with that order; False where tolerances do, or a model jumps.
     invertible: follows the probability-flow ODE, so that its steps lead from data to noise as well.
     noiseless: the setting with which a sampler that draws noise is invertible, ``None`` where there is none.
 
@@ -91,7 +90,6 @@ class Sampler(ABC):
     """
 
     order: int
-    refines: bool = True
     invertible: bool = False
     noiseless: ClassVar[str | None] = None
 

@@ -24,7 +24,6 @@ class ConsistencySampler(Sampler):
     """
 
     order = 1
-    refines = False
 
     def __init__(self, steps: int = 2, spacing: Spacing | None = None, times: Sequence[float] | None = None) -> None:
         super().__init__(steps, spacing)

@@ -29,7 +29,6 @@ class RK45Sampler(Sampler):
     """
 
     order = 5
-    refines = False
     invertible = True
 
     def __init__(

@@ -1,147 +1,144 @@
-"""The files of a folder of configs, each composed in the training's config, built, and held to its contract."""
+"""Every file of conf/ trees found by itself, composed, and held to the contract of its kind."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
+import numpy as np
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
 
-from diffusion.errors import UserError
-from diffusion.experiment.config import resolvers, validate
-from diffusion.experiment.config.arguments import find
-from diffusion.experiment.config.folder import CONF, SEARCHED, refuse_twins, use_folders
-from diffusion.experiment.reproduce.cells import Settings, configs
-from diffusion.network.classifier import Classifier
-from diffusion.reporting.ablation import Ablation
-from diffusion.sampler.base import Sampler
-from diffusion.testing import parts
+from diffusion.experiment.build.build import build, build_module
+from diffusion.experiment.cli.app import CONF
+from diffusion.experiment.config.options import composed, options
+from diffusion.experiment.config.validate import check
+from diffusion.randomness import SAMPLING, KeyedRandomness
+from diffusion.testing.conditioner import check_conditioner, small_batch
+from diffusion.testing.data import check_data
+from diffusion.testing.guidance import check_guidance, check_operator
+from diffusion.testing.levels import check_parameterization, check_schedule, check_spacing, check_weighting
+from diffusion.testing.network import check_network
 from diffusion.testing.sampler import check_sampler
 
-NO_PARTS = ("hydra", "paths")
-
-
-def options(*folders: Path | str) -> list[tuple[str, str]]:
-    """(group, name) of every option in folders of configs, as ``("sampler", "ddim")``; bases (``_unet``) are none."""
-    files = [(Path(folder), file) for folder in folders for file in sorted(Path(folder).rglob("[!_]*.yaml"))]
-    found = [(file.parent.relative_to(folder).as_posix(), file.stem) for folder, file in files]
-    return [(group, name) for group, name in found if group != "." and not group.startswith(NO_PARTS)]
+__all__ = ["CHECKS", "check_option", "check_training", "options"]
 
 
 def check_option(
-    group: str, name: str, folders: Sequence[Path | str], scratch: Path | str, overrides: Sequence[str] = ()
+    group: str, name: str, folders: Sequence[str | Path], folder: Path, overrides: Sequence[str] = ()
 ) -> None:
-    """Composes an option with the rest of a training as it is by default, builds it, and checks its kind's contract.
+    """``conf/<group>/<name>.yaml`` of one of ``folders`` composes with this project's configs, fits together, and
+    what it describes keeps the contract of its kind; a group without one is composed and checked.
 
     Args:
-        folders: of configs, beside the project's own.
-        scratch: a folder to write to.
-        overrides: what the option needs beside itself, such as a mandatory key.
+        folders: of configs, beside this project's own.
+        folder: an empty one for the test's files.
+        overrides: what the option needs beside its name, such as a mandatory key.
 
     Raises:
         AssertionError: what is wrong, in a sentence.
     """
-    chosen = [f"ablation={name}"] if group == "ablation" else [f"{group}={name}", "logger=csv"]
-    chosen += ["network=mlp"] if group == "data" else []  # which takes any size
-    chosen += [] if group.startswith(("experiment", "evaluation", "ablation")) else ["evaluation=none"]
-    with _searching(folders):
-        try:
-            cfg = _compose("reproduce" if group == "ablation" else "train", [*chosen, *overrides], Path(scratch))
-            if group == "ablation":
-                _check_ablation(name, cfg, Path(scratch))
-                return
-            validate.check(cfg)
-        except UserError as error:
-            raise AssertionError(f"{group}={name}: {error}") from error
-    check = CHECKS.get(group)
-    if check is not None:
+    files = [path for root in (*folders, CONF) if (path := Path(root) / group / f"{name}.yaml").is_file()]
+    assert files, f"there is no {group}/{name}.yaml in {', '.join(map(str, folders))}"
+    assert files[0].read_text(encoding="utf-8").lstrip().startswith("# "), (
+        f"{files[0]} does not say what it is: begin it with a comment"
+    )
+    entry = "reproduce" if group == "ablation" else "train"
+    cfg = composed(entry, CONF, folders, [f"paths.run={folder}", *_chosen(group, name, folder), *overrides])
+    if group not in ("ablation", "hydra"):
         check(cfg)
+    if (contract := CHECKS.get(group)) is not None:
+        contract(cfg, name)
 
 
-def _compose(entry: str, overrides: list[str], scratch: Path) -> DictConfig:
-    resolvers.register()
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        refuse_twins(GlobalHydra.instance().config_loader().get_sources())
-        where = [] if entry == "reproduce" else [f"paths.run={scratch}"]
-        cfg = hydra.compose(entry, [*where, f"paths.outputs={scratch}", *overrides], return_hydra_config=True)
-    cfg.hydra.runtime.output_dir = str(scratch)
-    HydraConfig.instance().set_config(cfg)
-    return OmegaConf.masked_copy(cfg, [key for key in map(str, cfg) if key != "hydra"])
+def check_training(cfg: Any, images: int = 4) -> None:
+    """A step of training with finite losses and weights that change, on images of noise.
+
+    Raises:
+        AssertionError: what is wrong, in a sentence.
+    """
+    module = build_module(cfg)
+    batch = small_batch(module.model.conditioner.columns, images)
+    shape = (images, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+    batch["image"] = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    made = module.configure_optimizers()
+    optimizer = made["optimizer"] if isinstance(made, dict) else made
+    loss = module.loss(batch, KeyedRandomness(range(images), seed=0, stream=SAMPLING)).total
+    what = type(module.objective).__name__
+    assert loss.shape == (images,), f"{what} gives losses of {list(loss.shape)} for {images} samples: one a sample"
+    assert torch.isfinite(loss).all(), f"{what} gives a loss that is not finite: {loss.tolist()}"
+    before = [p.detach().clone() for p in module.model.denoiser.parameters()]
+    loss.mean().backward()
+    optimizer.step()
+    changed = (not torch.equal(a, b) for a, b in zip(before, module.model.denoiser.parameters(), strict=True))
+    assert any(changed), f"a step of {type(optimizer).__name__} on {what} changes no weight of the denoiser"
 
 
-def _check_ablation(name: str, cfg: DictConfig, scratch: Path) -> None:
-    """Every cell composes, fits together and can be built."""
-    table = Ablation.read(name, OmegaConf.to_container(cfg.ablation, resolve=True))  # type: ignore[arg-type]
-    for cell, composed, _ in configs(table.cells, Settings(seeds=[0], outputs=str(scratch))):
-        assert composed.evaluation, f"ablation={name}: cell {cell.name} has no evaluation"
+def _chosen(group: str, name: str, folder: Path) -> list[str]:
+    """The option itself, and what its group needs beside it."""
+    quiet = ["evaluation=none", "logger=csv"]
+    images = ["data=image_folder", f"data.root={folder}"]
+    place = {"operator": "operator@guidance.dps.operator"}.get(group, group)
+    if group in ("operator", "guidance"):
+        np.save(folder / "y.npy", np.linspace(-1, 1, 64).reshape(1, 8, 8))
+    more = {
+        "ablation": [],
+        "data": ["network=mlp", *quiet],
+        "guidance": ["conditioner=label", *quiet],
+        "network": [*images, *quiet],
+        "operator": ["guidance=dps", f"guidance.dps.measurement={folder / 'y.npy'}", *quiet],
+        "schedule": ["parameterization=velocity", *quiet],  # defined at every noisy end
+        "text_encoder": ["conditioner=text", *quiet],
+    }
+    kind = group.split("/")[0]
+    rest = more.get(group, [line for line in quiet if line.split("=")[0] != kind])
+    return [f"{place}={name}", *rest]
 
 
-@contextmanager
-def _searching(folders: Sequence[Path | str]) -> Iterator[None]:
-    before, job = os.environ.get(SEARCHED), HydraConfig.instance().cfg
-    others = [str(folder) for folder in folders if Path(folder).resolve() != CONF]
-    try:
-        use_folders(others)
-        yield
-    finally:
-        HydraConfig.instance().cfg = job
-        os.environ.pop(SEARCHED, None)
-        if before is not None:
-            os.environ[SEARCHED] = before
+def _network(cfg: Any, name: str) -> None:
+    """Built on the meta device, with and without a learned variance."""
+    shape = (cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+    classes = cfg.network.get("num_classes")
+    for learned in (False,) if classes else (False, True):
+        chosen = copy.deepcopy(cfg)
+        if not classes:
+            chosen.parameterization.learned_variance = learned
+        with torch.device("meta"):
+            network = build(chosen.network)
+        groups = int(cfg.network.get("outputs", 1)) + learned
+        check_network(network, shape, (classes,) if classes else groups * shape[0])
 
 
-def _built(node: Any) -> Any:
-    return instantiate(node, _convert_="all")
+def _guidance(cfg: Any, name: str) -> None:
+    for wrap in build(cfg.guidance).values():
+        check_guidance(wrap)
 
 
-def _sampler(cfg: DictConfig) -> None:
-    sampler: Sampler = _built(cfg.sampler)
-    check_sampler(sampler, _built(cfg.schedule))
+def _then_trained(contract: Callable[[Any], None]) -> Callable[[Any, str], None]:
+    def checked(cfg: Any, name: str) -> None:
+        contract(cfg)
+        check_training(cfg)
+
+    return checked
 
 
-def _network(cfg: DictConfig) -> None:
-    target = _built(cfg.parameterization)
-    groups = target.outputs + target.learned_variance
-    if not issubclass(find(cfg.network._target_), Classifier):
-        parts.check_network(lambda: _built(cfg.network), cfg.autoencoder.channels, cfg.autoencoder.resolution, groups)
+_trained = _then_trained(lambda cfg: None)
 
-
-def _conditioner(cfg: DictConfig) -> None:
-    conditioner = _built(cfg.conditioner)
-    columns: dict[str, Any] = {name: _column(name) for name in conditioner.columns}
-    parts.check_conditioner(conditioner, columns)
-
-
-def _column(name: str) -> Any:
-    """A column of two samples: captions, classes, or numbers."""
-    if name == "text":
-        return ["the number 1", "the number 2"]
-    return torch.tensor([0, 1]) if name == "label" else torch.tensor([0.25, 0.75])
-
-
-def _guidance(cfg: DictConfig) -> None:
-    for make in _built(cfg.guidance).values():
-        parts.check_guidance(make)
-
-
-CHECKS: dict[str, Callable[[DictConfig], None]] = {
-    "sampler": _sampler,
-    "schedule": lambda cfg: parts.check_schedule(_built(cfg.schedule)),
-    "spacing": lambda cfg: parts.check_spacing(_built(cfg.spacing), _built(cfg.schedule), cfg.sampler.steps),
-    "parameterization": lambda cfg: parts.check_parameterization(_built(cfg.parameterization), _built(cfg.schedule)),
-    "objective/weighting": lambda cfg: parts.check_weighting(_built(cfg.objective.weighting)),
-    "data": lambda cfg: parts.check_data(_built(cfg.data)),
-    "network": _network,
-    "conditioner": _conditioner,
+CHECKS: dict[str, Callable[[Any, str], None]] = {
+    "augmentation": _trained,
+    "conditioner": _then_trained(lambda cfg: check_conditioner(build(cfg.conditioner))),
+    "data": lambda cfg, name: check_data(build(cfg.data)),
     "guidance": _guidance,
+    "network": _network,
+    "objective": _trained,
+    "objective/time_distribution": _trained,
+    "objective/weighting": _then_trained(lambda cfg: check_weighting(build(cfg.objective.weighting))),
+    "operator": lambda cfg, name: check_operator(build(cfg.guidance.dps.operator)),
+    "optimizer": _trained,
+    "parameterization": _then_trained(lambda cfg: check_parameterization(build(cfg.parameterization))),
+    "sampler": lambda cfg, name: check_sampler(build(cfg.sampler), build(cfg.schedule)),
+    "schedule": lambda cfg, name: check_schedule(build(cfg.schedule)),
+    "spacing": lambda cfg, name: check_spacing(build(cfg.spacing), build(cfg.schedule), cfg.sampler.steps),
 }
-"""What is held beyond composing and building, by group."""
+"""The contract of each group: (config, name of the option) -> nothing, or an AssertionError."""

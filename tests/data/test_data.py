@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import struct
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +10,7 @@ import hydra
 import numpy as np
 import pytest
 import torch
+from mnist_files import write_mnist
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -137,19 +137,6 @@ def test_an_unknown_split_and_wrong_facts_are_refused() -> None:
         Digits(channels=3)
     with pytest.raises(ValueError, match="set data.batch_size to at most 900"):  # noqa: RUF043
         Digits(batch_size=1000).train_dataloader()
-
-
-def write_mnist(root: Path, dataset: str, n: int = 30) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """MNIST's own format: a big-endian header, then bytes."""
-    folder, written, rng = root / dataset / "raw", {}, np.random.default_rng(0)
-    folder.mkdir(parents=True)
-    for name, prefix in (("train", "train"), ("test", "t10k")):
-        images, labels = rng.integers(0, 256, (n, 28, 28), np.uint8), rng.integers(0, 10, n).astype(np.uint8)
-        header = struct.pack(">iiii", 2051, n, 28, 28)
-        (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + images.tobytes())
-        (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 2049, n) + labels.tobytes())
-        written[name] = images, labels
-    return written
 
 
 @pytest.mark.parametrize("dataset", ["MNIST", "FashionMNIST"])

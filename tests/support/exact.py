@@ -9,10 +9,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from diffusion.denoiser import GaussianDenoiser
-from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Level, Schedule, VariancePreservingSchedule
+from diffusion.testing.exact import OneHot, moments, slope
 from diffusion.types import Cond, Prediction, expand
+
+__all__ = ["OneHot", "moments", "slope"]  # and what is made here
 
 CONF = Path(__file__).parents[2] / "conf"
 SAMPLERS = sorted((CONF / "sampler").glob("*.yaml"))
@@ -125,41 +126,3 @@ class Wiggly:
         r = math.hypot(level.alpha, level.sigma)
         eps = torch.sin(3 * x / r + t) * level.sigma / r
         return Prediction(x0=(x - level.sigma * eps) / level.alpha, eps=eps, var_mix=torch.sigmoid(x))
-
-
-class OneHot:
-    """A source of noise that gives call k's draw to row k alone, for samplers that are affine in all their noise.
-
-    Row 0 then is the mean of the samples, and the squared distances of the other rows from it add up to the variance:
-    both exactly, with no Monte Carlo error. Row 1 carries the starting noise.
-    """
-
-    def __init__(self) -> None:
-        self.calls = 1
-
-    def __call__(self, x: Tensor) -> Tensor:
-        self.calls += 1
-        if self.calls >= len(x):
-            raise AssertionError(f"{len(x)} rows are too few for this many draws")
-        z = torch.zeros_like(x)
-        z[self.calls] = 1
-        return z
-
-
-def moments(sampler: Sampler, denoiser: GaussianDenoiser, draws: int) -> tuple[Tensor, Tensor]:
-    """Exact mean and standard deviation (D,) of what a sampler gives that starts from the true marginal.
-
-    draws: at least how often it asks for noise.
-    """
-    schedule = denoiser.schedule
-    start = sampler.levels(schedule)[0]
-    noise = (start.alpha * denoiser.mean).expand(draws + 2, -1).clone()
-    noise[1] += (start.alpha**2 * denoiser.std**2 + start.sigma**2).sqrt()
-    out = sampler(denoiser, noise / schedule.prior_std(start), randn_like=OneHot())
-    return out[0], (out - out[0]).square().sum(0).sqrt()
-
-
-def slope(steps: list[int], errors: list[float]) -> float:
-    """Measured order of convergence: minus the slope of log error over log steps."""
-    u, v = torch.tensor(steps, dtype=torch.float64).log(), torch.tensor(errors, dtype=torch.float64).log()
-    return -float(((u - u.mean()) * (v - v.mean())).sum() / (u - u.mean()).square().sum())

@@ -6,6 +6,7 @@ __all__ = [
     "config_hash",
     "errors",
     "numbers",
+    "options",
     "overrides",
     "resolvers",
     "rules",

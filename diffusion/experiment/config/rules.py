@@ -33,8 +33,8 @@ def settings_of_nothing(cfg: Plain) -> str | None:
     if not left or "_target_" in left:
         return None
     return (
-        f"evaluation.{left[0]} is set and no evaluation is chosen, so an experiment sets it whatever is chosen; put its "
-        "settings into a file of its own in conf/evaluation that the experiment chooses, or choose an evaluation"
+        f"evaluation.{left[0]} is set and no evaluation is chosen: an experiment sets it whatever is chosen; put its "
+        "settings into a file of conf/evaluation that the experiment chooses, or choose an evaluation"
     )
 
 
