@@ -33,12 +33,13 @@ def check_data(data: ImageData, images: int = 4000) -> None:
         batches = {"train": next(iter(data.train_dataloader()), None), "test": next(iter(data.val_dataloader()), None)}
     except DataError as error:
         raise AssertionError(str(error)) from error
-    for part, batch in batches.items():
+    for split in SPLITS:
+        batch = batches[split]
         assert batch is not None, (
-            f"the {part} split of {name} has {len(first[part])} images and gives no batch of {data.batch_size}: "  # type: ignore[index]
+            f"the {split} split of {name} has {len(first[split])} images and gives no batch of {data.batch_size}: "
             "set data.batch_size to fewer"
         )
-        _check_batch(f"a batch of the {part} split of {name}", batch, data)
+        _check_batch(f"a batch of the {split} split of {name}", batch, data)
 
 
 def _check_split(what: str, split: Split, data: ImageData) -> None:

@@ -49,7 +49,8 @@ def check_guidance(wrap: Wrapper, shape: tuple[int, ...] = (1, 8, 8)) -> None:
         f"{name} has a scale and does not say at which it does nothing: give the class off = {{'scale': 1.0}}"
     )
     if off is not None and isinstance(wrap, partial):
-        assert torch.allclose(_samples(partial(wrap, **off)(denoiser), noise, cond), plain, atol=1e-5), (
+        unguided = _samples(partial(wrap, **off)(denoiser), noise, cond)
+        assert torch.allclose(unguided, plain, atol=1e-4), (  # kernels that keep a gradient differ in last bits
             f"{name} is not off at its off value, {', '.join(f'{key} = {value}' for key, value in off.items())}: "
             "samples drawn with it differ from those drawn without"
         )

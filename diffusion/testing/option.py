@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffusion.experiment.build.build import build, build_module
-from diffusion.experiment.cli.app import CONF
+from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.options import composed, options
 from diffusion.experiment.config.validate import check
 from diffusion.randomness import SAMPLING, KeyedRandomness
