@@ -26,6 +26,8 @@ from diffusion.schedule.base import Schedule
 from diffusion.types import Cond, Denoiser, Prediction
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
     from diffusion.pipeline.single import SinglePipeline
 
 
@@ -222,6 +224,32 @@ class DiffusionModel(nn.Module):
             raise ValueError(f"index lies in 0..{n - 1} for n={n} samples, got {wanted.tolist()}")
         every = Request.of(n, text=text, negative=negative, image=image)
         return pipeline.draw(wanted, seed, every.select(wanted))
+
+    def strip(
+        self,
+        n: int = 4,
+        *,
+        seed: int = 0,
+        text: str | Sequence[str] | None = None,
+        labels: int | str | Sequence[int | str] | None = None,
+        sampler: Sampler | None = None,
+        guidance: Mapping[str, Wrapper] | None = None,
+        steps: int | None = None,
+        columns: int = 8,
+    ) -> PILImage:
+        """How the samples of :meth:`sample` come about: for each, x_t above and the predicted x_0 below, at ``columns``
+        of the steps from the first to the last. An image of Pillow, which a notebook shows.
+
+        Raises:
+            ValueError: see :meth:`sample`; fewer than 2 columns.
+        """
+        from diffusion.pipeline.strip import strip
+
+        chosen = "balanced" if labels is None else labels
+        pipeline = self.pipeline(
+            sampler=_with_steps(sampler or self.sampler, steps), guidance=guidance, batch_size=n, labels=chosen
+        )
+        return strip(pipeline, n, seed, Request.of(n, text=text), columns)
 
 
 def _with_steps(sampler: Sampler | None, steps: int | None) -> Sampler:

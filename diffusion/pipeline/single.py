@@ -17,7 +17,8 @@ from diffusion.guidance.base import Guidance, Wrapper
 from diffusion.pipeline.base import BATCH, Pipeline, Request
 from diffusion.pipeline.labels import numbered
 from diffusion.randomness import LABELS, SAMPLING, KeyedRandomness
-from diffusion.sampler.base import Denoise, Sampler, StepReplay
+from diffusion.sampler.base import Denoise, OnStep, Sampler, StepReplay
+from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ class SinglePipeline(Pipeline):
         self.shape = model.latent_shape
         self.heartbeat: Callable[[], None] = lambda: None
         """Called after every sampling step: how an evaluation notices that another rank has failed."""
+        self.on_step: OnStep | None = None
+        """Called after every sampling step of every batch, on latents where the model has an autoencoder."""
         self.drawn = 0
         """Samples so far."""
         self.max_batch: int | None = None
@@ -148,9 +151,14 @@ class SinglePipeline(Pipeline):
                 noise,
                 self.cond(index, seed, request),
                 randn_like=random.randn_like,
-                on_step=lambda step, level, x: self.heartbeat(),
+                on_step=self._on_step,
             )
         return self.model.decode(x)
+
+    def _on_step(self, step: int, level: Level, x: Tensor, x0: Tensor | None) -> None:
+        self.heartbeat()
+        if self.on_step is not None:
+            self.on_step(step, level, x, x0)
 
     def cond(self, index: Tensor, seed: int, request: Request = Request()) -> Cond:  # noqa: B008 - frozen and empty
         """The condition of these samples: of what is requested, and of labels and columns where nothing is."""

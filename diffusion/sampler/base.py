@@ -25,16 +25,25 @@ AfterStep = Callable[[Tensor, Level, Level], Tensor]
 """x at the second level, reached from the first -> what becomes of it there."""
 
 
-@dataclass(frozen=True, slots=True)
+OnStep = Callable[[int, Level, Tensor, Tensor | None], None]
+"""(number of the step, the level that it reached, x there, its last prediction of x_0)."""
+
+
+@dataclass(slots=True)
 class Denoise:
-    """The denoiser with its condition bound: denoise(x, t), and the schedule for levels between those of a step."""
+    """The denoiser with its condition bound: denoise(x, t), and the schedule for levels between those of a step.
+
+    last: what it gave last, ``None`` before the first call.
+    """
 
     denoiser: Denoiser
     cond: Cond
     schedule: Schedule
+    last: Prediction | None = None
 
     def __call__(self, x: Tensor, t: float) -> Prediction:
-        return self.denoiser(x, t, self.cond)
+        self.last = self.denoiser(x, t, self.cond)
+        return self.last
 
     def jump(self, x: Tensor, t: float, s: float) -> Tensor:
         """x at t -> x at s in one call: the denoiser's own flow map, or the DDIM step of its prediction."""
@@ -138,14 +147,15 @@ class Sampler(ABC):
         *,
         start: tuple[Tensor, float] | None = None,
         randn_like: RandnLike = torch.randn_like,
-        on_step: Callable[[int, Level, Tensor], None] | None = None,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Samples (B, ...) from standard normal ``noise`` (B, ...).
 
         start: (x_0 (B, ...), t): begins at alpha(t) x_0 + sigma(t) noise (SDEdit, Meng et al. 2022) and goes through
             the usual levels below t; those above are neither visited nor paid for.
         randn_like: source of the noise that stochastic samplers add.
-        on_step: called after each step with its number, the level reached and the state there.
+        on_step: called after each step with its number, the level reached, x (B, ...) there, and the x_0 (B, ...) that
+            was predicted last on the way, ``None`` where a flow map predicts none.
         """
         levels = self.levels(denoiser.schedule)
         if start is None:
@@ -165,7 +175,7 @@ class Sampler(ABC):
                 reached, then = after(reached, cur, nxt, replay, randn_like), replay.state
             x, state = reached, then
             if on_step is not None:
-                on_step(i, nxt, x)
+                on_step(i, nxt, x, None if denoise.last is None else denoise.last.x0)
         return x
 
     @torch.no_grad()

@@ -313,7 +313,7 @@ def test_the_mean_form_of_an_exact_classifier_samples_its_class(variance: str, c
             x,
             cond,
             randn_like=lambda x, random=random: torch.randn(x.shape, dtype=x.dtype, generator=random),
-            on_step=lambda i, level, x, seen=states[-1]: seen.append(x.clone()),
+            on_step=lambda i, level, x, x0, seen=states[-1]: seen.append(x.clone()),
         )
     last = count if variance == "large" else count - 1
     for mine, wanted in zip(states[0][:last], states[1][:last], strict=True):

@@ -125,7 +125,7 @@ def test_dps_moves_down_the_gradient_after_the_step() -> None:
     plain = GaussianDenoiser(schedule, 0.0, 0.8)
     levels = DDIMSampler(10).levels(schedule)
     seen: list[Tensor] = []
-    DDIMSampler(10)(DPSGuidance(plain, operator, y, scale=0.3), x, on_step=lambda i, level, x: seen.append(x))
+    DDIMSampler(10)(DPSGuidance(plain, operator, y, scale=0.3), x, on_step=lambda i, level, x, x0: seen.append(x))
     gain = float(plain(torch.ones_like(x), levels[0].t).x0[0, 0, 0, 0])
     A = matrix(operator)
     residual = operator(y).flatten() - gain * x.flatten(1) @ A.T

@@ -94,7 +94,7 @@ def test_it_is_the_papers_algorithm(options, statistics, times, final):
     options = {**options, "statistics": statistics, "corrector_times": times, "lower_order_final": final}
     denoiser, z, seen = Mixture(VPSchedule(), CENTRE, 0.3), noise(5, 4), []
     sampler = DPMSolverV3Sampler(8, lambda schedule, steps: TIMES, **options)
-    sampler(denoiser, z, on_step=lambda i, level, x: seen.append(x))
+    sampler(denoiser, z, on_step=lambda i, level, x, x0: seen.append(x))
     want = published(denoiser, z, sampler.levels(VPSchedule()), **options)
     assert torch.allclose(torch.stack(seen), want, rtol=1e-8, atol=1e-10)
 
@@ -191,7 +191,7 @@ SAME = {
 def states(options, schedule, steps=9):
     seen = []
     DPMSolverV3Sampler(steps, LogSNRSpacing(), **options)(
-        Mixture(schedule, CENTRE, 0.3), noise(5, 4), on_step=lambda i, level, x: seen.append((level, x))
+        Mixture(schedule, CENTRE, 0.3), noise(5, 4), on_step=lambda i, level, x, x0: seen.append((level, x))
     )
     return seen
 

@@ -94,7 +94,7 @@ def test_on_the_vp_sde_it_is_the_authors_predictor():
     draws = [noise(seed=1 + k) for k in range(n)]
     seen = []
     got = EulerMaruyamaSampler(n, LinspaceSpacing())(
-        denoiser, noise(), randn_like=replay(draws), on_step=lambda i, level, x: seen.append(x)
+        denoiser, noise(), randn_like=replay(draws), on_step=lambda i, level, x, x0: seen.append(x)
     )
     x = noise()
     for k, z in enumerate(draws):
@@ -113,7 +113,7 @@ def test_on_the_ve_sde_it_is_the_papers_equation():
     denoiser = Wiggly(schedule)
     draws, seen = [noise(seed=1 + k) for k in range(n)], []
     EulerMaruyamaSampler(n, LinspaceSpacing())(
-        denoiser, noise(), randn_like=replay(draws), on_step=lambda i, level, x: seen.append(x)
+        denoiser, noise(), randn_like=replay(draws), on_step=lambda i, level, x, x0: seen.append(x)
     )
     x, times = 50 * noise(), LinspaceSpacing()(schedule, n)
     for k in range(n - 1):

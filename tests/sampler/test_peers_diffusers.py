@@ -64,7 +64,7 @@ def _randn_tensor(draws):
 
 def states(sampler, denoiser, z, **settings):
     seen = []
-    sampler(denoiser, z, on_step=lambda i, level, x: seen.append(x), **settings)
+    sampler(denoiser, z, on_step=lambda i, level, x, x0: seen.append(x), **settings)
     return seen
 
 

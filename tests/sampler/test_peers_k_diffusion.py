@@ -117,5 +117,5 @@ def test_dpm_solver_3():
         at = [torch.tensor(level.lam, dtype=torch.float64) for level in (cur, nxt)]
         x, _ = solver.dpm_solver_3_step(x, *at)
     seen = []
-    sampler(Wiggly(SCHEDULE), noise(), on_step=lambda i, level, x: seen.append(x))
+    sampler(Wiggly(SCHEDULE), noise(), on_step=lambda i, level, x, x0: seen.append(x))
     assert float((seen[-2] - x).abs().max()) < 1e-6 * float(x.abs().max())

@@ -192,7 +192,9 @@ def test_the_state_keeps_its_dtype_and_the_noise_is_not_changed(path):
 
 def test_on_step_sees_every_level_down_to_clean_data():
     seen = []
-    DDIMSampler(5)(GaussianDenoiser(Flow()), noise(), on_step=lambda i, level, x: seen.append((i, level.t, x.shape)))
+    DDIMSampler(5)(
+        GaussianDenoiser(Flow()), noise(), on_step=lambda i, level, x, x0: seen.append((i, level.t, x.shape))
+    )
     assert [i for i, _, _ in seen] == [0, 1, 2, 3, 4]
     assert seen[-1][1] == 0.0
 

@@ -208,11 +208,11 @@ def test_limits(one, two):
 def test_unipc_without_corrector_history_starts_as_ddim():
     seen = []
     UniPCSampler(10)(
-        Mixture(LinearSchedule(1000), CENTRE, 0.3), noise(5, 32), on_step=lambda i, level, x: seen.append(x)
+        Mixture(LinearSchedule(1000), CENTRE, 0.3), noise(5, 32), on_step=lambda i, level, x, x0: seen.append(x)
     )
     ddim = []
     DDIMSampler(10)(
-        Mixture(LinearSchedule(1000), CENTRE, 0.3), noise(5, 32), on_step=lambda i, level, x: ddim.append(x)
+        Mixture(LinearSchedule(1000), CENTRE, 0.3), noise(5, 32), on_step=lambda i, level, x, x0: ddim.append(x)
     )
     assert torch.allclose(seen[0], ddim[0], rtol=1e-12)
 

@@ -6,7 +6,7 @@ import fnmatch
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import pytorch_lightning as pl
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import Optimizer
 
+from diffusion.errors import ConfigError
 from diffusion.frozen import Frozen
 from diffusion.model import DiffusionModel
 from diffusion.objective.base import Adversary, Loss, Objective, Step
@@ -86,6 +87,19 @@ class TrainingModule(pl.LightningModule):
         self._options: Options = []
         self._restored: Options | None = None
         _freeze(model, freeze)
+
+    @classmethod
+    def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
+        """Lightning's way, which needs the arguments of the constructor, and these are objects.
+
+        Raises:
+            ConfigError: always, with what loads a run.
+        """
+        raise ConfigError(
+            "a checkpoint holds the weights of a run, and its parts are in the run's config; load both with "
+            "diffusion.load(<run folder>), or a checkpoint of that run with "
+            "diffusion.load(<run folder>, checkpoint=<name or path>)"
+        )
 
     @abstractmethod
     def loss(
