@@ -19,6 +19,7 @@ from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.evaluation import naming
 from diffusion.evaluation.likelihood import LikelihoodEvaluator
 from diffusion.experiment.build.build import build_trainer
+from diffusion.experiment.config.options import composed
 from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
 from diffusion.model import DiffusionModel
@@ -28,7 +29,7 @@ from diffusion.reporting.ablation import Ablation
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.testing import check_option, check_training, options
 from diffusion.testing.network import TinyNetwork
-from diffusion.testing.option import CHECKS
+from diffusion.testing.option import CHECKS, chosen_with
 from diffusion.types import Cond
 
 OPTIONS = [Path(group) / name for group, name in options(CONF)]
@@ -108,6 +109,9 @@ def compose(option: Path, tmp_path: Path):
     chosen = [f"{group}={name}", *(SMALL if group.split("/")[0] not in ("evaluation", "logger") else [])]
     if entry == "sample":
         chosen = [f"run={tmp_path}"]
+    if group in CHECKS and str(option) not in UNREAD:
+        words = [f"paths.run={tmp_path}", *chosen_with(group, name, tmp_path), *settings(option, tmp_path)]
+        return composed(entry, CONF, [], words)
     if group == "network/outputs":
         return config(tmp_path, *SMALL, "parameterization=combined", name=entry)
     if group == "ablation":
@@ -269,9 +273,9 @@ def ablation(cfg, tmp_path, name):
         if not kinds <= seen:
             chosen.append(cell)
             seen |= kinds
-    for _, composed, _ in configs(chosen, Settings(seeds=[0], outputs=str(tmp_path))):
-        instantiate(composed.sampler, _convert_="all")
-        assert composed.evaluation.num_samples > 0
+    for _, cell_cfg, _ in configs(chosen, Settings(seeds=[0], outputs=str(tmp_path))):
+        instantiate(cell_cfg.sampler, _convert_="all")
+        assert cell_cfg.evaluation.num_samples > 0
 
 
 EXERCISES = {

@@ -110,6 +110,7 @@ ELSEWHERE = {
     "experiment/run/status.py": "in place on a full disk",
     "experiment/task/sample.py": "a folder of samples",
     "files.py": "itself",
+    "testing/option.py": "a measurement in a test's folder",
 }
 WRITING = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file"}
 

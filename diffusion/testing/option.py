@@ -45,7 +45,7 @@ def check_option(
         f"{files[0]} does not say what it is: begin it with a comment"
     )
     entry = "reproduce" if group == "ablation" else "train"
-    cfg = composed(entry, CONF, folders, [f"paths.run={folder}", *_chosen(group, name, folder), *overrides])
+    cfg = composed(entry, CONF, folders, [f"paths.run={folder}", *chosen_with(group, name, folder), *overrides])
     if group not in ("ablation", "hydra"):
         check(cfg)
     if (contract := CHECKS.get(group)) is not None:
@@ -75,7 +75,7 @@ def check_training(cfg: Any, images: int = 4) -> None:
     assert any(changed), f"a step of {type(optimizer).__name__} on {what} changes no weight of the denoiser"
 
 
-def _chosen(group: str, name: str, folder: Path) -> list[str]:
+def chosen_with(group: str, name: str, folder: Path) -> list[str]:
     """The option itself, and what its group needs beside it."""
     quiet = ["evaluation=none", "logger=csv"]
     images = ["data=image_folder", f"data.root={folder}"]

@@ -289,6 +289,7 @@ def test_validation_sees_the_images_as_they_are() -> None:
     assert without.augmentation is None
 
 
+@pytest.mark.slow
 def test_a_network_learns_the_data_and_not_its_augmentations() -> None:
     """Images brighter above, turned upside down half of the time: told so, the network's mean is the data's."""
 

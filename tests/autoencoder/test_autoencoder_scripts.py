@@ -208,6 +208,7 @@ def test_images_that_change_at_every_step_have_no_latents_to_keep(train_config) 
         run(train_config("callbacks=[default,latents]", "trainer.max_steps=1", *changed))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_names_the_autoencoder_and_does_not_hold_it(place: Path, run: Path) -> None:
     saved = checkpoint(run)
     assert saved["frozen"] == {"autoencoder": weights.sha256_of(place / "kl")}
@@ -222,6 +223,7 @@ def test_grids_in_training_are_of_images(run: Path) -> None:
         assert grid.size == (2 + 2 * 34, 2 + 34)
 
 
+@pytest.mark.slow
 def test_samples_and_scores_are_of_images(place: Path, run: Path, tmp_path: Path) -> None:
     run_script(f"scripts/sample.py run={run} num_samples=5 batch_size=3 output={tmp_path / 'drawn'}")
     images = np.load(tmp_path / "drawn" / "samples.npz")["arr_0"]
@@ -235,6 +237,7 @@ def test_samples_and_scores_are_of_images(place: Path, run: Path, tmp_path: Path
     assert np.isfinite(result["metrics"]["fd_efficientnet-lite0_12"])
 
 
+@pytest.mark.slow
 def test_another_autoencoder_is_refused_and_the_same_in_another_folder_is_not(
     place: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

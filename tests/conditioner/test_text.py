@@ -170,6 +170,7 @@ def images(root: Path) -> None:
     (root / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
 
 
+@pytest.mark.slow
 def test_joined_conditions_train_from_named_columns_of_a_folder(
     train_config: Callable[..., DictConfig], tmp_path: Path
 ) -> None:

@@ -62,6 +62,7 @@ def test_the_flow_gives_the_analytic_value() -> None:
     assert found.metrics["bits_per_dim_flow_std_40"] == pytest.approx(float(analytic().std()), abs=5e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variance", [None, "small", "large"])
 def test_the_bound_lies_above_the_analytic_value_and_falls_to_it(variance: str | None) -> None:
     """The images are the Gaussian's own, so on average over draws no chain of steps can beat it."""

@@ -35,6 +35,7 @@ def scores(run: Path) -> dict[str, dict]:
     return {path.parent.name: json.loads(path.read_text()) for path in run.glob("evaluation/*/metrics.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("nothing_is_drawn")
 def test_a_training_a_script_and_a_table_have_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, eight = tmp_path / "run", "evaluation.likelihood.num_samples=8"

@@ -131,6 +131,7 @@ def test_a_rank_without_work_changes_nothing(tmp_path: Path) -> None:
     assert sum(drawn) == 20
 
 
+@pytest.mark.slow
 def test_a_failure_on_one_rank_ends_all_with_its_message_at_once(tmp_path: Path) -> None:
     """Sample 16 is in batch 1; the rank that does not draw it would have minutes of work."""
     began = time.monotonic()

@@ -178,3 +178,6 @@ class Counted:
         if amount < 0:
             raise ValueError(f"amount is above 0, got {amount}")
         self.built.append(1 / amount * amount**2)
+
+    def check(self) -> None:
+        """A schedule is."""

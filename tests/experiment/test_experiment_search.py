@@ -67,6 +67,7 @@ def test_another_space_in_the_same_folder_is_refused(hill: Path):
     assert len(study(hill).trials) == 1
 
 
+@pytest.mark.slow
 def test_a_torn_study_goes_on_and_a_damaged_one_is_refused_and_kept(hill: Path):
     again = [*SEARCH, "hydra.sweeper.n_trials=2", "scale=interval(0.0,0.5)"]
     sweep(hill, *again)

@@ -19,6 +19,7 @@ from diffusion.experiment.config.config_hash import MACHINE, identity
 from diffusion.experiment.run.status import read_status
 
 
+@pytest.mark.slow
 def test_the_same_command_again_runs_nothing(toy: Path):
     err = sweep(toy, "seed=1,2", "part=good,fine")
     assert "4 finished" in err
@@ -31,6 +32,7 @@ def test_the_same_command_again_runs_nothing(toy: Path):
     assert not (toy / "multirun").exists()
 
 
+@pytest.mark.slow
 def test_an_edited_config_file_makes_new_cells(toy: Path):
     sweep(toy, "seed=1,2")
     (toy / "conf" / "part" / "good.yaml").write_text("mode: good\nscore: 2.5\n")
@@ -38,6 +40,7 @@ def test_an_edited_config_file_makes_new_cells(toy: Path):
     assert len(runs(toy)) == 4
 
 
+@pytest.mark.slow
 def test_a_file_that_is_edited_while_the_sweep_runs_changes_no_cell(toy: Path):
     sweep(toy, "part=edit,good")
     assert {p.read_text() for p in (toy / "outputs" / "toy").glob("*/metrics.csv")} == {"step,score\n1,1.5\n"}
@@ -100,6 +103,7 @@ def test_a_half_written_status_is_a_cell_to_run(toy: Path):
     assert sorted(runs(toy).values()) == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_sweep_is_refused_and_kept(toy: Path):
     sweep(toy, "seed=1,2")
     before = (toy / "outputs" / "toy" / "sweep.json").read_bytes()
@@ -149,6 +153,7 @@ def test_sigterm_stops_the_sweep_and_the_same_command_continues_it(toy: Path, la
     assert lines[1].endswith(folder.name)  # it was told to resume
 
 
+@pytest.mark.slow
 def test_a_cell_that_another_process_is_at_is_waited_for(toy: Path):
     first = start(toy, "part=sleep", "name=toy")
     (folder,) = wait_for_cells(toy, 1, first)

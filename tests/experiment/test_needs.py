@@ -30,6 +30,7 @@ def experiment(toy: Path, name: str, text: str) -> None:
     (toy / "conf" / "experiment" / f"{name}.yaml").write_text(f"# @package _global_\n{text}\n")
 
 
+@pytest.mark.slow
 def test_a_need_is_trained_first_and_once(toy: Path):
     said = single(toy, *NEED)
     need = the_need(toy)
@@ -46,6 +47,7 @@ def test_a_need_is_trained_first_and_once(toy: Path):
     assert len(runs(toy, "top")) == 2
 
 
+@pytest.mark.slow
 def test_a_run_of_the_same_config_is_found_wherever_it_lies(toy: Path):
     single(toy, "name=mine", "part=fine", "seed=3")
     single(toy, *NEED)
@@ -53,6 +55,7 @@ def test_a_run_of_the_same_config_is_found_wherever_it_lies(toy: Path):
     assert len(runs(toy, "mine")) == 1
 
 
+@pytest.mark.slow
 def test_needs_nest_and_a_plan_trains_nothing(toy: Path):
     experiment(toy, "middle", 'name: middle\nneeds: {base: [part=fine, "seed=${seed}"]}\nweak: ${needed:base}')
     words = ("name=top", "needs.m=[experiment=middle,seed=5]", "needs.b=[part=fine,seed=5]", "scale=2")
@@ -94,6 +97,7 @@ def test_bad_needs_are_refused_in_one_sentence(toy: Path, words: tuple[str, ...]
     assert not (toy / "outputs").exists()
 
 
+@pytest.mark.slow
 def test_a_need_that_fails_says_which_and_why_and_is_tried_again(toy: Path):
     words = ("name=top", "needs.w=[part=fail]", "weak=${needed:w}")
     said = single(toy, *words, code=1)

@@ -73,6 +73,7 @@ def change(folder: Path) -> None:
     torch.save({**saved, "state_dict": {name: value + 0.01 for name, value in saved["state_dict"].items()}}, file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(CHOICES))
 def test_a_part_is_a_run_folder_and_no_other_weights_take_its_place(tmp_path: Path, kind: str) -> None:
     cfg, part, role = trained(tmp_path, kind)
@@ -91,6 +92,7 @@ def test_a_part_is_a_run_folder_and_no_other_weights_take_its_place(tmp_path: Pa
         load_model(cfg, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_frozen_autoencoder_is_the_runs_own_and_has_its_sizes(tmp_path: Path) -> None:
     cfg, part, _ = trained(tmp_path, "autoencoder")
     model, theirs = load_model(cfg, tmp_path / "run"), diffusion.load(part)
@@ -129,6 +131,7 @@ def test_a_run_without_an_autoencoder_is_no_autoencoder(tmp_path: Path) -> None:
         train.train(cfg)
 
 
+@pytest.mark.slow
 def test_a_loaded_model_guides(tmp_path: Path) -> None:
     main = diffusion.load(run_folder(tmp_path, "main", "seed=1", "conditioner=label"))
     weak = diffusion.load(run_folder(tmp_path, "weak", "seed=2"), weights="raw")
@@ -157,6 +160,7 @@ def test_a_sample_does_not_depend_on_the_others(tmp_path: Path) -> None:
         model.sample(7, index=[7])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps", [None, 2])
 def test_a_model_draws_what_the_script_draws(tmp_path: Path, steps: int | None) -> None:
     import numpy as np

@@ -110,6 +110,7 @@ def test_a_run_that_another_process_writes_is_left_to_it(run: Path):
     assert snapshot(run) == before
 
 
+@pytest.mark.slow
 def test_data_that_changed_on_the_disk_are_refused_and_change_no_byte(tmp_path: Path):
     from PIL import Image
 
@@ -142,6 +143,7 @@ def test_a_learning_rate_of_zero_moves_no_weight(run: Path):
     assert "from step 5: optimizer.lr 0.001 -> 0.0" in shown
 
 
+@pytest.mark.slow
 def test_changed_settings_are_used_and_recorded(run: Path):
     started = snapshot(run)
     code, shown = resume(run, "trainer.max_steps=8", "optimizer.lr=1e-5", "optimizer.betas=[0.5,0.9]")
@@ -181,6 +183,7 @@ def test_a_longer_cosine_goes_on_along_the_longer_curve(run: Path):
     assert state["_last_lr"] == pytest.approx([1e-3 * 0.5 * (1 + math.cos(math.pi * 20 / 20))], abs=1e-12)
 
 
+@pytest.mark.slow
 def test_the_first_step_after_a_change_takes_the_new_rate(run: Path):
     """Adam's own update, worked out here from the checkpoint's moments, at the new rate."""
     before = checkpoint(run)
@@ -196,6 +199,7 @@ def test_the_first_step_after_a_change_takes_the_new_rate(run: Path):
     assert moved
 
 
+@pytest.mark.slow
 def test_edited_config_files_change_no_resumed_run(tmp_path: Path):
     conf = shutil.copytree(ROOT / "conf", tmp_path / "conf")
     own = [f"--config-path={conf}"]
@@ -247,6 +251,7 @@ def test_more_steps_alone_make_the_cell_of_more_steps(tmp_path: Path, made: Path
     assert identities[0] != identities[1] == identities[2]
 
 
+@pytest.mark.slow
 def test_another_rate_on_the_way_is_no_run_of_that_rate(tmp_path: Path, run: Path):
     assert resume(run, "trainer.max_steps=8", "optimizer.lr=1e-4")[0] == 0
     whole = [*SMALL, "trainer.max_steps=8", "optimizer.lr=1e-4"]

@@ -122,6 +122,7 @@ def test_one_step_is_exact_for_a_gaussian_with_its_own_statistics(schedule):
 MADE = {"data": "data_prediction", "arbitrary": arbitrary()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", EARLY.values(), ids=EARLY.keys())
 @pytest.mark.parametrize("statistics", MADE.values(), ids=MADE.keys())
 @pytest.mark.parametrize(("answers", "corrector"), [(1, False), (2, False), (3, False), (1, True), (2, True)])

@@ -132,6 +132,7 @@ ORDERS = {
 """Options and order: min(predictor + 1, corrector), and at most 2 after a last step of order 1."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", EARLY.values(), ids=EARLY.keys())
 @pytest.mark.parametrize(("options", "order"), ORDERS.values(), ids=ORDERS.keys())
 def test_it_converges_with_its_declared_order_for_any_options(options, order, schedule):

@@ -26,6 +26,7 @@ from diffusion.types import Cond, Prediction
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in SAMPLERS if p.stem != "predictor_corrector"], ids=lambda path: path.stem)
 @pytest.mark.parametrize("schedule", [Flow(), ContinuousVP(), CosineSchedule(1000)], ids=["flow", "vp", "cosine"])
 def test_every_configured_sampler_turns_noise_into_the_data(path, schedule):

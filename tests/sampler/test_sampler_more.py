@@ -234,6 +234,7 @@ class Carried:
         return self.denoiser.transport(self.other, 1.0, nxt.t) if self.left == 0 else x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", [p for p in SAMPLERS if from_config(p).order > 1], ids=lambda path: path.stem)
 def test_a_sampler_goes_on_from_where_guidance_put_it(path):
     """Whatever it remembers of the first path, it ends where the second one does."""

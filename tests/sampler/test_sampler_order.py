@@ -61,6 +61,7 @@ DETERMINISTIC = {
 DETERMINISTIC["UniPC bh1"] = lambda n: UniPCSampler(n, variant="bh1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", DETERMINISTIC.values(), ids=DETERMINISTIC.keys())
 def test_deterministic_samplers_converge_with_their_declared_order(make):
     check_order(make)

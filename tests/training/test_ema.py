@@ -172,6 +172,7 @@ def test_bad_numbers_name_their_key(make, key: str) -> None:
         make()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", sorted(path.stem for path in (CONF / "experiment").glob("*.yaml")))
 def test_any_average_can_be_chosen_in_any_experiment(tmp_path: Path, experiment: str) -> None:
     for average_of in ("power", "half_life"):

@@ -69,6 +69,7 @@ def test_a_killed_run_ends_bit_for_bit_like_an_undisturbed_one(train_config, tmp
         assert same(whole[part], resumed[part]), part
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", ["uniform", "stratified", "antithetic"])
 def test_accumulated_parts_of_a_batch_train_as_the_whole(train_config, tmp_path, times):
     keys = ["conditioner=label", "trainer.max_steps=4", "optimizer=adam", "optimizer.lr=1e-4"]
