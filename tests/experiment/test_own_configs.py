@@ -161,3 +161,15 @@ def test_a_hydra_plugin_of_ones_own_adds_its_folder(mine: Path) -> None:
         env={"PYTHONPATH": f"{mine}:{ROOT}", "PATH": ""}, capture_output=True, text=True,
     )  # fmt: skip
     assert "_target_: own_part.held.HeldSampler" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+def test_what_an_experiment_sets_of_an_evaluation_that_is_none_is_left_alone(mine: Path) -> None:
+    """As ablations do, which train without a score: ``experiment=cifar10_ddpm evaluation=none``."""
+    Path("mine/experiment").mkdir()
+    Path("mine/experiment/scored.yaml").write_text("# @package _global_\n# Own.\nevaluation:\n  num_samples: 8\n")
+    code, text = attempt("train", "--config-dir=mine", "experiment=scored", *SMALL)
+    assert code == 0, text
+    code, text = attempt("evaluate", f"run={run_of('r')}")
+    assert code == 2
+    assert "the run has no evaluation of its own; add evaluation=<name>" in text

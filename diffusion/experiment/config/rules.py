@@ -27,17 +27,6 @@ EXTRACTORS = {"digits-cnn-v1": (1, 8), "fashion-cnn-v1": (1, 28)}
 """Channels and resolution of the feature extractors that take one size only."""
 
 
-def settings_of_nothing(cfg: Plain) -> str | None:
-    """``evaluation=none`` with an experiment that sets ``evaluation.num_samples`` leaves that alone."""
-    left = [key for key in _part(cfg, "evaluation") if key not in ("likelihood", "metric")]
-    if not left or "_target_" in left:
-        return None
-    return (
-        f"evaluation.{left[0]} is set and no evaluation is chosen: an experiment sets it whatever is chosen; put its "
-        "settings into a file of conf/evaluation that the experiment chooses, or choose an evaluation"
-    )
-
-
 def data_and_autoencoder(cfg: Plain) -> str | None:
     data, coder = _part(cfg, "data"), _part(cfg, "autoencoder")
     if _class(coder) != "IdentityAutoencoder":
@@ -252,7 +241,6 @@ def pixels_only(cfg: Plain) -> str | None:
 
 
 RULES: tuple[Callable[[Plain], str | None], ...] = (
-    settings_of_nothing,
     data_and_autoencoder,
     autoencoder_weights,
     latent_size,

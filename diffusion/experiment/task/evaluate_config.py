@@ -44,7 +44,7 @@ def whole(cfg: DictConfig) -> DictConfig:
         ConfigError: nothing to score, no evaluation chosen for images, or data chosen for a run.
     """
     if cfg.images is not None:
-        if not cfg.get("evaluation"):
+        if "_target_" not in (cfg.get("evaluation") or {}):
             raise ConfigError("images are scored by an evaluation that you choose; add evaluation=<name>")
         if "extractor" not in cfg.evaluation:
             raise ConfigError("images have no likelihood; choose an evaluation that scores samples, such as digits")
@@ -63,7 +63,7 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError("a run is scored against the data that it was trained on; leave data out")
     own = ("images", "data", "trainer", "output")
     merged = with_run(OmegaConf.masked_copy(cfg, [str(key) for key in cfg if key not in own]))
-    if not merged.get("evaluation"):
+    if "_target_" not in (merged.get("evaluation") or {}):
         raise ConfigError("the run has no evaluation of its own; add evaluation=<name>")
     OmegaConf.set_struct(merged, False)
     merged.trainer, merged.images, merged.output = cfg.get("trainer"), None, cfg.output
