@@ -111,7 +111,7 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         begin()  # where there was no step left to take
-        if "_target_" in cfg.evaluation:  # evaluation=none leaves what an experiment sets of one
+        if "_target_" in (cfg.evaluation or {}):  # evaluation=none leaves what an experiment sets of one
             # ranks draw different numbers of batches, which shares of a network cannot
             model = load_model(cfg, folder) if module.sharded else module.average
             score(cfg, evaluator, model, data, folder, trainer)
