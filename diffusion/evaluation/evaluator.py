@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -190,14 +189,7 @@ class Evaluator:
             several = repeated if len(repeated) > 1 else []
             better = {name: way for name in metrics if (way := _direction(name, scoring.better)) is not None}
             result = Result(metrics, scoring.real_baseline, record, several, better)
-
-            def keep() -> Result:
-                if folder is not None:
-                    result.write(folder)
-                    shutil.rmtree(folder / "shards", ignore_errors=True)
-                return result
-
-            return ranks.on_root(keep)
+            return ranks.on_root(partial(result.keep, folder))
         finally:
             ranks.close()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,13 @@ class Result:
         record = {"floor" if name == "real_baseline" else name: value for name, value in asdict(self).items()}
         write_atomic(target, json.dumps(record, indent=2) + "\n")
         return target
+
+    def keep(self, folder: Path | None) -> Result:
+        """Itself, written to ``folder``, where the batches that it was made of are no longer needed."""
+        if folder is not None:
+            self.write(folder)
+            shutil.rmtree(folder / "shards", ignore_errors=True)
+        return self
 
 
 def spread(repeats: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -77,13 +77,11 @@ class Schedule(ABC):
         grows = sigma[1:] * alpha[:-1] > sigma[:-1] * alpha[1:]  # sigma / alpha, also where alpha is 0
         if not grows.all():
             at = int((~grows).nonzero()[0])
-            noise = [
-                f"{s / a:.6g}" for s, a in zip(sigma[at : at + 2].tolist(), alpha[at : at + 2].tolist(), strict=True)
-            ]
+            found = zip(*(values[at : at + 2].tolist() for values in (times, alpha, sigma)), strict=True)
+            first, then = (f"{level.noise:.6g} at t = {level.t:.3g}" for level in (Level(*row) for row in found))
             raise ValueError(
-                f"the log-SNR of a schedule falls strictly with t, and {type(self).__name__} has sigma/alpha = "
-                f"{noise[0]} at t = {float(times[at]):.3g} and {noise[1]} at t = {float(times[at + 1]):.3g}; "
-                "choose settings of the schedule with which the noise only grows"
+                f"the log-SNR of a schedule falls strictly with t, and {type(self).__name__} has sigma/alpha = {first} "
+                f"and {then}; choose settings of the schedule with which the noise only grows"
             )
 
     def log_snr(self, t: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -78,14 +77,7 @@ class LikelihoodEvaluator:
             }
             better = {name: way for name in measured.metrics if (way := naming.better(name)) is not None}
             result = Result(measured.metrics, {}, record, better=better)
-
-            def keep() -> Result:
-                if folder is not None:
-                    result.write(folder)
-                    shutil.rmtree(folder / "shards", ignore_errors=True)
-                return result
-
-            return ranks.on_root(keep)
+            return ranks.on_root(partial(result.keep, folder))
         finally:
             ranks.close()
 

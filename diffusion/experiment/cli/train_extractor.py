@@ -15,12 +15,10 @@ from rich.console import Console
 
 from diffusion.files import sha256_of
 
-NAMES = ("digits-cnn-v1", "fashion-cnn-v1")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=NAMES)
+    parser.add_argument("name", help="digits-cnn-v1 or another that is shipped with its recipe")
     parser.add_argument("file", help="where the weights go (.safetensors)")
     parser.add_argument("--data", default="data", help="folder of the data set, where it is not embedded")
     parser.add_argument("--seed", type=int, default=0)
@@ -30,6 +28,8 @@ def main() -> None:
 
     from diffusion.evaluation.features.training import RECIPES, accuracy, data_of, train
 
+    if args.name not in RECIPES:
+        parser.error(f"there is no recipe for '{args.name}'; there are {', '.join(RECIPES)}")
     extractor, epochs = RECIPES[args.name]
     data = data_of(args.name, args.data)
     (images, labels), (held_out, answers) = (

@@ -48,7 +48,7 @@ def use_folders(given: Sequence[str], run: str | None = None) -> None:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     found = [_checked(place) for place in given]
-    found += [place for place in _recorded(run) if run is not None and _is_there(place)]
+    found += [place for place in _recorded(run) if _is_there(place)] if run else []
     os.environ[SEARCHED] = json.dumps(list(dict.fromkeys(found)))
 
 

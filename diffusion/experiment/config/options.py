@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import hydra
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers
+from diffusion.experiment.config.session import session
 
 
 def options(*folders: str | Path) -> list[tuple[str, str]]:
@@ -38,8 +37,5 @@ def composed(entry: str, conf: Path, folders: Sequence[str | Path], overrides: S
     resolvers.register()
     more = [f"file://{path}" for folder in folders if (path := Path(folder).resolve()) != conf.resolve()]
     search = [f"hydra.searchpath=[{','.join(more)}]"] if more else []
-    GlobalHydra.instance().clear()
-    with hydra.initialize_config_dir(str(conf), version_base="1.3"):
-        cfg = hydra.compose(entry, [*search, *overrides])
-    HydraConfig.instance().cfg = None
-    return cfg
+    with session(conf, entry):
+        return hydra.compose(entry, [*search, *overrides])

@@ -32,6 +32,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError, DiskError, Preempted, PrunedError, RankFailedError, UserError
 from diffusion.experiment.config.config_hash import AUTO, identity
+from diffusion.experiment.config.validate import resolved
 from diffusion.experiment.process.ranks import rank
 from diffusion.experiment.run import environment, held_log, signals
 from diffusion.experiment.run.code import changed, code_of, files_of, write_code
@@ -109,27 +110,24 @@ class Record:
             self.continued.write(self.folder, segment)
             self._compare_code()
         elif self.cfg is not None and self.cfg.get("resume") is None:
-            self._start_config()
+            self._start_config(self.cfg)
         self.status["identity"] = self._identity(before)
         write_status(self.folder, self.status)
         self._environment = self.folder / ("environment.json" if segment == 1 else f"environment-{segment}.json")
         self._write_environment()
 
-    def _start_config(self) -> None:
+    def _start_config(self, cfg: DictConfig) -> None:
         """Of a run that starts from its beginning; what an earlier one in this folder was continued with is gone."""
-        write_atomic(self.folder / RESOLVED, OmegaConf.to_yaml(self.cfg, resolve=True))
+        write_atomic(self.folder / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
         for name in (RESOLVED, COMPOSED, OVERRIDES):
             while (later := newest(self.folder / name)) != self.folder / name:
                 later.unlink()
         (self.folder / HISTORY).unlink(missing_ok=True)
-        write_code(self.folder, code_of(self._plain()))
+        write_code(self.folder, code_of(resolved(cfg)))
 
     def _compare_code(self) -> None:
-        if files := changed(self.folder, code_of(self._plain())):
+        if self.cfg is not None and (files := changed(self.folder, code_of(resolved(self.cfg)))):
             log.warning("the run goes on with other code than it began with: %s", files_of(files))
-
-    def _plain(self) -> dict[str, Any]:
-        return OmegaConf.to_container(self.cfg, resolve=True)  # type: ignore[return-value]
 
     def start_clock(self) -> None:
         """``seconds`` count from here: those before were other runs'."""
