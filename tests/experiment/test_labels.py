@@ -55,6 +55,7 @@ def drawn(run: Path, folder: Path, words: str) -> np.ndarray:
         return file["arr_0"]
 
 
+@pytest.mark.slow
 def test_names_and_numbers_are_the_same_classes_everywhere(labelled: Path, tmp_path: Path) -> None:
     model = diffusion.load(labelled)
     by_number = model.sample(12, labels=[2, 0], batch_size=4)
@@ -75,6 +76,7 @@ def test_names_and_numbers_are_the_same_classes_everywhere(labelled: Path, tmp_p
     assert np.array_equal(found, model.sample(12, labels=1, batch_size=4).permute(0, 2, 3, 1).numpy())
 
 
+@pytest.mark.slow
 def test_captions_are_given_in_turn(captioned: Path, tmp_path: Path) -> None:
     model = diffusion.load(captioned)
     images = model.sample(12, text=["a red heart", "a blue star"], batch_size=4).permute(0, 2, 3, 1).numpy()

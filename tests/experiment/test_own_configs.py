@@ -56,7 +56,15 @@ def run_of(name: str) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("how", [["--config-dir=mine"], ["-cd", "mine"], ["hydra.searchpath=[mine]"]], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [
+        ["hydra.searchpath=[mine]"],
+        pytest.param(["--config-dir=mine"], marks=pytest.mark.slow),
+        pytest.param(["-cd", "mine"], marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
 def test_a_run_with_own_parts_is_recorded_sampled_and_continued_without_naming_the_folder(
     how: list, mine: Path
 ) -> None:

@@ -130,6 +130,7 @@ def test_data_that_changed_on_the_disk_are_refused_and_change_no_byte(tmp_path: 
     assert snapshot(run) == before
 
 
+@pytest.mark.slow
 def test_a_learning_rate_of_zero_moves_no_weight(run: Path):
     before = checkpoint(run)
     code, shown = resume(run, "trainer.max_steps=8", "optimizer.lr=0.0")

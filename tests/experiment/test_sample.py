@@ -149,6 +149,7 @@ def test_samples_are_a_data_set_with_their_classes(run: Path, tmp_path: Path, mo
     assert sorted(read) == sorted(zip(map(bytes, found["arr_0"]), found["arr_1"].tolist(), strict=True))
 
 
+@pytest.mark.slow
 def test_fewer_samples_leave_none_of_before_and_are_the_same(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_a_loss_that_is_no_number_stops_training_with_a_sentence(train_config):
     assert trainer.global_step == 5
 
 
+@pytest.mark.slow
 def test_metrics_csv_has_the_loss_per_noise_level_and_survives_a_resumption(train_config, tmp_path):
     keys = ["trainer.log_every_n_steps=2", "trainer.val_check_interval=4", "callbacks.checkpoint.every_n_train_steps=5"]
     run(train_config(*keys, "trainer.max_steps=6"))
@@ -161,6 +162,7 @@ def test_metrics_csv_has_the_loss_per_noise_level_and_survives_a_resumption(trai
     assert float(rows[1]["val/loss"]) > 0
 
 
+@pytest.mark.slow
 def test_two_weightings_compare_by_the_unweighted_loss(train_config, tmp_path):
     """One network under two weightings: other losses, the same unweighted one, which a constant weighting minimises."""
     rows = {}
