@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from keyword import iskeyword
 from pathlib import Path
 from typing import Any
 
 from diffusion import __version__
 from diffusion.experiment.config.errors import nearest
 
-COMMANDS = sorted({file.stem for file in Path(__file__).parent.glob("[!_]*.py")} - {"alphabar", "app"})
+COMMANDS = sorted({file.stem.rstrip("_") for file in Path(__file__).parent.glob("[!_]*.py")} - {"alphabar", "app"})
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
 
 
 def _command(name: str) -> Any:
-    return import_module(f"diffusion.experiment.cli.{name}")
+    return import_module(f"diffusion.experiment.cli.{f'{name}_' if iskeyword(name) else name}")
 
 
 def _usage() -> str:

@@ -99,7 +99,8 @@ def app(
                         print(OmegaConf.to_yaml(cfg, resolve=bool(args.resolve)), end="")
                         return
                     if not args.cfg:
-                        validate.check(whole)
+                        if not composer.searches:
+                            validate.check(whole)
                         for place in _places(whole):
                             check_writable(place)
                         if cfg.get("plan") and "needs" in cfg and not args.multirun:

@@ -33,7 +33,7 @@ def main() -> None:
     extractor, epochs = RECIPES[args.name]
     data = data_of(args.name, args.data)
     (images, labels), (held_out, answers) = (
-        (split.images.float() / 255, split.labels) for split in (data.split("train"), data.split("test"))
+        (split.images[:].float() / 255, split.labels) for split in (data.split("train"), data.split("test"))
     )
     random = torch.Generator().manual_seed(args.seed)
     with torch.random.fork_rng():

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,31 +14,37 @@ import torch
 import torch.distributed as dist
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from torch import nn
 
 from diffusion.errors import ConfigError
 from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
 from diffusion.evaluation.sample_folder import load_images
 from diffusion.experiment.build.build import build, build_data, prepare_process
-from diffusion.experiment.build.load import load_model
+from diffusion.experiment.build.load import load_model, trained
 from diffusion.experiment.config.errors import user_errors
+from diffusion.experiment.config.rooms import draws
 from diffusion.experiment.config.validate import resolved
 from diffusion.experiment.launch.elastic import launch
 from diffusion.experiment.process.ranks import joined, listed, rank, wanted_ranks
-from diffusion.experiment.run.code import KEEP, SCORING, changed, code_of, files_of, read_code, write_code
+from diffusion.experiment.run.code import SCORING, code_of
 from diffusion.experiment.run.environment import environment
 from diffusion.experiment.run.saved_config import checkpoint_path
 from diffusion.experiment.run.signals import interruptible
+from diffusion.experiment.run.stages import is_staged
 from diffusion.experiment.run.status import SKIPPED
-from diffusion.experiment.task.sample import build_pipeline, settings_name
-from diffusion.files import sha256_of
+from diffusion.experiment.task.sample import build_pipeline
+from diffusion.experiment.task.score_folder import is_scored, keep_other, kept, target, weights_sha256
+from diffusion.experiment.task.staged import build_staged
 from diffusion.model import DiffusionModel
-from diffusion.pipeline.single import SinglePipeline
+from diffusion.pipeline.keyed import KeyedPipeline
+from diffusion.pipeline.staged import StagedPipeline
 
+Model = DiffusionModel | StagedPipeline
 log = logging.getLogger(__name__)
 
 
@@ -61,56 +64,11 @@ def evaluate(cfg: DictConfig) -> None:
 
 def evaluate_once(cfg: DictConfig) -> str | None:
     """:func:`evaluate`; in a sweep only where this score of this checkpoint is missing, else ``SKIPPED``."""
-    if HydraConfig.get().mode is RunMode.MULTIRUN and _scored(cfg):
+    if HydraConfig.get().mode is RunMode.MULTIRUN and is_scored(cfg):
         log.info("%s is there already", target(cfg))
         return SKIPPED
     evaluate(cfg)
     return None
-
-
-def _scored(cfg: DictConfig) -> bool:
-    if cfg.get("images") is not None or stale(cfg):  # images may have changed
-        return False
-    known = _scored_checkpoint(target(cfg))
-    return known is not None and known == sha256_of(checkpoint_path(Path(cfg.run), cfg.checkpoint))
-
-
-def _scored_checkpoint(folder: Path) -> str | None:
-    """The sha256 of the checkpoint that a finished evaluation is of."""
-    try:
-        record = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        return str(record["fingerprint"]["about"]["checkpoint_sha256"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def stale(cfg: DictConfig) -> bool:
-    """Was this score made with other code than the parts have now? It is said which; with ``code=keep`` never."""
-    if cfg.get("code") == KEEP or not (files := changed(target(cfg), code_of(resolved(cfg), SCORING))):
-        return False
-    log.warning("%s is stale, and scored again: changed is %s (code=keep keeps it)", target(cfg), files_of(files))
-    return True
-
-
-def _keep_other(folder: Path, sha256: str, code: Mapping[str, str]) -> None:
-    """The score of other weights, of before the run was continued, or of other code moves to a name with the first
-    digits of what it is of."""
-    known, other = _scored_checkpoint(folder), ""
-    if known is not None and known != sha256:
-        other = known[:6]
-    elif changed(folder, code):
-        other = hashlib.sha256(json.dumps(read_code(folder)).encode()).hexdigest()[:6]
-    if other:
-        kept = folder.with_name(f"{folder.name}_{other}")
-        shutil.rmtree(kept, ignore_errors=True)
-        folder.rename(kept)
-        log.info("the score of the weights or the code before is in %s", kept)
-    write_code(folder, code)
-
-
-def kept(folder: Path) -> str:
-    """What an interrupted evaluation leaves, in words."""
-    return f"finished batches are kept in {folder}; run the same command again, and only the rest is drawn"
 
 
 def run(cfg: DictConfig) -> Result | Forecast:
@@ -121,13 +79,28 @@ def run(cfg: DictConfig) -> Result | Forecast:
         if cfg.get("images") is not None:
             return _score_images(cfg, evaluator, where)
         folder = Path(cfg.run)
-        model = load_model(cfg, folder, cfg.checkpoint, cfg.weights).to(where)
+        model: Model
+        if not draws(cfg):
+            if cfg.get("plan"):
+                with user_errors():
+                    evaluator.forecast()
+            whole = trained(cfg, folder, cfg.checkpoint, cfg.weights)[0].to(where)
+            return _score_model(cfg, evaluator, whole, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
+        if is_staged(cfg):
+            model = build_staged(cfg, where, evaluator.batch_size, evaluator.labels)
+        else:
+            model = load_model(cfg, folder, cfg.checkpoint, cfg.weights).to(where)
         score = _plan if cfg.get("plan") else _score_model
         return score(cfg, evaluator, model, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
 
 
 def score(
-    cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, folder: Path, trainer: Any
+    cfg: DictConfig,
+    evaluator: Any,
+    model: DiffusionModel | nn.Module,
+    data: Any,
+    folder: Path,
+    trainer: Any,
 ) -> Result:
     """The score at the end of a training, told to every logger too. Every rank comes here."""
     model = model.to(trainer.strategy.root_device)  # a strategy takes the model off its GPU after fitting
@@ -137,24 +110,6 @@ def score(
         if hasattr(logger, "log_evaluation"):
             logger.log_evaluation(result.metrics, result.real_baseline, result.fingerprint, step=trainer.global_step)
     return result
-
-
-def target(cfg: DictConfig) -> Path:
-    """The folder of this evaluation: in the run below ``evaluation``, named after what was evaluated and how."""
-    decides = [OmegaConf.to_container(cfg.evaluation, resolve=True)]
-    if cfg.get("images") is not None:  # nothing else of the folder's name says which, and against what
-        data = OmegaConf.to_container(cfg.data, resolve=True) if cfg.get("data") else None
-        decides += [str(Path(cfg.images).resolve()), data]
-    if cfg.get("text"):
-        decides += [{"text": list(cfg.text)}]
-    settings = json.dumps(decides if len(decides) > 1 else decides[0], sort_keys=True)
-    alone = "extractor" not in cfg.evaluation  # bits per dimension and no score of samples
-    how = f"{'bits_per_dim' if alone else cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
-    if cfg.get("images") is not None:
-        return Path(cfg.output) / how
-    count = (cfg.evaluation.likelihood.num_samples or "test") if alone else cfg.evaluation.num_samples
-    what = settings_name(cfg, num_samples=count, seed=cfg.evaluation.seed)
-    return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
 
 
 @contextmanager
@@ -190,7 +145,7 @@ def process_group(cfg: DictConfig) -> Iterator[torch.device]:
             dist.destroy_process_group()
 
 
-def _plan(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Forecast:
+def _plan(cfg: DictConfig, evaluator: Evaluator, model: Model, data: Any, checkpoint: Path) -> Forecast:
     pipeline = _pipeline(cfg, evaluator, model, data)
     with progress() as show, user_errors():
         forecast = evaluator.forecast(pipeline, data, target(cfg), progress=show)
@@ -199,26 +154,38 @@ def _plan(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: An
     return forecast
 
 
-def _score_model(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any, checkpoint: Path) -> Result:
+def _score_model(cfg: DictConfig, evaluator: Any, model: Model | nn.Module, data: Any, checkpoint: Path) -> Result:
     about = {
         "checkpoint": checkpoint.name,
-        "checkpoint_sha256": sha256_of(checkpoint),
+        "checkpoint_sha256": weights_sha256(cfg, checkpoint),
         "weights": cfg.get("weights", "ema"),
         "code": environment()["git"],
     }
-    pipeline = _pipeline(cfg, evaluator, model, data)
+    samples: Any = model
+    if isinstance(model, DiffusionModel | StagedPipeline):
+        samples = _pipeline(cfg, evaluator, model, data)
     if rank() == 0:
-        _keep_other(target(cfg), about["checkpoint_sha256"], code_of(resolved(cfg), SCORING))
-    return _evaluate(cfg, evaluator, pipeline, data, {"about": about})
+        keep_other(target(cfg), about["checkpoint_sha256"], code_of(resolved(cfg), SCORING))
+    return _evaluate(cfg, evaluator, samples, data, {"about": about})
 
 
-def _pipeline(cfg: DictConfig, evaluator: Evaluator, model: DiffusionModel, data: Any) -> SinglePipeline:
+def _pipeline(cfg: DictConfig, evaluator: Evaluator, model: Model, data: Any) -> KeyedPipeline:
     """What draws: sample i has row i mod n of the held-out images' columns, or of the captions that are given."""
-    columns = dict(data.split("test").requests)
+    reads = model.reads if isinstance(model, StagedPipeline) else model.conditioner.columns
+    columns = data.split("test").requests_for(reads)
     if cfg.get("text"):
-        if "text" not in model.conditioner.columns:
+        if "text" not in reads:
             raise ConfigError("text gives captions, and this model's conditioner reads none; leave text out")
         columns["text"] = tuple(cfg.text)
+    if cfg.get("negative") is not None:
+        if "text" not in reads:
+            raise ConfigError("negative is a prompt, and this model's conditioner reads no texts; leave negative out")
+        columns["negative"] = (cfg.negative,)
+    if isinstance(model, StagedPipeline):
+        model.columns.update(columns)
+        with user_errors():
+            model.check()
+        return model
     return build_pipeline(cfg, model, evaluator.batch_size, evaluator.labels, columns)
 
 

@@ -5,24 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
+from diffusion.describe import tensors_sha256
+from diffusion.errors import ConfigError
 from diffusion.evaluation import fingerprint
+from diffusion.evaluation.sample_folder import load_images
 from diffusion.experiment.build.build import build, build_data
 from diffusion.experiment.build.load import identities, load_model, plain
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.signals import interruptible
+from diffusion.experiment.run.stages import is_staged, main_stage
 from diffusion.experiment.task.model_statistics import check_statistics
 from diffusion.experiment.task.sample_config import check_output, class_names
 from diffusion.experiment.task.sample_output import write_samples
+from diffusion.experiment.task.staged import build_staged
+from diffusion.image_file import read_image
 from diffusion.model import DiffusionModel
-from diffusion.pipeline.base import Request
+from diffusion.pipeline.base import Request, check_read
+from diffusion.pipeline.keyed import KeyedPipeline
 from diffusion.pipeline.single import SinglePipeline
 
 log = logging.getLogger(__name__)
@@ -42,14 +50,28 @@ def sample(cfg: DictConfig) -> Path:
     """
     run = Path(cfg.run)
     with interruptible(KEPT):
-        model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
+        staged = build_staged(cfg, device(), cfg.batch_size, _plain(cfg.labels)) if is_staged(cfg) else None
+        model = staged.main.model if staged else load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
         prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
-        request = Request.of(cfg.num_samples, text=prompts, negative=cfg.negative)
-        pipeline = build_pipeline(cfg, model, cfg.batch_size, _plain(cfg.labels), _columns(cfg, model, request))
+        low = None if cfg.low_resolution is None else _images(Path(cfg.low_resolution), model)
+        request = Request.of(
+            cfg.num_samples, text=prompts, negative=cfg.negative, numbers=_plain(cfg.numbers), low_resolution=low
+        )
+        pipeline: KeyedPipeline
+        if staged is None:
+            columns = _columns(cfg, model.conditioner.columns, model, request)
+            pipeline = build_pipeline(cfg, model, cfg.batch_size, _plain(cfg.labels), columns, request)
+        else:
+            pipeline = staged
+            staged.columns.update(_columns(cfg, staged.reads, model, request))
+            with user_errors():
+                staged.check(request)
         facts = {
             **pipeline.describe(),
             "text": prompts,
             "negative": cfg.negative,
+            "numbers": _plain(cfg.numbers),
+            **({} if low is None else {"low_resolution": tensors_sha256({"low_resolution": low})}),
             "checkpoint": cfg.checkpoint,
             "weights": cfg.weights,
             "seed": cfg.seed,
@@ -58,7 +80,7 @@ def sample(cfg: DictConfig) -> Path:
             "matmul_precision": cfg.matmul_precision,
         }
         name = settings_name(cfg, cfg.num_samples, cfg.seed, facts)
-        folder = Path(cfg.output) if cfg.output else run / "samples" / name
+        folder = Path(cfg.output) if cfg.output else Path(cfg.paths.run) / "samples" / name
         check_output(folder)
         index = torch.arange(cfg.num_samples)
         with user_errors():
@@ -76,21 +98,46 @@ def sample(cfg: DictConfig) -> Path:
             images,
             facts | where,
             labels=None if labels is None else labels.tolist(),
-            names=class_names(run),
+            names=class_names(Path(main_stage(cfg).paths.run)),
             texts=prompts or pipeline.texts(index),
         )
     log.info("%d images in %s, %d network calls each", len(images), folder, pipeline.calls // len(images))
     return folder
 
 
-def _columns(cfg: DictConfig, model: DiffusionModel, request: Request) -> dict[str, Any]:
+def _columns(cfg: DictConfig, reads: Sequence[str], model: DiffusionModel, request: Request) -> dict[str, Any]:
     """What the model is conditioned on and is not requested: the columns of the held-out images, in turn."""
     given = {name for name, _ in request} | ({"label"} if model.conditioner.num_classes else set())
-    lacking = [column for column in model.conditioner.columns if column not in given]
+    lacking = [column for column in reads if column not in given]
     if not lacking:
         return {}
-    columns = build_data(cfg).split("test").requests
-    return {name: columns[name] for name in lacking if name in columns}
+    if lacking == ["low_resolution"] and "NoData" in str(cfg.data._target_):
+        raise ConfigError(
+            "this run enlarges images, and its data hold none to make small ones of; give "
+            "low_resolution=<file or folder>"
+        )
+    columns = build_data(cfg).split("test").requests_for(lacking)
+    return {name: columns[name] for name in (*lacking, "image") if name in columns}
+
+
+def _images(path: Path, model: DiffusionModel) -> torch.Tensor:
+    """The image at ``path``, or those of a folder or an .npz: (N, C, h, w) in [-1, 1].
+
+    Raises:
+        ConfigError: they cannot be read, or the model reads none.
+    """
+    if "low_resolution" not in model.conditioner.columns:
+        raise ConfigError("low_resolution gives small images, and this run enlarges none; leave low_resolution out")
+    try:
+        if path.is_file() and path.suffix != ".npz":
+            pixels = np.atleast_3d(np.asarray(read_image(path)))[None]
+            images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2)
+        else:
+            found, _ = load_images(path)
+            images = torch.as_tensor(found[torch.arange(len(found))])
+    except ValueError as error:
+        raise ConfigError(f"low_resolution: {error}") from None
+    return images.float() / 127.5 - 1
 
 
 def build_pipeline(
@@ -99,8 +146,9 @@ def build_pipeline(
     batch_size: int,
     labels: Any = "balanced",
     columns: Mapping[str, Any] | None = None,
+    request: Request = Request(),  # noqa: B008 - frozen and empty
 ) -> SinglePipeline:
-    """What draws with a trained model: the config's sampler and guidance, tried on one sample.
+    """What draws with a trained model: the config's sampler and guidance, tried on one sample of the request.
 
     Raises:
         ConfigError: the model cannot be sampled so.
@@ -108,6 +156,7 @@ def build_pipeline(
     sampler, guidance = build(cfg.sampler), build(cfg.guidance)
     check_statistics(sampler, model.denoiser)
     with user_errors():
+        check_read(request, model.conditioner.columns)
         pipeline = model.pipeline(
             sampler=sampler,
             guidance=guidance,
@@ -116,7 +165,7 @@ def build_pipeline(
             columns=columns,
             identities=plain(identities(cfg)),
         )
-        pipeline.check()
+        pipeline.check(request)
     return pipeline
 
 
@@ -128,6 +177,8 @@ def settings_name(cfg: DictConfig, num_samples: int | str, seed: int, facts: Map
     if facts is None:
         rooms = {room: OmegaConf.to_container(cfg[room], resolve=True) for room in ("sampler", "guidance")}
         facts = {**rooms, "checkpoint": cfg.get("checkpoint", "last"), "weights": cfg.get("weights", "ema")}
+        if is_staged(cfg):
+            facts["pipeline"] = OmegaConf.to_container(cfg.pipeline, resolve=False)
         facts |= {key: cfg[key] for key in ("compile", "matmul_precision") if cfg.get(key) not in (None, *DEFAULTS)}
     parts = [
         f"{_class(cfg.sampler).lower()}-{cfg.sampler.steps}",

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import nearest
 from diffusion.experiment.config.settings import TOP
-from diffusion.experiment.run.saved_config import checkpoint_path, with_run
+from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.experiment.run.stages import is_staged, main_stage, with_stages
 
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
@@ -31,24 +32,33 @@ def whole(cfg: DictConfig) -> DictConfig:
 
     Raises:
         ConfigError: no run, no such checkpoint, classes that it does not have, an output folder of something else, or
-            prompts that cannot be read or divided.
+            prompts that cannot be read or divided, or that nothing reads.
     """
-    merged = with_run(cfg)
-    checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
+    merged = with_stages(cfg)
+    checkpoint_path(Path(merged.run), str(merged.checkpoint))
     if merged.output:
         check_output(Path(str(merged.output)))
     prompts = prompts_of(merged)
+    if prompts is None and merged.negative is not None:
+        raise ConfigError("negative is the prompt that guidance leads away from; give text too")
     count = merged.num_samples
     if count is None:
         count = DEFAULT if prompts is None else EACH * max(1, len(prompts))
+        count = count if merged.low_resolution is None else _small(Path(str(merged.low_resolution)))
     if prompts and TOP["num_samples"].fits(count) and count % len(prompts):
         raise ConfigError(
             f"num_samples={count} is not as many for each of {len(prompts)} prompts; set num_samples to a multiple of "
             f"{len(prompts)}"
         )
+    kinds = _kinds(OmegaConf.to_container(merged.conditioner, resolve=True)) if merged.get("conditioner") else set()
+    if prompts is not None and kinds <= {"LabelConditioner", "NoConditioner", "JoinedConditioner"}:
+        reads = "labels" if "LabelConditioner" in kinds else "no condition"
+        raise ConfigError(
+            f"text is requested, and this model reads {reads}; leave text out, or draw with a run of conditioner=text"
+        )
     OmegaConf.set_struct(merged, False)
     merged.num_samples, merged.text = count, prompts
-    merged.labels = numbered(merged, merged.labels, "labels")
+    merged.labels = numbered(main_stage(cfg) if is_staged(cfg) else merged, merged.labels, "labels")
     OmegaConf.set_struct(merged, True)
     return merged
 
@@ -122,8 +132,42 @@ def _number(label: int | str, classes: int, names: Mapping[str, int], key: str) 
     )
 
 
+def _small(path: Path) -> int:
+    """How many small images there are; a sample of each is drawn.
+
+    Raises:
+        ConfigError: there is no such file or folder.
+    """
+    if not path.exists():
+        raise ConfigError(f"low_resolution={path} is not there; name an image, a folder of images or an .npz")
+    packed = path / "samples.npz" if path.is_dir() else path
+    if packed.suffix == ".npz" and packed.is_file():
+        import numpy as np
+
+        try:
+            with np.load(packed) as arrays:
+                return len(arrays["arr_0"])
+        except (OSError, ValueError, KeyError) as error:
+            raise ConfigError(f"low_resolution={packed} holds no images in arr_0 ({error})") from None
+    if path.is_file():
+        return 1
+    from diffusion.data.walk import find_images
+
+    if not (images := find_images(path).images):
+        raise ConfigError(f"low_resolution={path} holds no images; name an image, a folder of images or an .npz")
+    return len(images)
+
+
 def _shown(labels: Any) -> str:
     return str(labels).replace(" ", "")
+
+
+def _kinds(conditioner: Any) -> set[str]:
+    """The class of a conditioner, and those of its parts."""
+    if not isinstance(conditioner, Mapping):
+        return set()
+    own = {str(conditioner["_target_"]).rpartition(".")[2]} if "_target_" in conditioner else set()
+    return own.union(*map(_kinds, conditioner.values()))
 
 
 def _count(conditioner: Any) -> int:
@@ -137,7 +181,7 @@ def prompts_of(cfg: DictConfig) -> list[str] | None:
     """``text``, or the lines of ``text_file``, as a list.
 
     Raises:
-        ConfigError: both, a file that cannot be read or has none, or ``negative`` without prompts.
+        ConfigError: both, a file that cannot be read or has none, or an empty prompt.
     """
     prompts: Any = OmegaConf.to_container(cfg.text) if OmegaConf.is_list(cfg.text) else cfg.text
     if cfg.text_file is not None:
@@ -153,6 +197,6 @@ def prompts_of(cfg: DictConfig) -> list[str] | None:
         prompts = [line for line in lines if line.strip()]
         if not prompts:
             raise ConfigError(f"text_file={cfg.text_file} has no prompts; write one a line")
-    if prompts is None and cfg.get("negative") is not None:
-        raise ConfigError("negative is the prompt that guidance leads away from; give text too")
+    if prompts is not None and any(not text.strip() for text in ([prompts] if isinstance(prompts, str) else prompts)):
+        raise ConfigError("text holds an empty prompt, which asks for nothing; write a prompt, or leave it out")
     return [prompts] if isinstance(prompts, str) else prompts

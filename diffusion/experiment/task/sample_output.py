@@ -6,7 +6,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,13 +45,24 @@ def write_samples(
         DiskError: it cannot be written.
     """
     check_output(folder)
+    with replaced_folder(folder) as beside:
+        _write(beside, images, labels, {number: name for name, number in (names or {}).items()}, texts)
+        (beside / SETTINGS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def replaced_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to fill, which takes its place at the end; what was there before is removed then.
+
+    Raises:
+        DiskError: it cannot be written; what was there before is there still.
+    """
     folder = folder.resolve()
     beside, before = (folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:12]}.{end}") for end in ("part", "old"))
     with disk_errors(folder):
         try:
             beside.mkdir(parents=True)
-            _write(beside, images, labels, {number: name for name, number in (names or {}).items()}, texts)
-            (beside / SETTINGS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            yield beside
             if folder.exists():
                 os.replace(folder, before)
             os.replace(beside, folder)
@@ -73,7 +85,7 @@ def _write(
     rows = images.permute(0, 2, 3, 1).numpy()
     classes = [] if labels is None else [np.asarray(labels, dtype=np.int64)]
     np.savez_compressed(folder / ARRAYS, rows, *classes)
-    save_grid(images[:IN_GRID], folder / GRID)
+    save_grid(images[:IN_GRID], folder / GRID, texts=None if texts is None else texts[:IN_GRID])
     lines = []
     for i, image in enumerate(rows):
         line: dict[str, Any] = {"file_name": f"{i:0{max(6, len(str(len(rows) - 1)))}d}.png"}

@@ -6,18 +6,32 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-from omegaconf import DictConfig
+import torch
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.callbacks.callback import Callback
 
-from diffusion.autoencoder import weights
+from diffusion.autoencoder import weights as autoencoder_weights
 from diffusion.data.classes import record_classes
 from diffusion.errors import ConfigError
+from diffusion.evaluation.evaluator import Evaluator
 from diffusion.experiment.build.build import build, build_data, build_module, build_trainer
-from diffusion.experiment.build.load import identities, initialise, load_model, other_parts, plain, read_checkpoint
+from diffusion.experiment.build.initialise import initialise
+from diffusion.experiment.build.latents import measure, read_statistics
+from diffusion.experiment.build.load import (
+    PREFIX,
+    identities,
+    load_model,
+    other_parts,
+    plain,
+    read_checkpoint,
+    trained,
+)
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.config.resolvers import task_overrides
+from diffusion.experiment.config.rooms import trains_autoencoder
 from diffusion.experiment.launch.elastic import announce, launch
 from diffusion.experiment.process.ranks import joined, rank, unshared, wanted_ranks
 from diffusion.experiment.run import held_log
@@ -31,6 +45,8 @@ from diffusion.experiment.task.needs import provide
 from diffusion.model import Identity
 from diffusion.training.callbacks.micro_batch import MicroBatch
 from diffusion.training.checkpoint import LAST
+from diffusion.training.module.base import TrainingModule
+from diffusion.training.module.contrastive import ContrastiveModule
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -58,7 +74,7 @@ def train(cfg: DictConfig) -> None:
     overrides = task_overrides() if resuming is None else resuming.overrides
     with Record(folder, cfg, overrides, resuming) as record:
         provide(cfg, train)
-        record.note(parts=plain(identities(cfg)))
+        record.note(parts=plain(identities(cfg, scored=True)))
         record.start_clock()
         if ranks > 1 and not joined():
             launch(folder, cfg, begin=record.begin)
@@ -76,9 +92,9 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on what this project does on purpose
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     folder = Path(cfg.paths.run)
-    if (pretrained := cfg.autoencoder.get("pretrained")) is not None:
+    if (pretrained := OmegaConf.select(cfg, "autoencoder.pretrained")) is not None:
         with user_errors():
-            weights.fetched(pretrained)  # what cannot be had is an error before images are decoded
+            autoencoder_weights.fetched(pretrained)  # what cannot be had is an error before images are decoded
     data = build_data(cfg)
     data.setup()  # unreadable data are refused before anything else is built
     if rank() == 0:
@@ -93,14 +109,14 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     elif cfg.initial.run is not None:
         log.info("%s", initialise(module.model, **cfg.initial))
         module.average.load_state_dict(module.model.state_dict())
-    if module.objective.sampled:
-        with user_errors():  # what cannot be drawn is an error before the first step
-            labels = getattr(evaluator, "labels", "balanced")
-            module.average.pipeline(labels=labels, columns=data.split("test").requests).check()
-    if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
+    parameters = module.model.parameters()
+    if isinstance(module, ContrastiveModule):
         with user_errors():
-            likelihood.check(module.average.guided())
-    trained = sum(p.numel() for p in module.model.denoiser.network.parameters())
+            module.check(data)
+    if isinstance(module, DiffusionModule):
+        _expect_scores(module, evaluator, data)
+        parameters = module.model.denoiser.network.parameters()
+    trained = sum(p.numel() for p in parameters)
     log.info("run folder %s, network of %.2fM parameters", folder, trained / 1e6)
     code = 1
     try:
@@ -111,6 +127,8 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
         checkpoint = folder / LAST if cfg.resume is not None else None
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         begin()  # where there was no step left to take
+        if trains_autoencoder(cfg) and trainer.is_global_zero:
+            measure_latents(cfg, folder, data, trainer.strategy.root_device)
         if "_target_" in (cfg.evaluation or {}):  # evaluation=none leaves what an experiment sets of one
             # ranks draw different numbers of batches, which shares of a network cannot
             model = load_model(cfg, folder) if module.sharded else module.average
@@ -120,6 +138,28 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
         code = 0
     finally:
         _finish_wandb(code)
+
+
+def measure_latents(cfg: DictConfig, folder: Path, data: Any, device: torch.device) -> None:
+    """Of the last checkpoint's weights, averaged and raw, where that is not done yet."""
+    for weights in PREFIX:
+        model, sha256 = trained(cfg, folder, "last", weights)
+        if read_statistics(folder, sha256) is None:
+            measure(model.to(device), data, folder, sha256)
+
+
+def _expect_scores(module: DiffusionModule, evaluator: Any, data: Any) -> None:
+    """What cannot be drawn or measured is an error before the first step."""
+    with user_errors():
+        if module.objective.sampled:
+            labels = getattr(evaluator, "labels", "balanced")
+            columns = data.split("test").requests_for(module.model.conditioner.columns)
+            pipeline = module.average.pipeline(labels=labels, columns=columns, identities=module.parts)
+            pipeline.check()
+            if isinstance(evaluator, Evaluator):
+                evaluator.check(pipeline, data)
+        if (likelihood := getattr(evaluator, "likelihood", None)) is not None:
+            likelihood.check(module.average.guided())
 
 
 class Begin(Callback):
@@ -132,7 +172,7 @@ class Begin(Callback):
         (self._begin if trainer.is_global_zero else held_log.release)()
 
 
-def _expect_same_parts(path: Path, module: DiffusionModule, parts: Mapping[str, Identity]) -> None:
+def _expect_same_parts(path: Path, module: TrainingModule, parts: Mapping[str, Identity]) -> None:
     if path.is_file() and (sentence := other_parts(read_checkpoint(path), module.model.frozen, parts)):
         raise ConfigError(f"{path}: {sentence}")
 
