@@ -23,6 +23,7 @@ class DPSGuidance(MeasurementGuidance):
 
     needs_grad = True
     key = "guidance.dps"
+    linear = False
     off = {"scale": 0.0}  # noqa: RUF012 - of the base
 
     def __init__(

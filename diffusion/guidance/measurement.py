@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from diffusion.guidance.base import Guidance
-from diffusion.operator.base import Operator
+from diffusion.operator.base import NONLINEAR, Operator
 from diffusion.operator.measurement import read
 from diffusion.types import Denoiser
 
@@ -18,14 +20,24 @@ class MeasurementGuidance(Guidance):
         measurement: y, one for all samples (C, h, w) or one for each (B, C, h, w); or a file that holds it, an image
             or a tensor (see :func:`diffusion.operator.measurement.read`).
         simulate: the measurement given is the whole image, and y is what the operator makes of it.
+
+    linear: it needs a linear operator.
+
+    Raises:
+        ValueError: an operator that is not linear where one is needed.
     """
 
     key: str
+    linear: ClassVar[bool] = True
 
     def __init__(
         self, denoiser: Denoiser, operator: Operator, measurement: Tensor | str, simulate: bool = True
     ) -> None:
         super().__init__(denoiser)
+        if self.linear and not operator.linear:
+            raise ValueError(
+                f"{self.key} needs a linear operator and {type(operator).__name__} is not one; {NONLINEAR}"
+            )
         self.operator = operator
         self.measurement = measurement
         self.simulate = simulate

@@ -3,17 +3,68 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
 
+import torch
 from torch import Tensor
+
+Filter = Callable[[Tensor], Tensor]
+"""Singular values -> factors, elementwise."""
 
 
 class Operator(ABC):
-    """A linear map A of images (B, C, H, W), differentiable."""
+    """A map A of images (B, C, H, W), differentiable; linear but for :class:`NonlinearOperator`."""
+
+    linear: ClassVar[bool] = True
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """A x."""
 
+    def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A^T y, images of ``shape`` (B, C, H, W)."""
+        with torch.enable_grad():
+            x = torch.zeros(shape, dtype=y.dtype, device=y.device, requires_grad=True)
+            (found,) = torch.autograd.grad(self(x), x, y)
+        return found
+
     @abstractmethod
     def solve(self, residual: Tensor, spread: float, noise: float) -> Tensor:
         """(spread A A^T + noise I)^-1 residual, for variances spread > 0 and noise >= 0."""
+
+    def spectral(self, f: Filter, x: Tensor) -> Tensor:
+        """V f(S) V^T x with A = U S V^T, for what weighs each singular direction of an image by itself.
+
+        Raises:
+            ValueError: the decomposition of this operator is not known.
+        """
+        raise ValueError(
+            f"{type(self).__name__} has no singular value decomposition that is cheap; choose guidance=diffpir, mmps "
+            "or dps, or another operator"
+        )
+
+
+class NonlinearOperator(Operator):
+    """A map of images that has no matrix: for guidance that differentiates it and nothing else."""
+
+    linear = False
+
+    def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        raise self._refused()
+
+    def solve(self, residual: Tensor, spread: float, noise: float) -> Tensor:
+        raise self._refused()
+
+    def _refused(self) -> ValueError:
+        return ValueError(f"{type(self).__name__} is not linear and has neither adjoint nor inverse; {NONLINEAR}")
+
+
+NONLINEAR = "choose guidance=dps or guidance=daps, which only differentiate it"
+
+
+def projected(x: Tensor, seen: Tensor, f: Filter, value: float) -> Tensor:
+    """V f(S) V^T x of an operator whose singular values are ``value`` and 0; seen: A^+ A x, the part of x that it
+    measures."""
+    one, none = (float(f(torch.tensor(s, dtype=torch.float64))) for s in (value, 0.0))
+    return none * x + (one - none) * seen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.operator.base import Operator
+from diffusion.operator.base import Filter, Operator, projected
 
 
 class DownsampleOperator(Operator):
@@ -21,5 +21,12 @@ class DownsampleOperator(Operator):
             raise ValueError(f"{list(x.shape[-2:])} is no multiple of {self.factor}; set operator.factor")
         return F.avg_pool2d(x, self.factor)
 
+    def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return F.interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
+
     def solve(self, residual: Tensor, spread: float, noise: float) -> Tensor:
         return residual / (spread / self.factor**2 + noise)
+
+    def spectral(self, f: Filter, x: Tensor) -> Tensor:
+        seen = self.factor**2 * self.adjoint(self(x), tuple(x.shape))
+        return projected(x, seen, f, 1 / self.factor)

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.image_file import read_image
-
 
 def read(path: str) -> Tensor:
     """An image file (:func:`diffusion.image_file.read_image`) as (C, H, W) in [-1, 1], or the tensor that a .npy or .pt
@@ -28,6 +26,8 @@ def read(path: str) -> Tensor:
             return torch.from_numpy(np.load(file, allow_pickle=False)).float()
         except Exception as error:
             raise ValueError(f"{file} is no .npy or .pt that can be read ({error})") from None
+    from diffusion.image_file import read_image  # PIL, which a start waits for only where there is an image
+
     image = read_image(file)
     if image.mode == "RGBA":
         raise ValueError(f"{file} is transparent; put it onto a background first")

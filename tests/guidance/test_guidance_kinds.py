@@ -384,7 +384,9 @@ def test_every_file_builds_and_answers(path, tmp_path) -> None:
     for node in cfg.values():
         if OmegaConf.is_missing(node, "measurement"):
             node.measurement = str(tmp_path / "y.pt")
-        for name in {"weak", "classifier"} & set(node):
+        if "trained" in node:
+            node.trained = [1.0, 4.0]
+        for name in {"weak", "classifier", "model"} & set(node):
             node[name] = OmegaConf.create(second)
     x = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     cond = Cond(

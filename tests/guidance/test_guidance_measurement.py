@@ -20,9 +20,14 @@ from diffusion.guidance.pigdm import PiGDMGuidance
 from diffusion.guidance.repaint import RePaintGuidance
 from diffusion.operator.base import Operator
 from diffusion.operator.blur import BlurOperator
+from diffusion.operator.box_blur import BoxBlurOperator
+from diffusion.operator.compressed import CompressedOperator
 from diffusion.operator.downsample import DownsampleOperator
+from diffusion.operator.fourier import FourierOperator
 from diffusion.operator.mask import MaskOperator
 from diffusion.operator.measurement import read
+from diffusion.operator.motion_blur import MotionBlurOperator
+from diffusion.operator.radon import RadonOperator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.sampler.exponential.dpm_solver_pp_2m import DPMSolverPP2MSampler
@@ -32,7 +37,17 @@ from diffusion.schedule.flow import FlowSchedule
 from diffusion.types import Cond, Prediction
 
 SIZE = 4
-OPERATORS = [MaskOperator(box=[1, 1, 2, 2]), DownsampleOperator(2), BlurOperator(0.7)]
+OPERATORS = [
+    MaskOperator(box=[1, 1, 2, 2]),
+    MaskOperator(hidden=0.4),
+    DownsampleOperator(2),
+    BlurOperator(0.7),
+    BoxBlurOperator(3),
+    MotionBlurOperator(2.5, 30.0),
+    CompressedOperator(0.5),
+    FourierOperator(1.6, 0.3),
+    RadonOperator(3, iterations=40),
+]
 named = {"ids": lambda part: type(part).__name__}
 
 

@@ -1,0 +1,105 @@
+"""Edited images, keyed by the number of the variant as samples are."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from diffusion.editing.base import Edit, Subject
+from diffusion.pipeline.base import Request
+from diffusion.pipeline.labels import numbered
+from diffusion.pipeline.single import SinglePipeline
+from diffusion.randomness import SAMPLING, KeyedRandomness
+from diffusion.types import Cond
+
+if TYPE_CHECKING:
+    from diffusion.model import DiffusionModel
+
+
+class EditPipeline(SinglePipeline):
+    """Draws edits of images: variant i of an image depends on seed, i and the request for i only.
+
+    ``Request.image`` is uint8 (B, C, H, W), several images of one edit one after another in C; ``Request.mask`` is
+    (B, 1, H, W), above 0 where the image may change.
+
+    Args:
+        model: in eval mode.
+        edit: what is done.
+        options: see :class:`SinglePipeline`.
+
+    Raises:
+        ValueError: a sampler that cannot go backwards where the edit needs that.
+    """
+
+    def __init__(self, model: DiffusionModel, edit: Edit, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.edit = edit
+        if edit.inverts:
+            self.sampler.inverse_levels(model.schedule, 1.0)
+
+    @torch.no_grad()
+    def images(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
+        """Raises:
+        ValueError: no image, or one of another number of channels than the model's.
+        """
+        assert self.model.shape is not None
+        channels = self.model.shape[0]
+        if request.image is None or request.image.shape[1] % channels:
+            given = "none" if request.image is None else f"{request.image.shape[1]} channels"
+            raise ValueError(f"an edit takes images of {channels} channels, got {given}")
+        pixels = request.image.to(self.device, self.model.dtype) / 127.5 - 1
+        images = tuple(self.model.encode(image) for image in pixels.split(channels, dim=1))
+        mask = None if request.mask is None else self._mask(request.mask, images[0])
+        random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
+        like = torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype)
+        noise = random.randn_like(like if self.edit.measures else images[0])
+        condition = replace(request, image=None, mask=None)
+        with self.counted() as denoiser:
+            x = self.edit(
+                Subject(
+                    images=images,
+                    mask=mask,
+                    sampler=self.sampler,
+                    denoiser=denoiser,
+                    cond=self.cond(index, seed, condition),
+                    plain=self.model.denoiser,
+                    source=self.source(index, seed, condition),
+                    noise=noise,
+                    randn_like=random.randn_like,
+                    tile=(int(self.shape[-2]), int(self.shape[-1])),
+                    on_step=self.stepped,
+                )
+            )
+        return self.model.decode(x)
+
+    def source(self, index: Tensor, seed: int, request: Request) -> Cond:
+        """The condition that describes the images: the edit's ``source``, or the null condition; what is requested
+        where the model has no null.
+
+        Raises:
+            ValueError: a class that the model does not have.
+        """
+        described = self.edit.source
+        if described is None:
+            cond = self.cond(index, seed, replace(request, negative=None))
+            return cond if cond.null is None else cond.drop()
+        if self.num_classes:
+            label = numbered(described, self.num_classes, self.model.classes)
+            labels = torch.full((len(index),), int(torch.as_tensor(label)))
+            return self.cond(index, seed, replace(request, label=labels, negative=None))
+        return self.cond(index, seed, replace(request, text=[str(described)] * len(index), negative=None))
+
+    def describe(self) -> dict[str, Any]:
+        from diffusion.describe import describe
+
+        return {**super().describe(), "edit": describe(self.edit)}
+
+    @staticmethod
+    def _mask(mask: Tensor, latent: Tensor) -> Tensor:
+        """The mask where diffusion runs: what holds a pixel that may change may change."""
+        factor = mask.shape[-1] // latent.shape[-1]
+        return F.max_pool2d((mask > 0).to(latent), factor) if factor > 1 else (mask > 0).to(latent)
