@@ -25,7 +25,8 @@ from diffusion.types import Cond, Denoiser
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """total: (B,), what is averaged and minimised. logs: named (B,) parts of it. t: (B,), the times that were drawn.
+    """total: (B,), what is averaged and minimised. logs: named (B,) parts of it. t: (B,), the times that were drawn,
+    ``None`` where there are none.
 
     unweighted: (B,), the squared error of what the network predicts, before a weighting and importance weights: the
     same quantity under two weightings of one target. ``None`` where the loss has none.
@@ -33,7 +34,7 @@ class Loss:
 
     total: Tensor
     logs: dict[str, Tensor]
-    t: Tensor
+    t: Tensor | None
     unweighted: Tensor | None = None
 
 
@@ -52,15 +53,38 @@ class Step:
     replay: Callable[[], AbstractContextManager[Any]]
 
 
-class Objective(ABC):
-    """What training minimises.
+class Criterion:
+    """What any training minimises: what it holds beside the model, and what it learns from losses.
 
     teacher: a model of another run that the loss uses; frozen, not in the checkpoint, named by its identity.
     extra: modules that are trained with the model, such as a weighting that adapts.
+    rival: a second player's network, with an optimizer of its own; ``None`` without one.
+    ratio: updates of the rival for one of the model.
+    rival_optimizer: parameters -> optimizer; the model's own kind where ``None``.
     """
 
-    teacher: DiffusionModel | None = None
+    teacher: nn.Module | None = None
     extra: Mapping[str, nn.Module] = MappingProxyType({})
+    rival: nn.Module | None = None
+    ratio: int = 1
+    rival_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None
+
+    def rival_plays(self, step: Step) -> bool:
+        """Is the rival updated at this step?"""
+        return True
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What was learned from losses, for a checkpoint: a resumed training draws as an undisturbed one."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Continues from a :meth:`state_dict`."""
+
+
+class Objective(Criterion, ABC):
+    """What the training of a denoiser minimises."""
+
+    teacher: DiffusionModel | None = None
 
     conditioned: bool = True
     """Does the network read the condition? A conditioner that nothing reads is not trained."""
@@ -83,33 +107,19 @@ class Objective(ABC):
         step: how far the training is; ``None`` outside of one.
         """
 
-    def check(self, denoiser: NetworkDenoiser) -> None:  # noqa: B027 - most objectives train anything
+    def check(self, denoiser: NetworkDenoiser) -> None:
         """Raises:
         ValueError: this objective cannot train that model; called before training starts.
         """
 
-    def after_step(self, denoiser: NetworkDenoiser, step: Step) -> None:  # noqa: B027 - most objectives keep no twin
+    def after_step(self, denoiser: NetworkDenoiser, step: Step) -> None:
         """Called after each optimizer step: for a twin of the denoiser with a rate of its own."""
-
-    def state_dict(self) -> dict[str, Tensor]:
-        """What was learned from losses, for a checkpoint: a resumed training draws as an undisturbed one."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:  # noqa: B027 - most objectives have none
-        """Continues from a :meth:`state_dict`."""
 
 
 class Adversary(Objective):
-    """An objective with a second player: a discriminator, or a network that learns the scores of generated samples.
-
-    rival: the second player's network.
-    ratio: updates of the rival for one of the model.
-    rival_optimizer: parameters -> optimizer; the model's own kind where ``None``.
-    """
+    """An objective with a second player: a discriminator, or a network that learns the scores of generated samples."""
 
     rival: nn.Module
-    ratio: int = 1
-    rival_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None
 
     @abstractmethod
     def rival_loss(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import integrate, stats
 from torch import Tensor, distributed
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
@@ -20,9 +21,11 @@ from diffusion.network.base import Network
 from diffusion.objective.base import TimeDistribution, Weighting
 from diffusion.objective.regression import RegressionObjective
 from diffusion.objective.time_distribution.carried import CarriedTimeDistribution
+from diffusion.objective.time_distribution.cosmap import CosMapTimeDistribution
 from diffusion.objective.time_distribution.importance import ImportanceTimeDistribution
 from diffusion.objective.time_distribution.log_normal import LogNormalTimeDistribution
 from diffusion.objective.time_distribution.logit_normal import LogitNormalTimeDistribution
+from diffusion.objective.time_distribution.mode import ModeTimeDistribution
 from diffusion.objective.time_distribution.uniform import UniformTimeDistribution
 from diffusion.objective.weighting import edm as edm_weighting
 from diffusion.objective.weighting.constant import ConstantWeighting
@@ -42,6 +45,7 @@ from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.parameterization.x0 import X0Parameterization
 from diffusion.randomness import TRAINING, KeyedRandomness
 from diffusion.schedule import edm as edm_schedule
+from diffusion.schedule.continuous_cosine import ContinuousCosineSchedule
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.schedule.flow import FlowSchedule as FlowSchedule
 from diffusion.schedule.geometric import GeometricSchedule
@@ -322,6 +326,43 @@ def test_logit_normal_times_have_those_quantiles():
     assert float(logit.std()) == pytest.approx(0.8, abs=0.04)
 
 
+def test_shifted_logit_normal_times_are_those_of_another_mean():
+    """logit u = logit t + log(shift): eq. 23 of Esser et al. 2024 moves the mean of eq. 19."""
+    shifted, plain = FlowSchedule(shift=3.0), FlowSchedule()
+    ours = shifted.sigma(LogitNormalTimeDistribution(0.0, 1.0)(on(shifted), keyed(1000))[0])
+    other = plain.sigma(LogitNormalTimeDistribution(math.log(3.0), 1.0)(on(plain), keyed(1000))[0])
+    torch.testing.assert_close(ours, other, rtol=0, atol=1e-12)
+
+
+def test_cosmap_times_have_the_density_of_the_paper():
+    """Its integral, numerically."""
+    t, importance = CosMapTimeDistribution()(on(FlowSchedule()), keyed(4000))
+    assert importance is None
+    grid = torch.linspace(0, 1, 2001, dtype=torch.float64).numpy()
+    density = 2 / (math.pi - 2 * math.pi * grid + 2 * math.pi * grid**2)
+    below = integrate.cumulative_simpson(density, x=grid, initial=0)
+    assert below[-1] == pytest.approx(1, abs=1e-9)
+    assert stats.kstest(t.numpy(), lambda x: np.interp(x, grid, below)).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("scale", [-1.0, 0.0, 0.81, 1.29, 2 / (math.pi - 2)])
+def test_mode_times_are_those_of_diffusers(scale: float):
+    from diffusers.training_utils import compute_density_for_timestep_sampling
+
+    generator = torch.Generator().manual_seed(0)
+    theirs = compute_density_for_timestep_sampling("mode", 20000, mode_scale=scale, generator=generator)
+    t, _ = ModeTimeDistribution(scale)(on(FlowSchedule()), keyed(20000))
+    assert stats.ks_2samp(t.numpy(), theirs.double().numpy()).pvalue > 1e-3
+    assert (t >= 0).all()
+    assert (t <= 1).all()
+
+
+def test_a_mode_that_would_fold_times_is_refused():
+    for scale in (-1.01, 1.76, math.nan):
+        with pytest.raises(ValueError, match=r"objective\.time_distribution\.scale"):
+            ModeTimeDistribution(scale)
+
+
 @pytest.mark.parametrize(
     "times", [LogNormalTimeDistribution(-1.2, 3.0), LogitNormalTimeDistribution(0.0, 3.0)], **named
 )
@@ -331,7 +372,16 @@ def test_on_a_table_times_are_knots(times: TimeDistribution):
     assert (t.min(), t.max()) == (0.1, 1.0)
 
 
-@pytest.mark.parametrize("make", [UniformTimeDistribution, LogNormalTimeDistribution, LogitNormalTimeDistribution])
+COUPLED = [
+    UniformTimeDistribution,
+    LogNormalTimeDistribution,
+    LogitNormalTimeDistribution,
+    ModeTimeDistribution,
+    CosMapTimeDistribution,
+]
+
+
+@pytest.mark.parametrize("make", COUPLED)
 @pytest.mark.parametrize("coupling", ["stratified", "antithetic"])
 def test_coupled_draws_keep_their_distribution_and_lose_variance(make: type, coupling: str):
     """Over many batches each place is distributed as it would be alone, and the mean of a batch varies less."""
@@ -344,7 +394,7 @@ def test_coupled_draws_keep_their_distribution_and_lose_variance(make: type, cou
     assert together.mean(1).std() < 0.5 * alone.mean(1).std()
 
 
-@pytest.mark.parametrize("make", [UniformTimeDistribution, LogNormalTimeDistribution, LogitNormalTimeDistribution])
+@pytest.mark.parametrize("make", COUPLED)
 @pytest.mark.parametrize("coupling", ["stratified", "antithetic"])
 @pytest.mark.parametrize("parts", [2, 4])
 def test_a_batch_split_over_ranks_or_parts_draws_the_times_of_the_whole(make: type, coupling: str, parts: int):
@@ -501,11 +551,13 @@ def another_model() -> DiffusionModel:
 @pytest.mark.parametrize("overrides", OPTIONS)
 def test_every_file_builds_and_trains(overrides: str):
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        node = compose(overrides=overrides.split()).objective
+        node = compose(overrides=[*overrides.split(), "+paths.run=run", "+seed=0"]).objective
     if "teacher" in node:
         node.teacher = {"_target_": "test_objective.another_model"}
     objective = instantiate(node, _convert_="all")
-    denoiser = NetworkDenoiser(Recorder(factor=2), CosineSchedule(), EpsilonParameterization(learned_variance=True))
+    smooth = "mean_flow" in overrides or "continuous" in overrides
+    schedule = ContinuousCosineSchedule() if smooth else CosineSchedule()
+    denoiser = NetworkDenoiser(Recorder(factor=2), schedule, EpsilonParameterization(learned_variance=True))
     loss = objective(denoiser, data(dtype=torch.float32).clamp(-1, 1), Cond(), randomness=keyed(4))
     loss.total.mean().backward()
     assert loss.total.shape == loss.t.shape == (4,)
