@@ -10,10 +10,18 @@ from diffusion.types import RandnLike
 
 
 class Autoencoder(nn.Module, ABC):
-    """A frozen map between images (B, C, H, W) and latents (B, c, h, w)."""
+    """A frozen map between images (B, C, H, W) and latents (B, c, h, w).
 
+    column: of a batch, what is encoded.
+    """
+
+    column: str = "image"
     sha256: str | None = None
     """Of the weights; ``None`` where there are none. Checkpoints and fingerprints name them by it, and hold none."""
+
+    def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
+        """Of the latents of what is encoded beside images of this shape (C, H, W); ``None``: as images are encoded."""
+        return None
 
     @abstractmethod
     def encode(self, image: Tensor, randn_like: RandnLike | None = None) -> Tensor:

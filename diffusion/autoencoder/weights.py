@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from diffusion.hub import NotFetchedError, snapshot
+
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _HUB = re.compile(r"\w[\w.-]*(/\w[\w.-]*)+")
 
@@ -46,14 +48,12 @@ def fetched(pretrained: str) -> Path:
     owner, name, *inside = pretrained.split("/")
     why = "it lacks one of them"
     try:
-        from huggingface_hub import snapshot_download
-
         files = ["/".join([*inside, file]) for file in (CONFIG, WEIGHTS)]
-        folder = Path(snapshot_download(f"{owner}/{name}", allow_patterns=files)).joinpath(*inside)
+        folder = snapshot(f"{owner}/{name}", files).joinpath(*inside)
         if (folder / CONFIG).is_file() and (folder / WEIGHTS).is_file():
             return folder
-    except Exception as error:  # no network, no such repository, no permission: a dozen kinds
-        why = type(error).__name__
+    except NotFetchedError as error:
+        why = str(error)
     raise ValueError(
         f"the autoencoder {pretrained} is neither a folder here nor in the Hugging Face cache, and the hub did not "
         f"give it ({why}); download {CONFIG} and {WEIGHTS} from https://huggingface.co/{owner}/{name} into a folder, "
@@ -84,7 +84,7 @@ def check(found: dict[str, Any], *, channels: int, factor: int, image_channels: 
     """
     levels = found.get("block_out_channels")
     own = {
-        "channels": (channels, found.get("latent_channels", channels)),
+        "channels": (channels, found.get("vq_embed_dim") or found.get("latent_channels", channels)),
         "factor": (factor, factor if levels is None else 2 ** (len(levels) - 1)),
         "image_channels": (image_channels, found.get("in_channels", image_channels)),
     }

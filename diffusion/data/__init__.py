@@ -4,18 +4,23 @@ A batch is {"image": float32 (B, C, H, W) in [-1, 1], "label": int64 (B,), "inde
 its split, "text": list[str] where there is text, and further columns by name, tensors (B, ...) or lists of B texts}. A
 stored value v becomes x = v / 127.5 - 1.
 
-The order of epoch e and whether sample i is mirrored in it are functions of (seed, e, i) alone: they depend neither on
-the number of ranks and threads nor on where a run was interrupted.
+The order of epoch e, whether sample i is mirrored in it, which of its captions it has and where it is cut are functions
+of (seed, e, i) alone: they depend neither on the number of ranks and threads nor on where a run was interrupted.
 """
 
 __all__ = [
     "base",
+    "bucket",
+    "captions",
     "celeba",
     "cifar10",
     "classes",
+    "collection",
     "decoded",
     "digits",
+    "emoji",
     "fetch",
+    "huggingface",
     "image",
     "image_folder",
     "listing",
@@ -23,6 +28,8 @@ __all__ = [
     "metadata",
     "mnist",
     "ordered",
+    "shards",
     "split",
     "walk",
+    "webdataset",
 ]

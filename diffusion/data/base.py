@@ -121,7 +121,7 @@ class ImageData(LightningDataModule, ABC):
             mirror_in_memory=self.file is None,
             moments=self.moments.get("train"),
             shuffle=not fixed,
-            limit=self._limit(len(split) // self.batch_size),
+            limit=self._limit(split),
             parts=self.parts,
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
@@ -130,7 +130,9 @@ class ImageData(LightningDataModule, ABC):
     def content(self, name: SplitName) -> str:
         """The identity of a split's images: the source of their file, or a hash of their content."""
         split = self.split(name)
-        return split.sha256 if self.file is None else f"{self.file.stem}:{name}:{len(split)}"
+        if self.file is None or not isinstance(split.images, Tensor):
+            return split.sha256
+        return f"{self.file.stem}:{name}:{len(split)}"
 
     def val_dataloader(self) -> OrderedLoader:
         """The test split, in order, every sample once."""
@@ -168,10 +170,10 @@ class ImageData(LightningDataModule, ABC):
             )
         return split
 
-    def _limit(self, batches: int) -> int | None:
+    def _limit(self, split: Split) -> int | None:
         limit = None if self.trainer is None else self.trainer.limit_train_batches
         if isinstance(limit, float):
-            return max(1, int(limit * batches))
+            return max(1, int(limit * split.batches(self.batch_size)))
         return None if limit is None else limit // self.parts  # Lightning counts parts
 
     def _place(self) -> tuple[int, int]:

@@ -1,4 +1,5 @@
-"""Many image files as one uint8 tensor: in memory, or mapped from a file that is written once."""
+"""Many encoded images as one uint8 tensor: in memory, mapped from a file that is written once, or decoded when they are
+asked for."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import PIL
@@ -20,34 +22,101 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from diffusion.data.bucket.cut import Cut
 from diffusion.data.image import Decoder
 from diffusion.data.walk import first
 from diffusion.errors import DataError
-from diffusion.files import replacing, write_atomic
-from diffusion.image_file import RULES, shown
+from diffusion.files import allocate, replacing, write_atomic
+from diffusion.image_file import RULES, Encoded, shown
 
 log = logging.getLogger(__name__)
 
 Notes = dict[str, list[str]]
 """What is to be known of files: their names by the note."""
+Source = Path | Encoded
+Item = TypeVar("Item", bound=Source)
 Result = TypeVar("Result")
-MEMORY = ("auto", "ram", "mmap")
+Memory = Literal["auto", "ram", "mmap", "stream"]
+MEMORY = ("auto", "ram", "mmap", "stream")
+
+
+class Streamed:
+    """Images (N, C, H, W) that are decoded when they are asked for, on as many threads as there are processors: what
+    indexes a tensor indexes these.
+
+    cut: how each is cut to a shape of its own, whatever ``shape`` says; ``None`` for the decoder's square.
+    """
+
+    dtype = torch.uint8
+
+    def __init__(self, sources: Sequence[Source], decoder: Decoder, cut: Cut | None = None) -> None:
+        self.sources, self.decoder, self.cut = sources, decoder, cut
+        self.shape = torch.Size((len(sources), decoder.channels, decoder.resolution, decoder.resolution))
+
+    def __len__(self) -> int:
+        return len(self.sources)
+
+    @property
+    def identity(self) -> str:
+        """Of all pixels: a hash of where they come from and of the settings."""
+        return _key(self.sources, self.decoder) + ("" if self.cut is None else self.cut.identity)
+
+    def __getitem__(self, rows: Tensor | slice | int) -> Tensor:
+        if isinstance(rows, int):
+            return self.index_select(0, torch.tensor([range(len(self))[rows]]))[0]
+        if isinstance(rows, slice):
+            rows = torch.arange(*rows.indices(len(self)))
+        return self.index_select(0, rows)
+
+    def index_select(self, dim: int, rows: Tensor, keys: np.ndarray | None = None) -> Tensor:
+        """Those of ``rows`` (B,) int64; keys (B,) uint64: of the places where they are cut in this epoch, ``None`` for
+        the middle.
+
+        Raises:
+            DataError: one that cannot be decoded, or several shapes.
+        """
+        numbers = rows.tolist()
+        if self.cut is None or not numbers:
+            out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+            work: list[tuple[Source, tuple]] = [(self.sources[i], ()) for i in numbers]
+        else:
+            shape = self.cut.common(rows)
+            out = np.empty((len(numbers), self.decoder.channels, *shape), np.uint8)
+            covers, corners = self.cut.cover[rows].tolist(), self.cut.corners(rows, keys).tolist()
+            places = [(tuple(a), tuple(b), shape) for a, b in zip(covers, corners, strict=True)]
+            work = [(self.sources[i], place) for i, place in zip(numbers, places, strict=True)]
+
+        def decode(row: int) -> None:
+            source, place = work[row]
+            out[row] = self.decoder.cut(source, *place) if place else self.decoder(source)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow releases the GIL while it decodes
+            list(pool.map(decode, range(len(numbers))))
+        return torch.from_numpy(out)
+
+    def split(self, sizes: Sequence[int]) -> tuple[Streamed, ...]:
+        """As of a tensor: one after the other."""
+        ends = np.cumsum([0, *sizes]).tolist()
+        return tuple(Streamed(self.sources[a:b], self.decoder) for a, b in pairwise(ends))
 
 
 def decode_all(
-    files: Sequence[Path], decoder: Decoder, *, memory: str, cache: Path, copies: int = 1
-) -> tuple[Tensor, Path | None]:
+    files: Sequence[Source], decoder: Decoder, *, memory: str, cache: Path, copies: int = 1
+) -> tuple[Tensor | Streamed, Path | None]:
     """(N, C, H, W) uint8 in the order of ``files``, and the file that it is mapped from, ``None`` in memory.
 
     memory: "ram" decodes on each start. "mmap" decodes once, into a file below ``cache`` named by a hash of names,
         sizes, modification times and settings. "auto" is "ram" where ``copies`` of the array fill at most a quarter of
-        the free memory.
+        the free memory, else "mmap". "stream" decodes an image whenever it is asked for.
 
     Raises:
         DataError: unreadable files, named.
+        DiskError: there is no room for the file.
     """
     if memory not in MEMORY:
         raise DataError(f"data.memory is one of {', '.join(MEMORY)}, got {memory!r}")
+    if memory == "stream":
+        return Streamed(files, decoder), None
     shape = (len(files), decoder.channels, decoder.resolution, decoder.resolution)
     if memory == "ram" or (memory == "auto" and copies * int(np.prod(shape)) <= psutil.virtual_memory().available // 4):
         array = np.empty(shape, np.uint8)
@@ -62,14 +131,14 @@ def decode_all(
     return torch.from_numpy(np.load(path, mmap_mode="c")), path
 
 
-def each_file(files: Sequence[Path], do: Callable[[int, Path], Result], what: str) -> list[Result]:
+def each_file(files: Sequence[Item], do: Callable[[int, Item], Result], what: str) -> list[Result]:
     """``do(i, file)`` of all files, on as many threads as there are processors.
 
     Raises:
         DataError: of files that cannot be read; many of them are named.
     """
 
-    def tried(row: int, path: Path) -> Result | DataError:
+    def tried(row: int, path: Item) -> Result | DataError:
         try:
             return do(row, path)
         except DataError as error:
@@ -94,16 +163,24 @@ def each_file(files: Sequence[Path], do: Callable[[int, Path], Result], what: st
     return [result for result in done if not isinstance(result, DataError)]
 
 
-def _key(files: Sequence[Path], decoder: Decoder) -> str:
-    stats = [(str(path.resolve()), (stat := path.stat()).st_size, stat.st_mtime_ns) for path in files]
-    content = json.dumps([stats, asdict(decoder), PIL.__version__, RULES])
+def _key(files: Sequence[Source], decoder: Decoder) -> str:
+    content = json.dumps([[identity(file) for file in files], asdict(decoder), PIL.__version__, RULES])
     return hashlib.sha256(content.encode()).hexdigest()[:32]
 
 
-def _write(path: Path, shape: tuple[int, ...], files: Sequence[Path], decoder: Decoder) -> None:
+def identity(source: Source) -> str | tuple[str, int, int]:
+    """A file's path, size and modification time; what another source says of itself."""
+    if isinstance(source, Encoded):
+        return source.identity
+    stat = source.stat()
+    return str(source.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def _write(path: Path, shape: tuple[int, ...], files: Sequence[Source], decoder: Decoder) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:  # several ranks may write it; each writes the same bytes
         array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        allocate(part, part.stat().st_size)
         notes = _fill(array, files, decoder)
         array.flush()
         if notes:
@@ -114,15 +191,15 @@ def _notes(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def _fill(array: np.ndarray, files: Sequence[Path], decoder: Decoder) -> Notes:
-    def decode(row: int, path: Path) -> list[str]:
+def _fill(array: np.ndarray, files: Sequence[Source], decoder: Decoder) -> Notes:
+    def decode(row: int, path: Source) -> list[str]:
         array[row], notes = decoder.decode(path)
         return notes
 
     gathered: Notes = {}
     for path, notes in zip(files, each_file(files, decode, "decoding"), strict=True):
         for note in notes:
-            gathered.setdefault(note, []).append(shown(path))
+            gathered.setdefault(note, []).append(shown(str(path)))
     return gathered
 
 

@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from diffusion.errors import DataError
-from diffusion.image_file import read_image
+from diffusion.image_file import Encoded, read_image
 
 FILTERS = tuple(member.name.lower() for member in Image.Resampling)
-CROPS = ("center", "none")
+CROPS = ("center", "random", "none")
 ENLARGED = "are smaller than data.resolution and were enlarged"
 ANIMATED = "have several frames, of which the first was read"
 
@@ -23,7 +23,8 @@ class Decoder:
     resized.
 
     channels: 1 (grey) or 3 (RGB).
-    crop: "center" cuts the middle square, "none" fits the whole image and fills up with the background.
+    crop: "center" cuts the middle square, "random" one drawn anew in every epoch of training, "none" fits the whole
+        image and fills up with the background.
     filter: of Pillow's resizing: nearest, box, bilinear, hamming, bicubic, lanczos.
     background: a colour name or "#rrggbb".
     box: (left, top, right, bottom) cut before anything else, or ``None``.
@@ -52,7 +53,7 @@ class Decoder:
                 f"data.background is a colour name or '#rrggbb', got {self.background!r}; try data.background=white"
             ) from None
 
-    def __call__(self, path: Path) -> np.ndarray:
+    def __call__(self, path: Path | Encoded) -> np.ndarray:
         """(C, H, W) uint8.
 
         Raises:
@@ -60,28 +61,43 @@ class Decoder:
         """
         return self.decode(path)[0]
 
-    def decode(self, path: Path) -> tuple[np.ndarray, list[str]]:
+    def decode(self, path: Path | Encoded) -> tuple[np.ndarray, list[str]]:
         """(C, H, W) uint8, and what a user should know of it: ``ENLARGED``, ``ANIMATED``.
 
         Raises:
             DataError: the file cannot be read.
         """
-        image = read_image(path)
-        notes = [ANIMATED] if image.info["animated"] else []
-        image = self._flat(image)
-        if self.box is not None:
-            image = image.crop(self.box)
+        image, notes = self._read(path)
         square = (self.resolution, self.resolution)
         if image.size != square:
             method = Image.Resampling[self.filter.upper()]
-            fitted = min(image.size) if self.crop == "center" else max(image.size)
+            fitted = max(image.size) if self.crop == "none" else min(image.size)
             notes += [ENLARGED] if fitted < self.resolution else []
-            if self.crop == "center":
+            if self.crop != "none":
                 image = ImageOps.fit(image, square, method)
             else:
                 image = ImageOps.pad(image, square, method, color=self._background(image.mode))
-        array = np.asarray(image)
-        return array[None] if array.ndim == 2 else array.transpose(2, 0, 1), notes
+        return _planes(image), notes
+
+    def cut(
+        self, path: Path | Encoded, cover: tuple[int, int], corner: tuple[int, int], shape: tuple[int, int]
+    ) -> np.ndarray:
+        """(C, *shape) uint8: the image resized to ``cover``, of which ``shape`` at ``corner``; all (height, width).
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        image, _ = self._read(path)
+        (height, width), (top, left) = shape, corner
+        if image.size != cover[::-1]:
+            image = image.resize(cover[::-1], Image.Resampling[self.filter.upper()])
+        return _planes(image.crop((left, top, left + width, top + height)))
+
+    def _read(self, path: Path | Encoded) -> tuple[Image.Image, list[str]]:
+        image = read_image(path)
+        notes = [ANIMATED] if image.info["animated"] else []
+        image = self._flat(image)
+        return image if self.box is None else image.crop(self.box), notes
 
     def _flat(self, image: Image.Image) -> Image.Image:
         if image.mode == "RGBA":
@@ -90,3 +106,8 @@ class Decoder:
 
     def _background(self, mode: str) -> int | tuple[int, ...]:
         return ImageColor.getcolor(self.background, mode)
+
+
+def _planes(image: Image.Image) -> np.ndarray:
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
+from diffusion.data.captions.coco import read_captions
+from diffusion.data.captions.text_file import SUFFIX, read_text
+from diffusion.data.collection.record import Record
 from diffusion.data.metadata import Row, read_rows
 from diffusion.data.walk import describe_left_out, find_images, first
 from diffusion.errors import DataError
@@ -29,31 +30,21 @@ HELD_OUT = (*SPLIT_NAMES["test"], *SPLIT_NAMES["validation"])
 _KIND = {name: kind for kind, names in SPLIT_NAMES.items() for name in names}
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """One image: its file, its name relative to its split, its label and text; ``more`` are the further columns of its
-    metadata, whole numbers and texts."""
-
-    path: Path
-    name: str
-    label: int | str | None = None
-    text: str | None = None
-    more: Mapping[str, int | str] = field(default_factory=dict)
-
-    @property
-    def hash(self) -> float:
-        """Of the name's bytes, in [0, 1)."""
-        return int.from_bytes(hashlib.sha256(os.fsencode(self.name)).digest()[:6], "big") / 2**48
-
-
 def list_folder(
-    root: Path, label: str = "label", text: str = "text", unmatched: str = "refuse", held_out: str | None = None
-) -> list[list[Listed]]:
+    root: Path,
+    label: str = "label",
+    text: str = "text",
+    unmatched: str = "refuse",
+    held_out: str | None = None,
+    captions: Sequence[Path] = (),
+) -> list[list[Record]]:
     """The images below ``root``, by name: one list where it holds no splits, else those of training and of the held-out
     split.
 
     ``metadata.jsonl`` and ``metadata.csv`` describe the images by their paths relative to the file, at any depth. The
     label is theirs, or the name of the first-level sub-folder where they have none, ``None`` for an image in none.
+    The captions are those of the files ``captions`` of COCO's kind, or the metadata's, or the lines of a text file
+    beside the image.
 
     label, text: the columns of the metadata that hold them.
     held_out: the split whose images are held out, "test" or "validation"; ``None`` for the first of them that exists.
@@ -73,6 +64,9 @@ def list_folder(
         images = _described(found.images, rows, root, unmatched, left_out)
     else:
         images = [_listed(path, root) for path in found.images]
+    images = _told(images, left_out)
+    if captions:
+        images = _captioned(images, captions, root, unmatched, left_out)
     folders = _splits(root, [image.name for image in images], held_out)
     labelled = any(image.label is not None for image in images)
     splits = []
@@ -93,59 +87,58 @@ def list_folder(
     return splits
 
 
-def check_complete(images: Sequence[Listed], field: Literal["label", "text"]) -> bool:
-    """Whether all images have the field.
-
-    Raises:
-        DataError: some have it and some have not.
-    """
-    without = [image for image in images if getattr(image, field) is None]
-    if without and len(without) < len(images):
-        raise DataError(
-            f"{len(without)} of {len(images)} images have no {field}, the first is {shown(without[0].path)}; "
-            f"give every image one, or none"
-        )
-    return not without
-
-
-def further_columns(images: Sequence[Listed]) -> dict[str, list[Any]]:
-    """The further columns that every image has, with values of one kind; the others are left out, and named."""
-    names = dict.fromkeys(name for image in images for name in image.more)
-    columns = {name: [image.more.get(name) for image in images] for name in names}
-    kinds = {name: {type(value) for value in column} for name, column in columns.items()}
-    complete = {name: column for name, column in columns.items() if kinds[name] in ({int}, {str})}
-    if rest := sorted(names.keys() - complete.keys()):
-        log.warning("columns that not every image has, or of several kinds, are left out: %s", first(rest))
-    return complete
-
-
-def number_labels(images: Sequence[Listed]) -> tuple[list[Listed], tuple[str, ...] | None]:
-    """The same with words as labels 0, 1, ... in their sorted order, and these words; numbers stay, with ``None``.
-
-    Raises:
-        DataError: some labels are numbers and some words.
-    """
-    words = sorted({image.label for image in images if isinstance(image.label, str)})
-    if not words:
-        return list(images), None
-    for image in images:
-        if not isinstance(image.label, str):
-            raise DataError(
-                f"labels are numbers for some images ({shown(image.path)}: {image.label}) and words for others "
-                f"({shown(words[0])}); use one of them"
-            )
-    number = {word: i for i, word in enumerate(words)}
-    return [replace(image, label=number[str(image.label)]) for image in images], tuple(words)
-
-
-def _listed(path: Path, root: Path, row: Row | None = None) -> Listed:
+def _listed(path: Path, root: Path, row: Row | None = None) -> Record:
     name = Path(os.path.relpath(path, root)).as_posix()
-    return Listed(path, name) if row is None else Listed(path, name, row.label, row.text, row.more)
+    return Record(path, name) if row is None else Record(path, name, row.label, row.texts, more=row.more)
+
+
+def _told(images: Sequence[Record], left_out: dict[str, list[str]]) -> list[Record]:
+    """With the text files beside them, which are then not left out."""
+    others = {name for name in left_out.get("no image", ()) if name.endswith(SUFFIX)}
+    beside = {image.name: f"{os.path.splitext(image.name)[0]}{SUFFIX}" for image in images}
+    used = others & {*beside.values()}
+    left_out["no image"] = [name for name in left_out.get("no image", ()) if name not in used]
+    if not left_out["no image"]:
+        del left_out["no image"]
+
+    def told(image: Record) -> Record:
+        if beside[image.name] not in used or image.texts or not isinstance(image.source, Path):
+            return image
+        return replace(image, texts=read_text(image.source.with_suffix(SUFFIX)))
+
+    return [told(image) for image in images]
+
+
+def _captioned(
+    images: Sequence[Record], files: Sequence[Path], root: Path, unmatched: str, left_out: dict[str, list[str]]
+) -> list[Record]:
+    """With the captions that the files have for their names, or else for their last parts."""
+    captions = {name: texts for file in files for name, texts in read_captions(file).items()}
+    names = {image.name: image.name if image.name in captions else image.name.rsplit("/", 1)[-1] for image in images}
+    taken: dict[str, Record] = {}
+    for image in images:
+        if (other := taken.setdefault(names[image.name], image)) is not image and names[image.name] in captions:
+            raise DataError(
+                f"{image} and {other} have one name in {first(files)}; set data.root to the folder of one of them"
+            )
+    lacking = [image for image in images if names[image.name] not in captions]
+    spare = sorted(captions.keys() - {*names.values()})
+    if unmatched == "refuse" and (lacking or spare):
+        raise DataError(
+            f"{len(lacking)} images of {shown(root)} are not in {first(files)}"
+            f"{f' ({lacking[0]})' if lacking else ''}, and {len(spare)} of its images are not there"
+            f"{f' ({shown(spare[0])})' if spare else ''}; complete the folder, or leave both out with "
+            "data.unmatched=skip"
+        )
+    for reason, entries in (("without a caption", [image.name for image in lacking]), ("caption of no image", spare)):
+        if entries:
+            left_out[reason] = entries
+    return [replace(image, texts=captions[names[image.name]]) for image in images if names[image.name] in captions]
 
 
 def _described(
     files: Sequence[Path], rows: Sequence[tuple[str, Row]], root: Path, unmatched: str, left_out: dict[str, list[str]]
-) -> list[Listed]:
+) -> list[Record]:
     """The images that a row describes.
 
     Raises:
@@ -153,7 +146,7 @@ def _described(
     """
     known = {os.path.normpath(path): path for path in files}
     spelled = {unicodedata.normalize("NFC", key): path for key, path in known.items()}  # macOS writes NFD
-    images: dict[Path, Listed] = {}
+    images: dict[Path, Record] = {}
     absent = []
     for key, row in rows:
         path = known.get(key) or spelled.get(unicodedata.normalize("NFC", key)) or Path(key)
@@ -227,7 +220,7 @@ def _has_splits(kinds: Mapping[str, Sequence[str]]) -> bool:
     return "train" in kinds and len(kinds) > 1
 
 
-def _within(image: Listed, folder: str, labelled: bool) -> Listed:
+def _within(image: Record, folder: str, labelled: bool) -> Record:
     """With its name relative to its split, and there the first sub-folder as its label where no row has one."""
     name = image.name.removeprefix(folder)
     above = name.split("/")[0] if "/" in name and not name.startswith("../") else None

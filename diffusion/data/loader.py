@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffusion.data.bucket.order import arrange
+from diffusion.data.decoded import Streamed
 from diffusion.data.split import Split, pinned, share
 from diffusion.errors import DataError
-from diffusion.randomness import DATA, keys_of
+from diffusion.randomness import CROPS, DATA, keys_of
 
 
 class StatefulLoader:
@@ -22,6 +24,8 @@ class StatefulLoader:
     The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
     is the same on every rank: a state saved on 2 ranks can be loaded on 1. Sample i's key in epoch e is a hash of
     (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit decides whether the image is mirrored.
+    A split's captions and the places where its images are cut are drawn by (seed, e, i) too. Where images have several
+    shapes, each batch has one (:func:`diffusion.data.bucket.order.arrange`).
 
     Args:
         split: the samples.
@@ -72,10 +76,11 @@ class StatefulLoader:
         self.flip, self.shuffle, self.num_workers, self.pin_memory = flip, shuffle, num_workers, pin_memory
         self.parts = parts
         self.delivered = 0  # parts
-        self._batches = len(split) // batch_size if limit is None else min(limit, len(split) // batch_size)
+        images, self._groups, full = split.images, split.groups, split.batches(batch_size)
+        self._batches = full if limit is None else min(limit, full)
         self.moments = moments
-        both = flip and mirror_in_memory and moments is None
-        self._both = torch.cat((split.images, split.images.flip(-1))) if both else None
+        both = flip and mirror_in_memory and moments is None and isinstance(images, Tensor)
+        self._both = torch.cat((images, images.flip(-1))) if both and isinstance(images, Tensor) else None
         self._epoch: tuple[int, Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
@@ -85,7 +90,7 @@ class StatefulLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, start = divmod(self.delivered, len(self))
         order, mirrored = self._draw(epoch)
-        batches = _ahead(lambda k: self._batch(k, order, mirrored), range(start, len(self)), self.num_workers)
+        batches = _ahead(lambda k: self._batch(k, epoch, order, mirrored), range(start, len(self)), self.num_workers)
         for position, batch in enumerate(batches, start + 1):
             self.delivered = epoch * len(self) + position
             yield batch
@@ -118,27 +123,39 @@ class StatefulLoader:
         if self._epoch is None or self._epoch[0] != epoch:
             keys = keys_of(np.arange(len(self.split)), seed=self.seed, stream=DATA, step=epoch)
             order = np.argsort(keys, kind="stable") if self.shuffle else np.arange(len(keys))
+            if self._groups is not None:
+                turn = epoch if self.shuffle else None
+                order = arrange(order, self._groups, self.batch_size, seed=self.seed, epoch=turn)
             mirrored = (keys[order] & np.uint64(1)).astype(bool)
             self._epoch = epoch, torch.from_numpy(order), torch.from_numpy(mirrored)
         return self._epoch[1:]
 
-    def _batch(self, position: int, order: Tensor, mirrored: Tensor) -> dict[str, Any]:
+    def _batch(self, position: int, epoch: int, order: Tensor, mirrored: Tensor) -> dict[str, Any]:
         size = self.batch_size // self.parts
         here = slice(position * size, (position + 1) * size)
         rows, flips = (share(every[here], self.rank, self.world_size) for every in (order, mirrored))
         rows = rows.clone()  # the batch's own: the order stays as it is
+        flips = flips if self.flip else torch.zeros_like(flips)
+        cut = self.split.cut
+        keys = None if cut is None else keys_of(rows, seed=self.seed, stream=CROPS, step=epoch)
         if self.moments is not None:
-            kept = self.moments.index_select(0, rows + len(self.split) * flips if self.flip else rows)
+            kept = self.moments.index_select(0, rows + len(self.split) * flips)
             batch = {"moments": kept, **self.split.facts(rows)}
         else:
-            batch = self.split.batch(rows, self._mirror(rows, flips) if self.flip else None)
+            batch = self.split.batch(rows, self._images(rows, flips, keys))
+        if cut is not None:
+            batch["crop"] = cut.crops(rows, keys, flips)
+        if self.split.captions is not None:
+            batch["text"] = self.split.captions.draw(rows, self.seed, epoch)
         return pinned(batch) if self.pin_memory else batch
 
-    def _mirror(self, rows: Tensor, mirrored: Tensor) -> Tensor:
+    def _images(self, rows: Tensor, mirrored: Tensor, keys: np.ndarray | None) -> Tensor:
         if self._both is not None:
             return self._both.index_select(0, rows + len(self.split) * mirrored)
-        images, where = self.split.images.index_select(0, rows), mirrored.nonzero().squeeze(1)
-        return images.index_copy_(0, where, images.index_select(0, where).flip(-1))
+        kept = self.split.images
+        images = kept.index_select(0, rows, keys) if isinstance(kept, Streamed) else kept.index_select(0, rows)
+        where = mirrored.nonzero().squeeze(1)
+        return images.index_copy_(0, where, images.index_select(0, where).flip(-1)) if len(where) else images
 
 
 def _ahead(make: Callable[[int], dict[str, Any]], positions: Iterable[int], threads: int) -> Iterator[dict[str, Any]]:

@@ -25,13 +25,13 @@ Cells = dict[str, Any]
 class Row:
     """One row: ``where`` it stands, the file that it names relative to the metadata, and its columns.
 
-    label: a whole number, or a word. more: the further columns, whole numbers and texts.
+    label: a whole number, or a word. texts: one caption or several. more: the further columns, whole numbers and texts.
     """
 
     where: str
     name: str
     label: int | str | None = None
-    text: str | None = None
+    texts: tuple[str, ...] = ()
     more: Mapping[str, int | str] = field(default_factory=dict)
 
 
@@ -63,13 +63,14 @@ def _row(where: str, cells: Cells, label: str, text: str) -> Row:
     if not isinstance(name, str) or not name:
         raise DataError(f'{where} has no "{FILE_NAME}"; every row names one image')
     words, number = cells.get(text), cells.get(label)
-    if words is not None and not isinstance(words, str):
-        raise DataError(f'"{text}" is a string, {where} has {json.dumps(words)}')
+    texts = () if words is None else tuple(words) if isinstance(words, list) else (words,)
+    if not all(isinstance(one, str) for one in texts):
+        raise DataError(f'"{text}" is a string or a list of strings, {where} has {json.dumps(words)}')
     if number is not None and not (isinstance(number, str) or _fits(number)):
         raise DataError(f'"{label}" is a whole number or a word, {where} has {json.dumps(number)}')
     taken = {FILE_NAME, label, text, *RESERVED}
     more = {key: value for key, value in cells.items() if key not in taken and (isinstance(value, str) or _fits(value))}
-    return Row(where, name, None if number == "" else number, words, more)
+    return Row(where, name, None if number == "" else number, texts, more)
 
 
 def _objects(metadata: Path, content: str) -> Iterator[tuple[str, Cells]]:

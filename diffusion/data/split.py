@@ -4,40 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from diffusion.data.bucket.cut import Cut
+from diffusion.data.bucket.order import batches_of
+from diffusion.data.captions.base import Captions
+from diffusion.data.decoded import Streamed
 
 
 @dataclass(frozen=True)
 class Split:
     """Images with their columns, in a fixed order; row i is the sample with number i.
 
-    images: (N, C, H, W) uint8, in memory or mapped from a file.
+    images: (N, C, H, W) uint8, in memory, mapped from a file, or decoded when they are asked for.
     labels: (N,) int64, the column "label"; zeros where the data have none.
     texts: N captions, the column "text", or ``None``.
     more: further columns by name, (N, ...) tensors or N texts.
+    captions: what draws the texts of a training epoch; these are ``texts`` in all of them where ``None``.
+    cut: how images were or are cut, where this is known; their columns "size", "crop" and "target_size".
     """
 
-    images: Tensor
+    images: Tensor | Streamed
     labels: Tensor
     texts: tuple[str, ...] | None = None
     more: Mapping[str, Tensor | tuple[str, ...]] = field(default_factory=dict)
+    captions: Captions | None = None
+    cut: Cut | None = None
 
     @property
     def columns(self) -> dict[str, Tensor | tuple[str, ...]]:
         """All that is known of the images, by the names that a batch has for it."""
         captions = {} if self.texts is None else {"text": self.texts}
-        return {"label": self.labels, **captions, **self.more}
+        return {"label": self.labels, **captions, **self.more, **({} if self.cut is None else self.cut.columns)}
 
     @property
     def requests(self) -> dict[str, Tensor | tuple[str, ...]]:
         """The columns that samples are drawn for in turn: all but the label, which samples get by a rule."""
         return {name: column for name, column in self.columns.items() if name != "label"}
+
+    def requests_for(self, columns: Sequence[str]) -> dict[str, Any]:
+        """:attr:`requests`, and the images themselves where a conditioner with these columns makes one of them."""
+        made = "low_resolution" in columns and "low_resolution" not in self.columns
+        return {**self.requests, **({"image": ImageColumn(self)} if made else {})}
 
     def __len__(self) -> int:
         return len(self.images)
@@ -46,13 +61,35 @@ class Split:
     def sha256(self) -> str:
         """Of shape, images and columns: two splits with the same one give the same statistics."""
         digest = hashlib.sha256(json.dumps([*self.images.shape]).encode())
-        for start in range(0, len(self), _ROWS_HASHED_AT_ONCE):
-            digest.update(self.images[start : start + _ROWS_HASHED_AT_ONCE].contiguous().numpy().data)
+        if isinstance(self.images, Streamed):
+            digest.update(self.images.identity.encode())
+        else:
+            for start in range(0, len(self), _ROWS_HASHED_AT_ONCE):
+                digest.update(self.images[start : start + _ROWS_HASHED_AT_ONCE].contiguous().numpy().data)
         digest.update(self.labels.numpy().data)
         digest.update(json.dumps(self.texts).encode())
         for name, column in sorted(self.more.items()):
             digest.update(json.dumps([name, column.tolist() if isinstance(column, Tensor) else column]).encode())
+        if self.cut is not None:
+            digest.update(self.cut.identity.encode())
         return digest.hexdigest()
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """(N,) int64, images of one number have one shape; ``None`` where all have the same."""
+        return None if self.cut is None else self.cut.groups
+
+    def batches(self, size: int) -> int:
+        """Full batches of one epoch, each of images of one shape."""
+        groups = self.groups
+        return len(self) // size if groups is None else batches_of(groups, size)
+
+    def alike(self, count: int) -> Tensor:
+        """(count,) int64, samples whose images have one shape, repeated where there are fewer: what stands for a
+        batch."""
+        groups = self.groups
+        rows = np.arange(len(self)) if groups is None else np.flatnonzero(groups == np.bincount(groups).argmax())
+        return torch.from_numpy(rows[np.arange(count) % len(rows)])
 
     def batch(self, rows: Tensor, images: Tensor | None = None) -> dict[str, Any]:
         """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) uint8 stand in for theirs if given."""
@@ -67,6 +104,26 @@ class Split:
         for name, column in self.columns.items():
             facts[name] = column.index_select(0, rows) if isinstance(column, Tensor) else [column[i] for i in numbers]
         return facts
+
+
+@dataclass(frozen=True)
+class ImageColumn:
+    """The images of a split as a column of requests, read row by row."""
+
+    split: Split
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    @property
+    def sha256(self) -> str:
+        """The split's."""
+        return self.split.sha256
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """(B,) int64 -> images (B, C, H, W) in [-1, 1]."""
+        images: Tensor = self.split.batch(rows)["image"]
+        return images
 
 
 _ROWS_HASHED_AT_ONCE = 4096

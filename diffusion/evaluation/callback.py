@@ -38,7 +38,7 @@ class TrendScore(Callback):
         self,
         sampler: Sampler,
         extractor: str = "digits-cnn-v1",
-        every_n_train_steps: int = 1000,
+        every_n_train_steps: int = 500,
         num_samples: int = 256,
         batch_size: int = 128,
         seed: int = 0,
@@ -83,9 +83,8 @@ class TrendScore(Callback):
         if not isinstance(module, DiffusionModule):
             raise TypeError(f"a trend score needs a DiffusionModule, got {type(module).__name__}")
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        pipeline = module.average.pipeline(
-            sampler=self.sampler, batch_size=self.evaluator.batch_size, columns=data.split("test").requests
-        )
+        columns = data.split("test").requests_for(module.model.conditioner.columns)
+        pipeline = module.average.pipeline(sampler=self.sampler, batch_size=self.evaluator.batch_size, columns=columns)
         try:
             (value,) = self.evaluator.evaluate(pipeline, data, real_baseline=False).metrics.values()
         except (ValueError, EvaluationError) as error:  # on all ranks alike; early in a training a model may draw NaN

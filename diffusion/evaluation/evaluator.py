@@ -15,14 +15,18 @@ from torch import Tensor
 from diffusion.evaluation import fingerprint, naming
 from diffusion.evaluation.features.extractor import Extractor, Indexed
 from diffusion.evaluation.forecast import Forecast, forecast, largest
+from diffusion.evaluation.judge import Judge
+from diffusion.evaluation.judging import check_judged, texts_of
 from diffusion.evaluation.likelihood.base import Likelihood, Measured
 from diffusion.evaluation.metrics import fidelity
 from diffusion.evaluation.metrics.base import ImageMetric, Metric
+from diffusion.evaluation.metrics.judged import JudgedMetric
 from diffusion.evaluation.naming import Better
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data
 from diffusion.evaluation.result import Result, spread
 from diffusion.evaluation.scoring import Progress, Scoring
+from diffusion.pipeline.keyed import KeyedPipeline
 from diffusion.pipeline.single import SinglePipeline
 
 __all__ = ["Data", "Evaluator", "Forecast", "Progress", "Result"]
@@ -40,11 +44,11 @@ class Evaluator:
         batch_size: B of the fixed global batches; N and B decide the bits, the number of ranks does not.
         seed: of the samples.
         repeats: disjoint blocks of N samples.
-        labels: ``balanced``, ``drawn``, a class, or a list of classes in turn (see :class:`SinglePipeline`).
+        labels: ``balanced``, ``drawn``, a class, or a list of classes in turn (see :class:`KeyedPipeline`).
         reference: ``train``, ``test``, or a file of statistics.
         is_splits, kid_subsets, kid_subset_size, neighbours: the metrics' own settings.
         weights, weights_sha256: a local weights file for the extractor.
-        clip: folder of a CLIP model, for clip_score.
+        clip: the judge of clip_score and r_precision, or its folder.
         cache: folder for the reference's rows, or ``None``.
         save_samples: keep the images, as ``samples.npz``.
         likelihood: bits per dimension of the test split as well, or ``None``.
@@ -56,20 +60,20 @@ class Evaluator:
     def __init__(
         self,
         extractor: str = "digits-cnn-v1",
-        metrics: list[str] | None = None,
-        num_samples: int = 50_000,
-        batch_size: int = 250,
+        metrics: Sequence[str] = ("fd", "is", "kid", "precision", "recall"),
+        num_samples: int = 897,
+        batch_size: int = 128,
         seed: int = 0,
         repeats: int = 1,
         labels: int | str | list[int | str] = "balanced",
         reference: str = "train",
         is_splits: int = 10,
         kid_subsets: int = 100,
-        kid_subset_size: int = 1000,
+        kid_subset_size: int = 400,
         neighbours: int = 3,
         weights: str | None = None,
         weights_sha256: str | None = None,
-        clip: str | None = None,
+        clip: Judge | str | None = None,
         cache: str | None = None,
         save_samples: bool = False,
         likelihood: Likelihood | None = None,
@@ -81,7 +85,6 @@ class Evaluator:
             raise ValueError(
                 f"evaluation.reference is train, test or a file of statistics; there is no file {reference}"
             )
-        wanted = ["fd", "is", "kid", "precision", "recall"] if metrics is None else metrics
         self.extractor = Extractor(extractor, weights, weights_sha256)
         own = dict(metric or {})
         self.num_samples = num_samples
@@ -91,10 +94,13 @@ class Evaluator:
         self.labels = labels
         self.reference = reference
         self.protocol = fidelity.Protocol(is_splits, kid_subsets, kid_subset_size, neighbours)
-        names = [naming.canonical(name, extractor) for name in wanted]
-        self.metrics: dict[str, Metric] = {**fidelity.shipped(names, self.protocol, clip, tuple(own)), **own}
-        self.own = {name: one.describe() for name, one in own.items() if not self._is_shipped(name, one)}
-        """Metrics that are not as this project ships them, described."""
+        names = [naming.canonical(name, extractor) for name in metrics]
+        self.clip = Judge.of(clip)
+        self.metrics: dict[str, Metric] = {**fidelity.shipped(names, self.protocol, self.clip, tuple(own)), **own}
+        self.judged = [one for one in self.metrics.values() if isinstance(one, JudgedMetric)]
+        for one in self.judged:  # one CLIP is read once
+            one.judge = self.clip if one.judge.named == self.clip.named else one.judge
+        self._own = tuple(own)
         self.cache = None if cache is None else Path(cache)
         self.save_samples = save_samples
         self.likelihood = likelihood
@@ -102,14 +108,39 @@ class Evaluator:
         self.layers = {name: self.extractor.layer(name, one.reads) for name, one in self.metrics.items() if one.reads}
         self.layers["fd"] = self.extractor.layer("fd")
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """Metrics that are not as this project ships them, described."""
+        own = {name: self.metrics[name] for name in self._own}
+        return {name: one.describe() for name, one in own.items() if not self._is_shipped(name, one)}
+
+    @property
+    def judges(self) -> dict[str, Any]:
+        """Metrics of a judge, described."""
+        return {one.name: one.describe() for one in self.judged}
+
     def _is_shipped(self, name: str, metric: Metric) -> bool:
-        if name not in fidelity.METRICS or name == "clip_score":
+        if name not in fidelity.METRICS:
             return False
-        return metric.describe() == fidelity.shipped([name], self.protocol)[name].describe()
+        if isinstance(metric, JudgedMetric) and metric.judge is not self.clip:
+            return False
+        return metric.describe() == fidelity.shipped([name], self.protocol, self.clip)[name].describe()
+
+    def check(self, pipeline: KeyedPipeline, data: Data) -> None:
+        """What judges of metrics refuse, told before a training; they are read, and forgotten again.
+
+        Raises:
+            ValueError: a CLIP that cannot be had, does not read these images, or cannot judge these samples.
+        """
+        for metric in self.judged:
+            metric.load(torch.device("cpu"))
+        check_judged(self.judged, pipeline, data, texts_of(pipeline, self.num_samples))
+        for metric in self.judged:
+            metric.judge.release()
 
     def evaluate(
         self,
-        samples: SinglePipeline | Indexed,
+        samples: KeyedPipeline | Indexed,
         data: Data | None,
         folder: Path | None = None,
         *,
@@ -133,34 +164,36 @@ class Evaluator:
             EvaluationError: the same on all of several ranks, where one failed.
         """
         began = time.perf_counter()
-        generated = isinstance(samples, SinglePipeline)
-        total = self.num_samples if isinstance(samples, SinglePipeline) else _count(samples)
+        generated = isinstance(samples, KeyedPipeline)
+        total = self.num_samples if isinstance(samples, KeyedPipeline) else _count(samples)
         fidelity.check(self.metrics, total)
-        has_labels = bool(samples.num_classes) if isinstance(samples, SinglePipeline) else labels is not None
+        has_labels = bool(samples.num_classes) if isinstance(samples, KeyedPipeline) else labels is not None
         for name, metric in self.metrics.items():
             if metric.labels and not has_labels:
                 raise ValueError(
                     f"{name} needs labels: a class-conditional model, or images with labels; "
                     "leave it out of evaluation.metrics"
                 )
-        has_texts = bool(samples.columns.get("text")) if isinstance(samples, SinglePipeline) else texts is not None
+        texts = texts_of(samples, total, texts)
         for name, metric in self.metrics.items():
-            if isinstance(metric, ImageMetric) and metric.texts and not has_texts:
+            if isinstance(metric, ImageMetric) and metric.texts and texts is None:
                 raise ValueError(f"{name} needs captions, and there are none; leave it out of evaluation.metrics")
         if self.repeats > 1 and not generated:
             raise ValueError(f"images are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
         if self.likelihood is not None:
             if not isinstance(samples, SinglePipeline) or data is None:
-                raise ValueError("bits per dimension are of a model and its data; leave evaluation/likelihood out")
+                raise ValueError("bits per dimension are of one run and its data; leave evaluation/likelihood out")
             self.likelihood.check(samples.denoiser)
-        where = torch.device(device or (samples.device if isinstance(samples, SinglePipeline) else "cpu"))
+        where = torch.device(device or (samples.device if isinstance(samples, KeyedPipeline) else "cpu"))
         ranks = Ranks()
         try:
             scoring = Scoring(self, ranks, where, data, progress)
+            with ranks.together():
+                check_judged(self.judged, samples, data, texts)
             scoring.prepare(
-                None if isinstance(samples, SinglePipeline) else list(samples.shape[1:]), total, real_baseline
+                None if isinstance(samples, KeyedPipeline) else list(samples.shape[1:]), total, real_baseline
             )
-            origin = samples.describe() if isinstance(samples, SinglePipeline) else {"sha256": content(samples)}
+            origin = samples.describe() if isinstance(samples, KeyedPipeline) else {"sha256": content(samples)}
             repeated: list[dict[str, float]] = []
             cost: dict[str, float] = {}
             for block in range(self.repeats if generated else 1):
@@ -195,7 +228,7 @@ class Evaluator:
 
     def forecast(
         self,
-        pipeline: SinglePipeline,
+        pipeline: KeyedPipeline,
         data: Data | None,
         folder: Path | None = None,
         *,

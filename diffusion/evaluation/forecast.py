@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from diffusion.evaluation import fingerprint
-from diffusion.pipeline.single import SinglePipeline
+from diffusion.pipeline.keyed import KeyedPipeline
 
 if TYPE_CHECKING:
     from diffusion.evaluation.scoring import Scoring
@@ -54,7 +54,7 @@ class Forecast:
         )
 
 
-def forecast(scoring: Scoring, pipeline: SinglePipeline, n: int, folder: Path | None, batches: int) -> Forecast:
+def forecast(scoring: Scoring, pipeline: KeyedPipeline, n: int, folder: Path | None, batches: int) -> Forecast:
     """Draws up to ``batches`` missing batches on each rank, keeps them, and reckons from all but the first."""
     plan, ranks, origin = scoring.plan, scoring.ranks, pipeline.describe()
     for start in range(0, plan.repeats * n, n):

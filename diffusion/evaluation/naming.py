@@ -11,7 +11,7 @@ from typing import Literal
 
 Better = Literal["lower", "higher"]
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    **{name: (name,) for name in ("fd", "sfd", "fd_inf", "precision", "recall", "clip_score")},
+    **{name: (name,) for name in ("fd", "sfd", "fd_inf", "precision", "recall", "clip_score", "r_precision", "colour")},
     "fd_class": ("fd_class", "fd_class_worst"),
     "is": ("is", "is_std"),
     "kid": ("kid", "kid_std"),
@@ -20,10 +20,11 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 """The shipped metrics, by the names of evaluation.metrics, and what each of them gives."""
 BETTER: Mapping[str, Better] = {
     **dict.fromkeys(
-        ("fd", "sfd", "fd_inf", "fd_class", "fid", "sfid", "kid", "copies", "bits_per_dim", "NFE", "s / 1000 samples"),
+        ("fd", "sfd", "fd_inf", "fd_class", "fid", "sfid", "kid", "copies", "bits_per_dim"),
         "lower",
     ),
-    **dict.fromkeys(("is", "precision", "recall", "clip_score"), "higher"),
+    **dict.fromkeys(("NFE", "s / 1000 samples", "s of training"), "lower"),
+    **dict.fromkeys(("is", "precision", "recall", "clip_score", "r_precision", "colour"), "higher"),
 }
 """Which way is better, of the shipped metrics: what their classes say, for readers that do not import torch."""
 

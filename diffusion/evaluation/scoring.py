@@ -22,7 +22,7 @@ from diffusion.evaluation.naming import Better
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
 from diffusion.files import replacing
-from diffusion.pipeline.single import SinglePipeline
+from diffusion.pipeline.keyed import KeyedPipeline
 
 if TYPE_CHECKING:
     from diffusion.evaluation.evaluator import Evaluator
@@ -97,7 +97,7 @@ class Scoring:
             index = torch.from_numpy(np.sort(chosen))
         texts = None if source.texts is None else [source.texts[i] for i in index.tolist()]
         rows = self._rows(lambda at: source.images[index[at]], len(index), "scoring real images", texts)
-        self._held_out = Side(rows, source.labels[index])
+        self._held_out = Side(rows, source.labels[index], texts=texts)
         self._held = len(index)
 
     def _score_held_out(self) -> None:
@@ -107,7 +107,7 @@ class Scoring:
 
     def score(
         self,
-        given: SinglePipeline | Indexed,
+        given: KeyedPipeline | Indexed,
         labels: Tensor | None,
         texts: Sequence[str] | None,
         origin: Mapping[str, Any],
@@ -117,12 +117,13 @@ class Scoring:
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Metrics of block ``block`` of ``n`` samples, and what drawing them cost."""
         start, seed = block * n, self.plan.seed
-        if isinstance(given, SinglePipeline):
+        if isinstance(given, KeyedPipeline):
             rows, cost = self.draw(given, origin, n, start, folder)
-            side = Side(rows, given.labels(torch.arange(start, start + n), seed))
+            index = torch.arange(start, start + n)
+            side = Side(rows, given.labels(index, seed), texts=given.texts(index))
         else:
             rows, cost = self._rows(lambda at: given[at], n, "scoring images", texts, self._score_held_out), {}
-            side = Side(rows, labels)
+            side = Side(rows, labels, texts=texts)
         images = rows.pop("image", None)
         scores = self.ranks.on_root(lambda: self._compute(side, n))
         with self.ranks.together():
@@ -147,7 +148,7 @@ class Scoring:
             "quantisation": "floor(127.5 x + 128), clamped to 0..255",
             "reference": {"key": self.reference.key, **self.reference.spec},
             "samples": {"num": total, **drawn, **origin},
-            **({"clip": self.of_images["clip_score"].describe()} if "clip_score" in self.of_images else {}),
+            **({"clip": plan.judges} if plan.judged else {}),
             **({"own_metrics": plan.own} if plan.own else {}),
             "numerics": fingerprint.numerics(self.device),
             "versions": fingerprint.versions(),
@@ -226,13 +227,12 @@ class Scoring:
         """Where finished batches of samples ``start`` .. ``start + n - 1`` are kept, by a hash of what decides them."""
         plan = self.plan
         spec = [origin, plan.extractor.describe(), self.needed, n, plan.batch_size, plan.seed, start]
-        clip = self.of_images.get("clip_score")
-        spec += [plan.save_samples, None if clip is None else clip.describe(), *([plan.own] if plan.own else [])]
+        spec += [plan.save_samples, plan.judges, *([plan.own] if plan.own else [])]
         return folder / "shards" / key(spec)[:16]
 
     def draw(
         self,
-        pipeline: SinglePipeline,
+        pipeline: KeyedPipeline,
         origin: Mapping[str, Any],
         n: int,
         start: int,
@@ -283,11 +283,11 @@ class Scoring:
                     self.better[name] = way
         return out
 
-    def _save_closest(self, given: SinglePipeline | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
+    def _save_closest(self, given: KeyedPipeline | Indexed, nearest: tuple[Tensor, Tensor], path: Path) -> None:
         assert self.data is not None
         distance, where = nearest
         closest = distance.argsort(stable=True)[:PAIRS]
-        images = given.draw(closest, self.plan.seed).cpu() if isinstance(given, SinglePipeline) else given[closest]
+        images = given.draw(closest, self.plan.seed).cpu() if isinstance(given, KeyedPipeline) else given[closest]
         real = self.data.split(self.plan.reference).images[where[closest]]
         memorisation.save_pairs(images, real, path)
 

@@ -41,32 +41,75 @@ class TextEncoder(nn.Module, ABC):
             if value < least:
                 raise ValueError(f"text_encoder.{key} is at least {least}, got {value}")
         self.dim, self.pooled_dim, self.length = dim, pooled_dim, length
-        self.cut = CutWarnings(length)
+        self.cut = CutWarnings(f"text_encoder.length={length}")
 
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Encoded:
         """B texts, "" among them, on the device of the encoder."""
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Where the first tokens stand in a text, (from, to) of its characters each; (0, 0) for a token of none.
+
+        Raises:
+            ValueError: this encoder cannot tell.
+        """
+        raise ValueError(
+            f"{type(self).__name__} does not tell where its tokens stand in a text, so that words cannot be weighted; "
+            "set conditioner.prompt_weights=false"
+        )
+
 
 class CutWarnings:
-    """Warns of each text that is too long, once, with what was cut off. Copies of an encoder share it."""
+    """Warns of each text that is too long, or has words that the encoder does not know, once, with what is not read.
+    Copies of an encoder share it.
 
-    def __init__(self, length: int) -> None:
-        self.length = length
+    what: cuts, in words.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
         self.texts: set[str] = set()
+        self.strange: set[str] = set()
 
     def warn(self, text: str, rest: str) -> None:
         """``rest`` is what the encoder does not read of ``text``; no more than ``_MOST`` texts are reported."""
-        if text in self.texts or len(self.texts) > _MOST:
+        if not _new(text, self.texts):
             return
-        self.texts.add(text)
         if len(self.texts) > _MOST:
-            log.warning("more than %d texts are too long for text_encoder.length=%d", _MOST, self.length)
+            log.warning("more than %d texts are too long for %s", _MOST, self.what)
         else:
-            log.warning("text_encoder.length=%d cuts off %r of the text %r", self.length, rest, text)
+            log.warning("%s cuts off %s of the text %s", self.what, short(rest), short(text))
+
+    def unknown(self, text: str, words: Sequence[str]) -> None:
+        """``words`` of ``text`` are one and the same unknown token; no more than ``_MOST`` texts are reported."""
+        if not _new(text, self.strange):
+            return
+        if len(self.strange) > _MOST:
+            log.warning("more than %d texts have words that this text encoder does not know", _MOST)
+        else:
+            listed = ", ".join(short(word) for word in words[:_FEW]) + (", ..." if len(words) > _FEW else "")
+            log.warning(
+                "the text encoder has no token for %s of the text %s; choose one that reads this script",
+                listed,
+                short(text),
+            )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CutWarnings:
         return self
 
 
-_MOST = 10
+def short(text: str) -> str:
+    """Quoted, and of a text of pages its beginning, its end and its length."""
+    if len(text) <= _LONG:
+        return repr(text)
+    return f"{text[: _LONG // 2]!r} ... {text[-_LONG // 4 :]!r} ({len(text):,} characters)"
+
+
+def _new(text: str, reported: set[str]) -> bool:
+    if text in reported or len(reported) > _MOST:
+        return False
+    reported.add(text)
+    return True
+
+
+_MOST, _FEW, _LONG = 10, 5, 160

@@ -1,33 +1,30 @@
-"""Encoders that were trained elsewhere: frozen, out of the checkpoint, run once for each distinct text."""
+"""Encoders that were trained elsewhere: models of transformers, frozen."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from diffusion.files import replacing, sha256_of
-from diffusion.text_encoder.base import Encoded, TextEncoder
-from diffusion.types import to_device_async
+from diffusion.files import sha256_of
+from diffusion.hub import NotFetchedError, snapshot
+from diffusion.text_encoder.base import Encoded
+from diffusion.text_encoder.kept import Held, KeptTextEncoder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+ROOM = "text_encoder"
 FILES = ["model.safetensors", "model-*.safetensors", "*.json", "*.txt", "*.model"]
 """What is fetched of a repository: weights, configs and tokenizer, no pickles."""
 
 
-class PretrainedTextEncoder(TextEncoder):
-    """A model of ``transformers`` in eval mode and its own precision, whatever that of the training.
-
-    It is no part of the module tree: it is neither trained nor averaged, no checkpoint holds it, and copies of this
-    module share it and what it encoded. It follows its owner to a device.
+class PretrainedTextEncoder(KeptTextEncoder):
+    """A model of ``transformers``.
 
     Args:
         pretrained: a name of the Hugging Face hub (owner/name, or owner/name/folder), or a folder that
@@ -70,10 +67,8 @@ class PretrainedTextEncoder(TextEncoder):
                 "text_encoder.sha256 if another version is meant"
             )
         self.mask, self.dtype = mask, dtype
-        self.device = torch.device("cpu")
         words = folder if tokenizer is None else fetched(tokenizer, "tokenizer")
-        self._held = (Held(self.load(folder, DTYPES[dtype]), _tokenizer(words)),)  # a tuple is no part of the module
-        self.kept = None if cache is None else Path(cache) / self.key()
+        self.hold(Held(self.load(folder, DTYPES[dtype]), _tokenizer(words)), cache)
 
     @abstractmethod
     def load(self, folder: Path, dtype: torch.dtype) -> Any:
@@ -87,82 +82,33 @@ class PretrainedTextEncoder(TextEncoder):
     def encode(self, ids: Tensor, mask: Tensor) -> Encoded:
         """ids (B, L) int64, mask (B, L) True where no padding -> the encoding; ``mask`` of it is ignored."""
 
-    @property
-    def model(self) -> Any:
-        """The model of ``transformers``."""
-        return self._held[0].model
-
-    def key(self) -> str:
-        """Of all that decides an encoding beside the text."""
-        named = {k: v for k, v in sorted(vars(self).items()) if isinstance(v, str | int | bool) and k != "training"}
-        return hashlib.sha256(json.dumps([type(self).__name__, named]).encode()).hexdigest()[:32]
-
-    @torch.no_grad()
-    def forward(self, texts: Sequence[str]) -> Encoded:
-        memory = self._held[0].memory if self.kept is None else {}
-        missing = [text for text in dict.fromkeys(texts) if text not in memory and not self._read(text, memory)]
-        for start in range(0, len(missing), _TOGETHER):
-            self._encode(missing[start : start + _TOGETHER], memory)
-        tokens = torch.zeros(len(texts), self.length, self.dim)
-        mask = torch.zeros(len(texts), self.length, dtype=torch.bool)
-        pooled = torch.zeros(len(texts), self.pooled_dim)
-        for i, text in enumerate(texts):
-            row = memory[text]
-            split = len(row) - self.pooled_dim
-            count = split // self.dim
-            tokens[i, :count] = row[:split].view(count, self.dim)
-            mask[i, :count] = True
-            pooled[i] = row[split:]
-        tokens, mask, pooled = (to_device_async(value, self.device) for value in (tokens, mask, pooled))
-        return Encoded(tokens, mask, pooled if self.pooled_dim else None)
-
-    def _encode(self, texts: list[str], memory: dict[str, Tensor]) -> None:
-        """Into memory and cache, always so many texts together: then the batch does not change the bits."""
+    def encode_all(self, texts: Sequence[str]) -> Encoded:
         tokenizer = self._held[0].tokenizer
-        room = self.length - len(tokenizer("")["input_ids"])
-        for text in texts:
-            if rest := tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][room:]:
-                self.cut.warn(text, tokenizer.decode(rest).strip())
-        padded = [*texts, *[""] * (_TOGETHER - len(texts))]
-        ids = tokenizer(padded, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
+        ids = tokenizer(texts, padding="max_length", truncation=True, max_length=self.length, return_tensors="pt")
         ids = ids.to(self.device)
         counts = ids["attention_mask"].bool() if self.mask else torch.ones_like(ids["attention_mask"]).bool()
-        self.model.to(self.device)
-        with torch.autocast(self.device.type, enabled=False):
-            encoded = self.encode(ids["input_ids"], counts)
-        for i, text in enumerate(texts):
-            parts = [encoded.tokens[i][counts[i]].flatten(), *([] if encoded.pooled is None else [encoded.pooled[i]])]
-            memory[text] = torch.cat(parts).float().cpu()
-            if self.kept is not None:
-                with replacing(_file(self.kept, text)) as path, path.open("wb") as file:
-                    np.save(file, memory[text].numpy())
+        return self.encode(ids["input_ids"], counts)._replace(mask=counts)
 
-    def _read(self, text: str, memory: dict[str, Tensor]) -> bool:
-        """Was the text encoded before, into the cache?"""
-        if self.kept is None or not (file := _file(self.kept, text)).is_file():
-            return False
-        memory[text] = torch.from_numpy(np.load(file, mmap_mode="c"))  # torch requires a writable array
-        return True
+    def report(self, text: str) -> None:
+        tokenizer = self._held[0].tokenizer
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        if rest := ids[self.length - len(tokenizer("")["input_ids"]) :]:
+            self.cut.warn(text, tokenizer.decode(rest).strip())
+        if unknown := _unknown(tokenizer, text, ids):
+            self.cut.unknown(text, unknown)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PretrainedTextEncoder:
-        self.device = fn(torch.empty(0)).device
-        return super()._apply(fn, recurse)
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        tokenizer = self._held[0].tokenizer
+        if not tokenizer.is_fast:
+            return super().spans(text)
+        found = tokenizer(text, truncation=True, max_length=self.length, return_offsets_mapping=True)
+        return [(int(begin), int(end)) for begin, end in found["offset_mapping"]]
 
 
-class Held:
-    """A model, its tokenizer and what it encoded, shared by all copies."""
-
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.model = model.requires_grad_(False).eval()
-        self.tokenizer = tokenizer
-        self.memory: dict[str, Tensor] = {}
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Held:
-        return self
-
-
-def fetched(pretrained: str, key: str) -> Path:
+def fetched(pretrained: str, key: str, room: str = ROOM) -> Path:
     """The folder, downloaded where it is a name of the hub that is not here yet.
+
+    key, room: of the config, for an error.
 
     Raises:
         ValueError: it cannot be had.
@@ -173,20 +119,19 @@ def fetched(pretrained: str, key: str) -> Path:
     parts = pretrained.split("/")
     inside = parts[2:]
     try:
-        from huggingface_hub import snapshot_download
-
-        patterns = ["/".join([*inside, file]) for file in FILES]
-        folder = Path(snapshot_download("/".join(parts[:2]), allow_patterns=patterns)).joinpath(*inside)
-    except Exception as error:  # no network, no such repository, no permission: a dozen kinds
+        folder = snapshot("/".join(parts[:2]), ["/".join([*inside, file]) for file in FILES]).joinpath(*inside)
+    except NotFetchedError as why:
         raise ValueError(
-            f"text_encoder.{key}={pretrained} is neither a folder nor in the Hugging Face cache, and the hub did not "
-            f"give it ({type(error).__name__}); download its files and set text_encoder.{key} to their folder"
+            f"{room}.{key}={pretrained} is neither a folder nor in the Hugging Face cache, and the hub did not "
+            f"give it ({why}); download its files and set {room}.{key} to their folder"
         ) from None
     return folder
 
 
-def hash_of(folder: Path) -> str:
+def hash_of(folder: Path, room: str = ROOM) -> str:
     """The sha256 of a folder's weights.
+
+    room: of the config, for an error.
 
     Raises:
         ValueError: there are none.
@@ -195,14 +140,16 @@ def hash_of(folder: Path) -> str:
     hashes = [sha256_of(file) for file in files or sorted(folder.glob("model-*.safetensors"))]
     if not hashes:
         raise ValueError(
-            f"{folder} holds no model.safetensors; set text_encoder.pretrained to a folder that save_pretrained of "
+            f"{folder} holds no model.safetensors; set {room}.pretrained to a folder that save_pretrained of "
             "transformers wrote"
         )
     return hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
 
 
-def loaded(kind: Any, folder: Path, dtype: torch.dtype, unused: Sequence[str] = ()) -> Any:
+def loaded(kind: Any, folder: Path, dtype: torch.dtype, unused: Sequence[str] = (), room: str = ROOM) -> Any:
     """A model of ``transformers`` with every weight from its file, but for those of the modules ``unused``.
+
+    room: of the config, for an error.
 
     Raises:
         ValueError: the folder holds a model of another kind.
@@ -212,11 +159,11 @@ def loaded(kind: Any, folder: Path, dtype: torch.dtype, unused: Sequence[str] = 
             model, info = kind.from_pretrained(folder, use_safetensors=True, dtype=dtype, output_loading_info=True)
         except (OSError, RuntimeError) as error:
             raise ValueError(f"{folder} is no {kind.__name__}: {' '.join(str(error).split())[:200]}") from None
-    missing = [key for key in info["missing_keys"] if not key.startswith(tuple(unused))]
+    missing = [name for name in info["missing_keys"] if not name.startswith(tuple(unused))]
     if missing:
         raise ValueError(
             f"{folder} is no {kind.__name__}: its weights lack {len(missing)} tensors, the first is {missing[0]}; "
-            "set text_encoder.pretrained to another"
+            f"set {room}.pretrained to another"
         )
     return model
 
@@ -230,9 +177,16 @@ def check_widths(stated: dict[str, int], own: dict[str, int]) -> None:
             raise ValueError(f"text_encoder.{key} is {width}, and the model has {own[key]}; set it to {own[key]}")
 
 
-def _file(folder: Path, text: str) -> Path:
-    name = hashlib.sha256(text.encode()).hexdigest()
-    return folder / name[:2] / f"{name}.npy"
+def _unknown(tokenizer: Any, text: str, ids: list[int]) -> list[str]:
+    """The words of a text that have no token; there are none where the unknown token is the end of a text too."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None or unknown not in ids or unknown in (tokenizer.eos_token_id, tokenizer.pad_token_id):
+        return []
+    if not tokenizer.is_fast:
+        return [text]
+    found = tokenizer(text, add_special_tokens=False, verbose=False, return_offsets_mapping=True)
+    spans = zip(found["input_ids"], found["offset_mapping"], strict=True)
+    return list(dict.fromkeys(text[begin:end] for token, (begin, end) in spans if token == unknown))
 
 
 def _tokenizer(folder: Path) -> Any:
@@ -244,7 +198,3 @@ def _tokenizer(folder: Path) -> Any:
         raise ValueError(
             f"{folder} holds no tokenizer ({' '.join(str(error).split())[:100]}); set text_encoder.tokenizer"
         ) from None
-
-
-_TOGETHER = 8
-"""Texts in a call of the model."""

@@ -65,6 +65,9 @@ class WordsTextEncoder(TextEncoder):
         h = self.norm(h)
         return Encoded(h * mask[:, :, None], mask, None if self.pool is None else self.pool(h[:, 0]))
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        return [(0, 0), *(word.span() for word in _WORDS.finditer(text))][: self.length]
+
     def ids(self, text: str) -> list[int]:
         """The rows of a text's tokens, ``length`` of them."""
         found = list(_WORDS.finditer(text))

@@ -27,7 +27,7 @@ class ConstantEMA(EMA):
     short training is mostly noise.
     """
 
-    def __init__(self, decay: float = 0.9999, warmup: bool = True) -> None:
+    def __init__(self, decay: float = 0.9999, warmup: bool = False) -> None:
         if not 0.0 <= decay < 1.0:
             raise ValueError(f"an EMA decay lies in [0, 1), got {decay}; set ema.decay")
         self.decay = decay

@@ -44,17 +44,42 @@ class CosineSchedule(Factor):
     """
 
     def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0) -> None:
+        _check_end(total, floor)
         _check(warmup)
-        if total < 1:
-            raise ValueError(f"a cosine over {total} steps ends nowhere; set trainer.max_steps or lr_scheduler.total")
-        if not 0.0 <= floor <= 1.0:
-            raise ValueError(f"the floor is a share of the learning rate in [0, 1], got {floor}")
 
         def factor(step: int) -> float:
-            done = min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
-            return _ramp(step, warmup) * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+            left = 0.5 * (1 + math.cos(math.pi * _done(step, total, warmup)))
+            return _ramp(step, warmup) * (floor + (1 - floor) * left)
 
         super().__init__(optimizer, factor)
+
+
+class LinearSchedule(Factor):
+    """Linear warm-up, then a line from 1 to ``floor`` at ``total`` steps (Salimans & Ho 2022, for each halving).
+
+    A run no longer than its warm-up only warms up.
+    """
+
+    def __init__(self, optimizer: Optimizer, total: int, warmup: int = 0, floor: float = 0.0) -> None:
+        _check_end(total, floor)
+        _check(warmup)
+
+        def factor(step: int) -> float:
+            return _ramp(step, warmup) * (1 - (1 - floor) * _done(step, total, warmup))
+
+        super().__init__(optimizer, factor)
+
+
+def _done(step: int, total: int, warmup: int) -> float:
+    """The share of the steps after the warm-up that were taken."""
+    return min(max(step - warmup, 0) / max(total - warmup, 1), 1.0)
+
+
+def _check_end(total: int, floor: float) -> None:
+    if total < 1:
+        raise ValueError(f"a rate that falls over {total} steps ends nowhere; set trainer.max_steps")
+    if not 0.0 <= floor <= 1.0:
+        raise ValueError(f"the floor is a share of the learning rate in [0, 1], got {floor}; set lr_scheduler.floor")
 
 
 def _ramp(step: int, warmup: int) -> float:

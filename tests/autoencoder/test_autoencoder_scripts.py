@@ -289,8 +289,8 @@ def test_what_does_not_fit_latents_is_refused_in_a_sentence(
 def test_without_diffusers_a_sentence_says_what_to_install(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from diffusion.experiment.config import rules
+    from diffusion.experiment.config import autoencoder_rules
 
-    monkeypatch.setattr(rules, "find_spec", lambda name: None)
+    monkeypatch.setattr(autoencoder_rules, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"autoencoder=kl needs diffusers; pip install 'alphabar\[latent\]'"):
         validate.check(config(tmp_path, *words(place)))

@@ -24,7 +24,13 @@ from diffusion.data.digits import Digits
 from diffusion.data.mnist import MNIST
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml"))
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
+
+
+PLACE = {"huggingface": "path", "webdataset": "shards"}
+"""The key of a data set's place, ``root`` where it is not here."""
+OWN = ("image_folder", *PLACE)
+"""Data sets of a user's own images."""
 
 
 def config(name: str, **settings: object) -> DictConfig:
@@ -43,19 +49,21 @@ PUBLISHED = {
     "celeba": (3, 64, 0),  # attributes, and no classes
     "cifar10": (3, 32, 10),
     "digits": (1, 8, 10),
+    "emoji": (3, 32, 9),
     "fashion_mnist": (1, 28, 10),
     "mnist": (1, 28, 10),
 }
 """Channels, resolution and classes of the data sets that are published with them."""
+EMBEDDED = ("digits", "emoji")
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_builds_its_data_set_and_every_setting_reaches_it(name: str, tmp_path: Path) -> None:
-    root = {"root": str(tmp_path / "absent")} if name != "digits" else {}
+    root = {PLACE.get(name, "root"): str(tmp_path / "absent")} if name not in EMBEDDED else {}
     assert (CONF / f"{name}.yaml").read_text().startswith("# ")
     data = hydra.utils.instantiate(config(name, **root))
     assert isinstance(data, ImageData)
-    assert name == "image_folder" or (data.channels, data.resolution, data.num_classes) == PUBLISHED[name]
+    assert name in OWN or (data.channels, data.resolution, data.num_classes) == PUBLISHED[name]
     assert data.seed == 7
     other = {"batch_size": 3, "flip": not data.flip, "num_workers": data.num_workers + 1, "pin_memory": False}
     changed = hydra.utils.instantiate(config(name, **root, **other))
@@ -64,13 +72,14 @@ def test_a_config_builds_its_data_set_and_every_setting_reaches_it(name: str, tm
         build(config(name, **root, batch_size=0))
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "digits"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in EMBEDDED])
 def test_missing_files_are_said_in_one_sentence(name: str, tmp_path: Path) -> None:
     absent = tmp_path / "absent"
-    cfg = config(name, root=str(absent))
+    place = PLACE.get(name, "root")
+    cfg = config(name, **{place: str(absent)})
     if "download" in cfg:
         cfg.download = False
-    with pytest.raises(ValueError, match=r"set data\.root") as caught:
+    with pytest.raises(ValueError, match=rf"set data\.{place}") as caught:
         build(cfg).setup()
     message = str(caught.value)
     assert str(absent) in message

@@ -98,7 +98,7 @@ def test_fitting_a_whole_image_fills_up_with_the_background(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"crop": "middle"}, r"data\.crop is one of center, none, got 'middle'"),
+        ({"crop": "middle"}, r"data\.crop is one of center, random, none, got 'middle'"),
         ({"filter": "cubic"}, r"data\.filter is one of .*bicubic.*, got 'cubic'"),
         ({"background": "whit"}, r"data\.background is a colour name .*, got 'whit'"),
         ({"channels": 4}, r"1 \(grey\) or 3 \(RGB\) channels, got data\.channels=4"),
@@ -112,7 +112,7 @@ def test_settings_are_checked_before_a_file_is_read(settings: dict, message: str
 
 
 def test_memory_has_three_settings(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"data\.memory is one of auto, ram, mmap, got 'disk'"):
+    with pytest.raises(ValueError, match=r"data\.memory is one of auto, ram, mmap, stream, got 'disk'"):
         folder(tmp_path, memory="disk").setup()
 
 
@@ -257,7 +257,10 @@ GOOD = {"file_name": "0.png", "label": 0, "text": "zero"}
             '{"file_name": "1.png", "label": true, "text": "one"}',
             '"label" is a whole number or a word, line 2 of .* has true',
         ),
-        ('{"file_name": "1.png", "label": 1, "text": 1}', '"text" is a string, line 2 of .* has 1'),
+        (
+            '{"file_name": "1.png", "label": 1, "text": 1}',
+            '"text" is a string or a list of strings, line 2 of .* has 1',
+        ),
         ('{"file_name": "1.png", "text": "one"}', "1 of 2 images have no label, the first is .*1.png"),
         ('{"file_name": "1.png", "label": 1}', "1 of 2 images have no text, the first is .*1.png"),
         ('{"file_name": "1.png", "label": 5, "text": "one"}', r"has labels from 0 to 5; set data\.num_classes=6"),
@@ -343,7 +346,7 @@ def test_the_split_that_is_held_out_can_be_named(tmp_path: Path):
     assert held() == held(held_out="test") == [200]
     assert held(held_out="val") == held(held_out="validation") == [100]
     shutil.rmtree(tmp_path / "test")
-    assert held() == held(held_out="val") == [100]
+    assert held(held_out=None) == held(held_out="val") == [100]
     with pytest.raises(DataError, match=r"train and val.*set data.held_out=val"):
         held(held_out="test")
     with pytest.raises(DataError, match=r"data\.held_out is one of"):

@@ -31,7 +31,8 @@ def fill(*folders: Path, n: int = 10) -> None:
 
 
 def data(root: Path, **settings: object) -> ImageFolder:
-    found = ImageFolder(str(root), **{"resolution": 8, "test_fraction": 0.5, "batch_size": 4, **settings})
+    fixed = {"resolution": 8, "test_fraction": 0.5, "batch_size": 4, "held_out": None}
+    found = ImageFolder(str(root), **fixed | settings)
     found.setup()
     return found
 

@@ -252,6 +252,7 @@ def test_a_folder_is_what_was_put_into_it(folder: Folder) -> None:
             channels=folder.channels,
             num_classes=len(names) if labelled else 0,
             test_fraction=0.5,
+            held_out=None,
         )
         assert len(data.split("train")) + len(data.split("test")) == len(folder.images)
         for held_out, split in ((False, data.split("train")), (True, data.split("test"))):

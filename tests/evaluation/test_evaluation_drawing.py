@@ -12,6 +12,7 @@ import torch
 from pipelines import model, pipeline
 from torch import Tensor, nn
 
+from diffusion.conditioner.base import Conditioner
 from diffusion.data.digits import Digits
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.evaluation.evaluator import Evaluator
@@ -19,7 +20,8 @@ from diffusion.evaluation.forecast import duration, memory
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.parameterization.epsilon import EpsilonParameterization
 from diffusion.pipeline.base import Request
-from diffusion.pipeline.single import SinglePipeline, quantise
+from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.single import SinglePipeline
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -160,8 +162,11 @@ def test_durations_and_memory_as_people_say_them() -> None:
     assert [duration(s) for s in (3.4, 89, 91, 5000, 12_000)] == ["3 s", "89 s", "2 min", "83 min", "3 h 20 min"]
 
 
-class Labels(nn.Module):
-    dim, drop = 1, 0.0
+class Labels(Conditioner):
+    columns = ("label",)
+
+    def empty(self, count: int) -> Cond:
+        return Cond(class_label=torch.full((count,), 10))
 
     def forward(self, batch: dict[str, Tensor]) -> Cond:
         return Cond(class_label=batch["label"], null=Cond(class_label=torch.full_like(batch["label"], 10)))

@@ -1,46 +1,20 @@
-"""Extractors: Inception from a file, packages, classifiers; what is refused; CLIP scores of a small model."""
+"""Extractors: Inception from a file, packages, classifiers; what is refused."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from fixed_images import Fixed, noise
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
 from diffusion.evaluation.evaluator import Evaluator
 from diffusion.evaluation.features.extractor import Extractor, extract
-from diffusion.evaluation.reference import Data
 from diffusion.files import sha256_of
-
-
-def noise(n: int, channels: int, side: int, seed: int = 0) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (n, channels, side, side), dtype=torch.uint8, generator=random)
-
-
-class Split:
-    def __init__(self, images: Tensor, texts: tuple[str, ...] | None = None) -> None:
-        self.images, self.labels, self.texts = images, torch.zeros(len(images), dtype=torch.long), texts
-        self.sha256 = str(int(images.sum()))
-
-
-class Fixed(Data):
-    """Random images as a data set."""
-
-    def __init__(self, channels: int, side: int, n: int = 12, texts: tuple[str, ...] | None = None) -> None:
-        self.splits = {name: Split(noise(n, channels, side, i), texts) for i, name in enumerate(("train", "test"), 1)}
-
-    def split(self, name: str) -> Split:
-        return self.splits[name]
-
-    def describe(self) -> dict:
-        return {"name": "random"}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +40,7 @@ def test_inception_gives_torch_fidelitys_features_and_those_of_sfid(inception: t
     network = FeatureExtractorInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=inception[0]
     )
-    kept: list[Tensor] = []
+    kept: list[torch.Tensor] = []
     network.Mixed_6d.register_forward_hook(lambda module, args, output: kept.append(output))
     features, logits = network(images)
     assert torch.equal(ours["2048"], features)
@@ -191,53 +165,6 @@ def test_every_name_is_registered_once() -> None:
     before = dict(FEATURE_EXTRACTORS_REGISTRY)
     reload(extractor)
     assert before == FEATURE_EXTRACTORS_REGISTRY
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A CLIP of random weights, two layers each, with a tokenizer of single letters."""
-    transformers = pytest.importorskip("transformers")
-    folder = tmp_path_factory.mktemp("clip")
-    letters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
-    words = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")
-    tokenizer = transformers.CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
-    tiny = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**tiny, "vocab_size": len(words), "max_position_embeddings": 16, "bos_token_id": 0, "eos_token_id": 1}
-    config = transformers.CLIPConfig(text_config=text, vision_config={**tiny, "image_size": 16, "patch_size": 8})
-    torch.manual_seed(0)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    size = {"height": 16, "width": 16}
-    processor = transformers.CLIPImageProcessor(size=size, crop_size=size, do_resize=True)
-    transformers.CLIPProcessor(processor, tokenizer).save_pretrained(folder)
-    return str(folder)
-
-
-def test_clip_score_is_the_mean_cosine_of_images_and_captions(clip: str) -> None:
-    from transformers import CLIPModel, CLIPProcessor
-
-    data = Fixed(3, 16, 10, texts=tuple("abcdefghij"))
-    images = data.split("test").images
-    texts = data.split("test").texts
-    result = Evaluator("efficientnet-lite0", ["clip_score"], 10, 4, clip=clip).evaluate(images, data, texts=texts)
-    model, processor = CLIPModel.from_pretrained(clip).eval(), CLIPProcessor.from_pretrained(clip)
-    with torch.no_grad():
-        inputs = processor(text=list("abcdefghij"), images=list(images), return_tensors="pt", padding=True)
-        logits = model(**inputs).logits_per_image / model.logit_scale.exp()
-    expected = 100 * float(logits.diagonal().clamp(min=0).mean())
-    assert (
-        result.real_baseline
-        == result.metrics
-        == {"clip_score_efficientnet-lite0_10": pytest.approx(expected, rel=1e-4)}
-    )
-
-
-def test_clip_score_needs_a_model_and_captions(clip: str) -> None:
-    with pytest.raises(ValueError, match=r"set evaluation\.clip"):
-        Evaluator(metrics=["clip_score"])
-    with pytest.raises(ValueError, match="needs captions"):
-        Evaluator(metrics=["clip_score"], num_samples=10, clip=clip).evaluate(noise(10, 3, 16), Fixed(3, 16))
 
 
 def test_extractors_do_not_see_strides(inception: tuple[str, str]) -> None:

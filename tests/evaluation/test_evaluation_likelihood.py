@@ -24,7 +24,8 @@ from diffusion.evaluation.likelihood.flow import FlowLikelihood
 from diffusion.evaluation.likelihood.variational import VariationalLikelihood
 from diffusion.evaluation.ranks import Ranks
 from diffusion.guidance.clip import ClipGuidance
-from diffusion.pipeline.single import SinglePipeline, quantise
+from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.single import SinglePipeline
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.base import Schedule
 from diffusion.schedule.cosine import CosineSchedule
@@ -154,7 +155,7 @@ def test_three_ranks_say_what_one_says(tmp_path: Path) -> None:
 
 def test_images_have_no_likelihood() -> None:
     evaluator = Evaluator(num_samples=20, likelihood=FlowLikelihood())
-    with pytest.raises(ValueError, match="of a model and its data"):
+    with pytest.raises(ValueError, match="of one run and its data"):
         evaluator.evaluate(torch.zeros(20, 1, 8, 8, dtype=torch.uint8), None)
 
 

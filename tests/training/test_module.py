@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -14,12 +13,14 @@ import torch.distributed as dist
 from conftest import config
 from model_folders import run_folder
 from omegaconf import DictConfig
+from rank_jobs import Ranked, on_ranks
 from torch import Tensor, nn
 
 import diffusion
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.build import build_data, build_module, build_trainer
-from diffusion.experiment.build.load import identities, initialise
+from diffusion.experiment.build.initialise import initialise
+from diffusion.experiment.build.load import identities
 from diffusion.objective import Adversary, Loss, RegressionObjective
 
 Config = Callable[..., DictConfig]
@@ -113,33 +114,9 @@ def ranks_job(rank: int, size: int, folder: str, store: str, conn: Any) -> None:
     dist.destroy_process_group()
 
 
-class Ranked:
-    """As much of a trainer as a step uses."""
-
-    max_steps, accumulate_grad_batches, gradient_clip_val, global_step = 3, 1, None, 0
-
-    def __init__(self, world_size: int, global_rank: int) -> None:
-        self.world_size, self.global_rank = world_size, global_rank
-
-
 @pytest.mark.slow
 def test_a_second_player_learns_the_same_on_any_number_of_ranks(tmp_path: Path) -> None:
-    results = []
-    context = multiprocessing.get_context("spawn")
-    for size in (1, 2, 3):
-        mine, theirs = context.Pipe()
-        store = str(tmp_path / f"store{size}")
-        jobs = [
-            context.Process(target=ranks_job, args=(rank, size, str(tmp_path / f"r{size}{rank}"), store, theirs))
-            for rank in range(size)
-        ]
-        for job in jobs:
-            job.start()
-        assert mine.poll(120)
-        results.append(mine.recv())
-        for job in jobs:
-            job.join(60)
-            assert job.exitcode == 0
+    results = on_ranks(ranks_job, tmp_path)
     start = adversarial(config(tmp_path / "start", "logger=csv", "evaluation=none", "network=mlp", "network.width=16",
                                "network.depth=1")).state_dict()  # fmt: skip
     assert abs(results[0]["rival_network.1.weight"] - start["rival_network.1.weight"].numpy()).max() > 1e-3

@@ -1,13 +1,13 @@
 """trainer=fsdp: shares of weights, averages and optimizer state that train, stop and resume like the whole."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import warm
 from conftest import config
 
 from diffusion.evaluation.callback import TrendScore
@@ -24,7 +24,7 @@ SHARDED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trai
 
 def train(*words):
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, words)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=200)
+    return warm.run(command, timeout=200)
 
 
 def state(folder):

@@ -2,6 +2,7 @@
 
 import csv
 
+import numpy as np
 import pytest
 import torch
 from conftest import config
@@ -16,7 +17,7 @@ from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import ConstantEMA, average
 from diffusion.training.flops import peak
 from diffusion.training.loggers.csv import MetricsCSV
-from diffusion.training.lr import ConstantSchedule, CosineSchedule
+from diffusion.training.lr import ConstantSchedule, CosineSchedule, LinearSchedule
 from diffusion.training.module.diffusion import DiffusionModule
 
 RICH = ["conditioner=label", "network.dropout=0.2", "conditioner.drop=0.2"]
@@ -132,7 +133,7 @@ def test_the_average_of_a_straight_path_is_known_in_closed_form():
 
 
 def test_warm_up_forgets_the_start_and_reaches_the_decay():
-    rule = ConstantEMA(0.9999)
+    rule = ConstantEMA(0.9999, warmup=True)
     betas = [rule.beta(step) for step in (1, 10, 1000, 100_000, 10_000_000)]
     assert betas == sorted(betas)
     assert betas[0] < 0.2
@@ -216,7 +217,7 @@ def test_sample_grids_come_from_the_same_noise_every_time(tmp_path):
     assert first.read_bytes() == second.read_bytes()
 
 
-@pytest.mark.parametrize("schedule", [ConstantSchedule, CosineSchedule])
+@pytest.mark.parametrize("schedule", [ConstantSchedule, CosineSchedule, LinearSchedule])
 def test_learning_rates_rise_in_the_warm_up_and_end_where_they_should(schedule):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     lr = (
@@ -231,6 +232,9 @@ def test_learning_rates_rise_in_the_warm_up_and_end_where_they_should(schedule):
         lr.step()
     assert rates[:4] == [0.25, 0.5, 0.75, 1.0]
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.0 if schedule is ConstantSchedule else 0.1)
+    assert rates[12] == pytest.approx(1.0 if schedule is ConstantSchedule else 0.55)  # half of the way, and of the fall
+    if schedule is LinearSchedule:
+        assert np.diff(rates[4:]) == pytest.approx([-0.9 / 16] * 15)
 
 
 def test_bad_settings_are_refused_by_name():

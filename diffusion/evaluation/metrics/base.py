@@ -52,7 +52,8 @@ class Metric(ABC):
 
 
 class ImageMetric(Metric):
-    """A metric of the images themselves: the mean over images of what :meth:`rows` gives."""
+    """A metric of the images themselves: the mean over images of what :meth:`rows` gives, where a call does not make
+    something else of it."""
 
     reads = None
     real = None
@@ -66,7 +67,7 @@ class ImageMetric(Metric):
 
     @abstractmethod
     def rows(self, images: Tensor, texts: Sequence[str] | None) -> Tensor:
-        """uint8 (B, C, H, W), and B captions where there are any -> (B,) float32 on the CPU."""
+        """uint8 (B, C, H, W), and B captions where there are any -> (B,) or (B, D) float32 on the CPU."""
 
     def __call__(self, generated: Side, reference: Side, layer: str, held_out: Side | None = None) -> dict[str, float]:
         return {self.name: float(generated.rows[self.name].double().mean())}

@@ -13,8 +13,10 @@ from typing import Any
 
 from threadpoolctl import threadpool_limits
 
+from diffusion.evaluation.judge import Judge
 from diffusion.evaluation.metrics.base import Metric
 from diffusion.evaluation.metrics.clip_score import ClipScoreMetric
+from diffusion.evaluation.metrics.colour import ColourMetric
 from diffusion.evaluation.metrics.fd import FDMetric
 from diffusion.evaluation.metrics.fd_class import FDClassMetric
 from diffusion.evaluation.metrics.fd_inf import FDInfMetric
@@ -22,13 +24,15 @@ from diffusion.evaluation.metrics.inception_score import InceptionScoreMetric
 from diffusion.evaluation.metrics.kid import KIDMetric
 from diffusion.evaluation.metrics.memorisation import MemorisationMetric
 from diffusion.evaluation.metrics.precision import PrecisionMetric
+from diffusion.evaluation.metrics.r_precision import RPrecisionMetric
 from diffusion.evaluation.metrics.recall import RecallMetric
 from diffusion.evaluation.metrics.sfd import SFDMetric
 from diffusion.evaluation.metrics.side import Side
 
 __all__ = ["METRICS", "Protocol", "Side", "check", "compute", "shipped"]
 
-METRICS = ("fd", "sfd", "fd_inf", "fd_class", "is", "kid", "precision", "recall", "memorisation", "clip_score")
+METRICS = ("fd", "sfd", "fd_inf", "fd_class", "is", "kid", "precision", "recall", "memorisation", "clip_score",
+           "r_precision", "colour")  # fmt: skip
 """In the order of a record."""
 
 
@@ -50,11 +54,11 @@ class Protocol:
 
 
 def shipped(
-    names: Sequence[str], protocol: Protocol, clip: str | None = None, own: Sequence[str] = ()
+    names: Sequence[str], protocol: Protocol, clip: Judge | None = None, own: Sequence[str] = ()
 ) -> dict[str, Metric]:
     """The shipped metrics of these names, with the settings of ``protocol``, in the order of a record.
 
-    clip: the folder of clip_score's model. own: names that are left out, as they are somebody's own metrics.
+    clip: the judge of clip_score and r_precision. own: names that are left out, as they are somebody's own metrics.
 
     Raises:
         ValueError: an unknown metric.
@@ -76,6 +80,8 @@ def shipped(
         "recall": lambda: RecallMetric(protocol.neighbours),
         "memorisation": MemorisationMetric,
         "clip_score": lambda: ClipScoreMetric(clip),
+        "r_precision": lambda: RPrecisionMetric(clip),
+        "colour": ColourMetric,
     }
     return {name: makers[name]() for name in METRICS if name in names and name not in own}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 @dataclass
 class Side:
-    """Images as rows: {layer: (N, D) float32}, with the labels (N,) where there are any.
+    """Images as rows: {layer: (N, D) float32}, with the labels (N,) and N captions where there are any.
 
     ``given`` are statistics that came without rows.
     """
@@ -26,6 +26,7 @@ class Side:
     labels: Tensor | None = None
     given: Mapping[str, Statistics] | None = None
     nearest: tuple[Tensor, Tensor] | None = None
+    texts: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         self._known: dict[str, Statistics] = dict(self.given or {})

@@ -138,7 +138,7 @@ class Trial:
     def _loss(self, size: int) -> Tensor:
         module = self.module
         split = self.trainer.datamodule.split("train")  # type: ignore[attr-defined]
-        batch = split.batch(torch.arange(size) % len(split))
+        batch = split.batch(split.alike(size))
         batch = module.transfer_batch_to_device(batch, module.device, 0)
         randomness = KeyedRandomness(batch["index"], seed=module.seed, stream=TRAINING)
         learned = module.objective.state_dict()

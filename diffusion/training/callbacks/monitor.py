@@ -36,11 +36,15 @@ class LossByLevel(Metric):
         super().__init__()
         self.bins = bins
         self.name = name
+        self.timed = True
         self.add_state("total", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros(bins, dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, loss: Tensor, t: Tensor) -> None:
-        """loss (B,) at times t (B,)."""
+    def update(self, loss: Tensor, t: Tensor | None) -> None:
+        """loss (B,) at times t (B,), of which there may be none."""
+        self.timed = t is not None
+        if t is None:
+            t = torch.ones_like(loss)
         bin_ = (t.double() * self.bins).ceil().long().clamp(1, self.bins) - 1
         self.total.index_add_(0, bin_, loss.double())
         self.count.index_add_(0, bin_, torch.ones_like(bin_, dtype=torch.float64))
@@ -49,7 +53,7 @@ class LossByLevel(Metric):
         """``loss`` and ``loss_t/<from>-<to>`` for each part of t that was drawn from."""
         out = {self.name: self.total.sum() / self.count.sum()}
         for i, (total, count) in enumerate(zip(self.total, self.count, strict=True)):
-            if count > 0:
+            if count > 0 and self.timed:
                 out[f"{self.name}_t/{i / self.bins:g}-{(i + 1) / self.bins:g}"] = total / count
         return out
 
@@ -71,7 +75,8 @@ class _Losses:
     def update(self, outputs: Sequence[dict[str, Any]]) -> Tensor:
         """What steps returned -> their losses (B,)."""
         losses = torch.cat([one["per_sample"] for one in outputs])
-        t = torch.cat([one["t"] for one in outputs]).to(losses.device)
+        times = [one["t"] for one in outputs if one["t"] is not None]
+        t = torch.cat(times).to(losses.device) if times else None
         self.weighted.update(losses, t)
         plain = [one["unweighted"] for one in outputs if one.get("unweighted") is not None]
         if len(plain) == len(outputs):
@@ -103,6 +108,7 @@ class Monitor(Callback):
         self.latest: dict[str, float] = {}
         self._train, self._val = _Losses(bins), _Losses(bins)
         self._parts: dict[str, MeanMetric] = {}
+        self._val_parts: dict[str, MeanMetric] = {}
         self._pending: list[dict[str, Any]] = []
         self._logged = -1
         self._clock = 0.0
@@ -147,13 +153,18 @@ class Monitor(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._val.update([outputs])
+        for name, values in outputs.get("logs", {}).items():
+            self._val_parts.setdefault(name, MeanMetric().to(pl_module.device)).update(values)
 
     def on_validation_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._val.to(pl_module.device)
         self._val.reset()
+        self._val_parts.clear()
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._publish(trainer, {f"val/{name}": float(value) for name, value in self._val.compute().items()})
+        parts = {name: part.compute() for name, part in self._val_parts.items()}
+        values = {**self._val.compute(), **parts}
+        self._publish(trainer, {f"val/{name}": float(value) for name, value in values.items()})
 
     def _log_training(self, trainer: pl.Trainer) -> None:
         pending, self._pending = self._pending, []

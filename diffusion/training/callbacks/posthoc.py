@@ -37,8 +37,8 @@ class PostHocEMA(Callback):
             the weights for each average.
     """
 
-    def __init__(self, stds: list[float] | None = None, every_n_train_steps: int = 500) -> None:
-        self.stds = [0.05, 0.1] if stds is None else list(stds)
+    def __init__(self, stds: Sequence[float] = (0.05, 0.1), every_n_train_steps: int = 500) -> None:
+        self.stds = list(stds)
         if len(set(self.stds)) < 2 or every_n_train_steps < 1:
             raise ValueError(
                 "reconstruction needs two different lengths or more, stored every step or less often, got "

@@ -49,6 +49,12 @@ class LatentCache(Callback):
                 "callbacks=latents encodes images once, and augmentation changes them at every step; use "
                 "callbacks=default, or augmentation=none"
             )
+        cut = data.split("train").cut
+        if cut is not None and (cut.random or cut.groups is not None):
+            raise DataError(
+                "callbacks=latents encodes images once and in one shape, which random cuts and buckets change; use "
+                "callbacks=default, or data.crop=center data.bucket_ratio=1"
+            )
         coder = pl_module.model.autoencoder if isinstance(pl_module, DiffusionModule) else None
         if coder is None or coder.sha256 is None:
             raise DataError("callbacks=latents keeps what an autoencoder makes of images; add autoencoder=kl")

@@ -1,3 +1,3 @@
 """Lightning modules: what is trained."""
 
-__all__ = ["base", "diffusion", "rival"]
+__all__ = ["autoencoder", "base", "contrastive", "diffusion", "rival"]

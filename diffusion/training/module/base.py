@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,15 +16,14 @@ from torch.optim.optimizer import Optimizer
 
 from diffusion.errors import ConfigError
 from diffusion.frozen import Frozen
-from diffusion.model import DiffusionModel
-from diffusion.objective.base import Adversary, Loss, Objective, Step
+from diffusion.objective.base import Criterion, Loss, Step
 from diffusion.randomness import DROPOUT, TRAINING, KeyedRandomness, mix
 from diffusion.training.clip import clip_by_norm
 from diffusion.training.ema import EMA, average, copy_buffers
 from diffusion.training.flat import Buffer, FlatAdam
+from diffusion.training.freeze import freeze_matching
 from diffusion.training.module.rival import Rival
 from diffusion.training.options import Options, apply_options, options
-from diffusion.training.sharded import release
 
 AVERAGING = "averaging of the weights"
 """The name under which a profiler meets the update of the average."""
@@ -37,11 +35,12 @@ class TrainingModule(pl.LightningModule):
     Every draw is a function of (seed, optimizer step, sample index), the same for any number of ranks and any split of
     a batch into accumulated parts. The averaged weights live in ``average``, a second copy of the model under its own
     keys of the checkpoint; nothing ever swaps the two. An objective's teacher is held frozen; its ``extra`` modules are
-    trained with the model, without an average; an :class:`diffusion.objective.base.Adversary`'s rival has an optimizer
-    of its own. All of it is in the checkpoint, but for the teacher, which its identity names.
+    trained with the model, without an average; its rival has an optimizer of its own. All of it is in the checkpoint,
+    but for the teacher, which its identity names.
 
     Args:
-        model: what is trained.
+        model: what is trained, a module with a ``twin()``, its average, and ``frozen``, the sha256 of the weights that
+            no checkpoint of it holds, by the name of their part.
         objective: what training minimises.
         ema: how weights are averaged.
         optimizer: parameters -> optimizer (a partial).
@@ -55,8 +54,8 @@ class TrainingModule(pl.LightningModule):
 
     def __init__(
         self,
-        model: DiffusionModel,
-        objective: Objective,
+        model: Any,
+        objective: Criterion,
         ema: EMA,
         optimizer: Callable[[list[nn.Parameter]], Optimizer],
         lr_scheduler: Callable[[Optimizer], LRScheduler] | None = None,
@@ -64,12 +63,12 @@ class TrainingModule(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.model = model
-        self.average = model.twin()
-        self.objective = objective
+        self.model: Any = model
+        self.average: Any = model.twin()
+        self.objective: Any = objective
         self.teacher = None if objective.teacher is None else Frozen(objective.teacher)
         self.extra = nn.ModuleDict(objective.extra)
-        self.rival = Rival(objective, optimizer, self) if isinstance(objective, Adversary) else None
+        self.rival = Rival(objective, optimizer, self) if objective.rival is not None else None
         self.rival_network = self.rival.network if self.rival else None
         self.seed = seed
         self.parts: dict[str, Any] = {}
@@ -86,7 +85,7 @@ class TrainingModule(pl.LightningModule):
         self._lr_scheduler = lr_scheduler
         self._options: Options = []
         self._restored: Options | None = None
-        _freeze(model, freeze)
+        freeze_matching(model, freeze)
 
     @classmethod
     def load_from_checkpoint(cls, *args: Any, **kwargs: Any) -> Self:
@@ -139,7 +138,7 @@ class TrainingModule(pl.LightningModule):
         return Step(
             number=self.trainer.global_step,
             total=total if total and total > 0 else None,
-            average=self.average.denoiser,
+            average=getattr(self.average, "denoiser", None),
             replay=lambda: self._replay(key),
         )
 
@@ -154,7 +153,24 @@ class TrainingModule(pl.LightningModule):
             size=len(held_out),
         )
         loss = self.loss(batch, randomness, ema=True, step=self.progress())
-        return {"per_sample": loss.total, "unweighted": loss.unweighted, "t": loss.t}
+        return {"per_sample": loss.total, "unweighted": loss.unweighted, "t": loss.t, "logs": loss.logs}
+
+    def core(self, model: Any) -> nn.Module:
+        """What of the model, or of its average, has buffers that belong to it."""
+        whole: nn.Module = model
+        return whole
+
+    def images(self, data: Any, count: int, seed: int, prompts: Sequence[str] | None = None) -> Tensor | None:
+        """Images uint8 (count, C, H, W') that show how far the training is, ``None`` where there are none. Every rank
+        of a sharded model calls it, of another the first alone.
+
+        data: the datamodule. prompts: of a model of texts, one an image.
+        """
+        return None
+
+    def texts(self, data: Any, count: int) -> list[str] | None:
+        """What :meth:`images` shows without prompts, in words; ``None`` where it is not of words."""
+        return None
 
     def configure_optimizers(self) -> Any:
         if self.rival is not None:
@@ -180,8 +196,8 @@ class TrainingModule(pl.LightningModule):
             schedule = next((one.scheduler for one in self.trainer.lr_scheduler_configs), None)
             apply_options(self.trainer.optimizers[0], self._options, self._restored, schedule)
             self._restored = None
-        kept = self.model.denoiser.state_dict()  # buffers that are not in it are constants
-        self._buffered = any(name in kept for name, _ in self.model.denoiser.named_buffers())
+        kept = self.core(self.model).state_dict()  # buffers that are not in it are constants
+        self._buffered = any(name in kept for name, _ in self.core(self.model).named_buffers())
 
     def on_train_end(self) -> None:
         self._lists = None
@@ -189,13 +205,15 @@ class TrainingModule(pl.LightningModule):
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
         with self.trainer.profiler.profile(AVERAGING):  # type: ignore[attr-defined]
-            release(self.average.conditioner)
-            beta = self._ema.beta(self.trainer.global_step + 1)
-            averaged, trained = self._flat or (self._averaged(), self._trained())
-            average(averaged, trained, beta)
-            if self._buffered:
-                copy_buffers(self.average.denoiser, self.model.denoiser)
-        self.objective.after_step(self.model.denoiser, self.progress())
+            self.average_weights()
+
+    def average_weights(self) -> None:
+        """The average moves towards the weights."""
+        beta = self._ema.beta(self.trainer.global_step + 1)
+        averaged, trained = self._flat or (self._averaged(), self._trained())
+        average(averaged, trained, beta)
+        if self._buffered:
+            copy_buffers(self.core(self.average), self.core(self.model))
 
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
@@ -274,18 +292,3 @@ class TrainingModule(pl.LightningModule):
         with torch.random.fork_rng(devices=devices):
             self._seed_dropout(batch)
             yield
-
-
-def _freeze(model: DiffusionModel, patterns: Sequence[str]) -> None:
-    """Raises:
-    ValueError: a pattern that matches no parameter, or nothing left to train.
-    """
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    for pattern in patterns:
-        if not (found := fnmatch.filter(names, pattern)):
-            near = ", ".join(names[:3])
-            raise ValueError(f"freeze: no trained parameter is named {pattern!r}; names are {near}, ...")
-        for name in found:
-            model.get_parameter(name).requires_grad_(False)
-    if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise ValueError(f"freeze={list(patterns)} leaves nothing to train")

@@ -15,11 +15,12 @@ from torch.optim.optimizer import Optimizer
 from diffusion.augmentation.base import Augmentation
 from diffusion.model import DiffusionModel
 from diffusion.objective.base import Adversary, Loss, Objective, Step
+from diffusion.pipeline.base import Request
 from diffusion.randomness import KeyedRandomness
 from diffusion.training.ema import EMA
 from diffusion.training.flops import network_flops
 from diffusion.training.module.base import TrainingModule
-from diffusion.training.sharded import Sharded, shard
+from diffusion.training.sharded import Sharded, release, shard
 from diffusion.types import RandnLike
 
 
@@ -31,6 +32,10 @@ class DiffusionModule(TrainingModule):
         augmentation: of training images, with labels that the network reads; ``None`` or empty for none.
         compile: compile the network and its average with clean checkpoint keys, in a mode of torch.compile where named.
     """
+
+    model: DiffusionModel
+    average: DiffusionModel
+    objective: Objective
 
     def __init__(
         self,
@@ -91,8 +96,7 @@ class DiffusionModule(TrainingModule):
         images as they are, without augmentation."""
         labels = None
         if self.augmentation is not None and not ema:
-            image, labels = self.augmentation(batch["image"], randomness)
-            batch = {**batch, "image": image}
+            batch, labels = self.augmentation.batch(batch, randomness)
         x0 = self.latents(batch, randomness.randn_like)
         model = self.average if ema else self.model
         cond = model.conditioner.drop_parts(model.condition(batch), randomness)
@@ -103,12 +107,41 @@ class DiffusionModule(TrainingModule):
             return self.objective.rival_loss(model.denoiser, x0, cond, randomness=randomness, step=step)
         return self.objective(model.denoiser, x0, cond, randomness=randomness, step=step)
 
+    def core(self, model: DiffusionModel) -> nn.Module:
+        return model.denoiser
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.objective.after_step(self.model.denoiser, self.progress())
+
+    def average_weights(self) -> None:
+        release(self.average.conditioner)
+        super().average_weights()
+
+    def images(self, data: Any, count: int, seed: int, prompts: Sequence[str] | None = None) -> Tensor | None:
+        """Samples of the averaged weights, the same noise, labels and prompts every time."""
+        fits = max(1, data.batch_size // (data.parts * self.trainer.world_size))  # a device's share, in training
+        batch_size = fits if data.parts > 1 else count
+        columns = data.split("test").requests_for(self.model.conditioner.columns)
+        pipeline = self.average.pipeline(batch_size=batch_size, columns=columns)
+        return pipeline.draw(torch.arange(count), seed, Request(text=prompts))
+
+    def texts(self, data: Any, count: int) -> list[str] | None:
+        """The captions that samples without prompts are drawn for, of a model that reads them."""
+        known = data.split("test").texts if "text" in self.model.conditioner.columns else None
+        return None if known is None else [known[i % len(known)] for i in range(count)]
+
     @torch.no_grad()
     def latents(self, batch: Mapping[str, Any], randn_like: RandnLike | None = None) -> Tensor:
         """What diffusion runs on: of images, or what was made of them before; drawn where there is a draw."""
         if "moments" in batch:
             return self.model.autoencoder.draw(batch["moments"], randn_like)
-        return self.model.autoencoder.encode(batch["image"], randn_like)
+        if (column := self.model.autoencoder.column) not in batch:
+            raise ValueError(
+                f"what is trained on is the column {column}, which this batch lacks (it has {', '.join(batch)}); use "
+                "data with that column"
+            )
+        return self.model.autoencoder.encode(batch[column], randn_like)
 
     def image_flops(self, batch: dict[str, Any]) -> float:
         """Floating-point operations of one network call on one image of such a batch."""

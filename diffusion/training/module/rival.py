@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.optim.optimizer import Optimizer
 
-from diffusion.objective.base import Adversary, Step
+from diffusion.objective.base import Criterion, Step
 from diffusion.randomness import RIVAL
 from diffusion.training.options import apply_options, options
 
@@ -27,8 +27,9 @@ class Rival:
     """
 
     def __init__(
-        self, objective: Adversary, optimizer: Callable[[list[nn.Parameter]], Optimizer], module: TrainingModule
+        self, objective: Criterion, optimizer: Callable[[list[nn.Parameter]], Optimizer], module: TrainingModule
     ) -> None:
+        assert objective.rival is not None
         if objective.ratio < 1:
             raise ValueError(f"the rival is updated once or more for each step, got objective.ratio={objective.ratio}")
         self.objective = objective
@@ -47,7 +48,7 @@ class Rival:
             apply_options(self._optimizer, self._options, self._state.get("options", self._options))
 
     def update(self, batch: dict[str, Any], batch_idx: int, step: Step) -> dict[str, Tensor]:
-        """One part of a batch; the optimizer steps at its last part -> {"rival": loss (B,)}.
+        """One part of a batch; the optimizer steps at its last part -> {"rival": loss (B,)}, 0 where it does not play.
 
         Raises:
             ValueError: several updates of accumulated parts.
@@ -55,6 +56,8 @@ class Rival:
         assert self._optimizer is not None
         module, trainer = self._module[0], self._module[0].trainer
         parts = trainer.accumulate_grad_batches
+        if not self.objective.rival_plays(step):
+            return {"rival": torch.zeros(len(batch["index"]), device=module.device)}
         if parts > 1 and self.objective.ratio > 1:
             raise ValueError("objective.ratio above 1 needs whole batches; set trainer.accumulate_grad_batches=1")
         model = [p for p in module.model.parameters() if p.requires_grad]
