@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo test slow venv lint types format parts clean
+.PHONY: help demo test quick slow venv lint types format parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -11,7 +11,10 @@ help:  ## list the targets
 demo: .venv/ready  ## train, sample and score a DDPM on real digits (about three minutes on two cores)
 	$(BIN)/python scripts/train.py experiment=digits_ddpm name=demo
 
-test: .venv/ready lint types  ## lint, types and the tests, but for the slow ones
+test: .venv/ready lint  ## lint, types and the tests, but for the slow ones
+	@$(MAKE) --no-print-directory -j2 types quick
+
+quick: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
 
 slow: .venv/ready  ## the slow tests: whole sweeps on every launcher, ranks, kills, speed against peers

@@ -35,6 +35,9 @@ MODULES = {
     "11": "data",
     "12": "startup",
     "13": "extractors",
+    "14": "importing",
+    "15": "students",
+    "16": "students",
 }
 
 

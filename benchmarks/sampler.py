@@ -47,7 +47,7 @@ class Given:
     schedule: Schedule = LinearSchedule()
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008
-        y = x * 0.1
+        y = x * 0.9  # keeps x near 1: numbers below 1e-38 take a processor ten times as long
         return Prediction(x0=y, eps=y)
 
 

@@ -54,7 +54,7 @@ HEAD = """# Samplers
 
 Made by `python -m benchmarks.samplers_page`; do not edit. Choose one with `sampler=<name>`, its settings with
 `sampler.<key>=<value>`. A sampler brings the spacing named here unless `spacing=<name>` is given; any sampler works
-with any schedule and any target, but for what the column "needs" lists.
+with any schedule and any target, but for what the column "needs" lists. A class built in Python has the same defaults.
 
 Order: declared, and in brackets measured on a Gaussian between two times of three schedules (VP, flow, EDM), by the
 exact map of the ODE or, with noise, by the exact mean and standard deviation. Orders above 2 of multistep methods are

@@ -16,12 +16,22 @@ from diffusion.types import Cond, Prediction, combine, expand, scale
 class NetworkDenoiser(nn.Module):
     """A network, the schedule that it was trained on and the target that it predicts.
 
+    time_scale, time_shift: the network is given time_scale c_noise + time_shift, for one that was trained on another
+        unit than its schedule here has.
+
     Raises:
         ValueError: the target is undefined at the schedule's noisy end (epsilon where alpha is 0), or the noise of the
             schedule does not grow with t.
     """
 
-    def __init__(self, network: Network, schedule: Schedule, parameterization: Parameterization) -> None:
+    def __init__(
+        self,
+        network: Network,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        time_scale: float = 1.0,
+        time_shift: float = 0.0,
+    ) -> None:
         super().__init__()
         schedule.check()
         end = schedule.level(1.0)
@@ -34,6 +44,7 @@ class NetworkDenoiser(nn.Module):
         self.network = network
         self.schedule = schedule
         self.parameterization = parameterization
+        self.time_scale, self.time_shift = time_scale, time_shift
 
     def coefficients(self, x: Tensor, t: Tensor | float) -> tuple[Coefficient, Coefficient]:
         """(alpha, sigma) at t: floats for a float, (B,) or () float64 tensors on x's device for a tensor."""
@@ -42,6 +53,10 @@ class NetworkDenoiser(nn.Module):
             return self.schedule.coefficients(t)
         level = self.schedule.level(t)
         return level.alpha, level.sigma
+
+    def c_noise(self, t: Tensor) -> Tensor:
+        """What the network is given of a time, float64."""
+        return self.time_scale * self.schedule.c_noise(t) + self.time_shift
 
     def output(
         self,
@@ -66,7 +81,7 @@ class NetworkDenoiser(nn.Module):
         if "to" not in getattr(self.network, "numbers", ()):
             return cond
         at = torch.as_tensor(s, dtype=torch.float64, device=x.device)
-        c_noise = self.schedule.c_noise(at).to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
+        c_noise = self.c_noise(at).to(torch.promote_types(x.dtype, torch.float32)).expand(len(x))
         return replace(cond, numbers={**cond.numbers, "to": c_noise})
 
     def jump(self, x: Tensor, t: Tensor | float, s: Tensor | float, cond: Cond = Cond()) -> Tensor:  # noqa: B008
@@ -80,11 +95,9 @@ class NetworkDenoiser(nn.Module):
     def _output(self, x: Tensor, t: Tensor | float, cond: Cond, alpha: Coefficient, sigma: Coefficient) -> Tensor:
         dtype = x.dtype if x.dtype.itemsize >= 4 else torch.float32
         if isinstance(t, Tensor):
-            c_noise = self.schedule.c_noise(t.double().to(x.device)).to(dtype).expand(len(x))
+            c_noise = self.c_noise(t.double().to(x.device)).to(dtype).expand(len(x))
         else:
-            c_noise = x.new_full(
-                (len(x),), float(self.schedule.c_noise(torch.tensor(t, dtype=torch.float64))), dtype=dtype
-            )
+            c_noise = x.new_full((len(x),), float(self.c_noise(torch.tensor(t, dtype=torch.float64))), dtype=dtype)
         return self.network(scale(self.parameterization.input_scale(alpha, sigma), x), c_noise, cond).to(x.dtype)
 
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import shutil
+import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,6 +27,8 @@ ADVICE = {
 }
 """What to do about what a system says; of anything else: look at the disk."""
 _PROBE = bytes(1 << 16)
+CHUNK = 1 << 24
+"""Bytes that are hashed at a time: many, as a thread waits up to 5 ms for its turn after each."""
 
 
 @contextmanager
@@ -55,6 +60,25 @@ def replacing(path: Path, inside: Path | None = None) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             beside.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder beside ``folder`` to fill, moved there at the end: it is there as a whole or not at all.
+
+    Raises:
+        DiskError: it cannot be made or moved.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        with disk_errors(part):
+            part.mkdir(parents=True)
+        yield part
+        with disk_errors(folder):
+            os.replace(part, folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextmanager
@@ -127,7 +151,42 @@ def check_writable(folder: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """A second name of the same file, which costs no room and outlives the first; a copy on another disk."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another disk, one without links, or a file of another user
+        shutil.copyfile(source, target)
+
+
 def sha256_of(path: Path | str) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def hashing(paths: Sequence[Path]) -> Iterator[Callable[[], list[str]]]:
+    """The SHA-256 of files, computed beside the work of the block -> what waits for them.
+
+    A file is read while what came before is hashed. A block that fails does not wait.
+    """
+    stop = threading.Event()
+
+    def of(path: Path) -> str:
+        digest, size = hashlib.sha256(), min(CHUNK, path.stat().st_size)
+        now, then = (memoryview(bytearray(size)) for _ in range(2))
+        with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(file.readinto, now)
+            while (count := coming.result()) and not stop.is_set():
+                coming = reader.submit(file.readinto, then)
+                digest.update(now[:count])
+                now, then = then, now
+        return digest.hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        hashes = [pool.submit(of, path) for path in paths]
+        try:
+            yield lambda: [each.result() for each in hashes]
+        finally:
+            stop.set()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from abc import ABC, abstractmethod
 from functools import cache
 from pathlib import Path
 
@@ -22,7 +24,40 @@ STILL = frozenset({"ICNS", "ICO", "MPO", "PSD"})
 """Formats whose first frame is the whole image, whatever follows it."""
 
 
-def read_image(path: Path | str) -> Image.Image:
+class Encoded(ABC):
+    """An encoded image that is no file of its own: a member of an archive, a cell of a table. ``str`` of it is the
+    name that messages give."""
+
+    identity: str
+    """Of its bytes: two with the same one are the same image."""
+
+    @abstractmethod
+    def read(self) -> bytes:
+        """Its bytes, from any thread.
+
+        Raises:
+            DataError: what it lies in is gone or cut short.
+        """
+
+
+def image_size(source: Path | str | Encoded) -> tuple[int, int]:
+    """(height, width) of the upright image, from its first bytes alone.
+
+    Raises:
+        DataError: no such file, or of no known format.
+    """
+    try:
+        with Image.open(_opened(source), formats=_formats()) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(f"{shown(str(source))} cannot be read as an image ({_reason(source, error)})") from error
+    return (width, height) if turned else (height, width)
+
+
+def read_image(path: Path | str | Encoded) -> Image.Image:
     """The first frame, upright, with 8 bits a channel: mode "L", "RGB", or "RGBA" where a pixel is transparent.
 
     The EXIF orientation is applied. Integers of 9 to 16 bits are scaled by their range, floats are taken in [0, 1];
@@ -33,19 +68,26 @@ def read_image(path: Path | str) -> Image.Image:
         DataError: no such file, broken, of no known format, or pixels without an agreed range; it names the file.
     """
     try:
-        with Image.open(path, formats=_formats()) as opened:
+        with Image.open(_opened(path), formats=_formats()) as opened:
             name = str(opened.format)
             animated = name not in STILL and bool(getattr(opened, "is_animated", False))
             image = _eight_bits(ImageOps.exif_transpose(opened), name, _bits(opened))
+    except DataError:
+        raise
     except Exception as error:  # Pillow raises a dozen kinds for broken files
-        raise DataError(f"{shown(path)} cannot be read as an image ({_reason(path, error)})") from error
+        raise DataError(f"{shown(str(path))} cannot be read as an image ({_reason(path, error)})") from error
     image.info = {"format": name, "animated": animated}
     return image
 
 
+def has_image_suffix(name: Path | str) -> bool:
+    """Whether a name ends with a suffix that Pillow can decode, in any case of letters."""
+    return os.path.splitext(name)[1].lower() in _suffixes()
+
+
 def is_image(path: Path | str) -> bool:
     """Whether a file is an image: by a suffix that Pillow knows, whatever it contains, or else by its first bytes."""
-    if os.path.splitext(path)[1].lower() in _suffixes():
+    if has_image_suffix(path):
         return True
     try:
         with Image.open(path, formats=[name for name in _formats() if name not in WITHOUT_MAGIC]):
@@ -57,6 +99,10 @@ def is_image(path: Path | str) -> bool:
 def shown(path: Path | str) -> str:
     """A path as text that every log can print: what is no character, or would break the line, is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(path))
+
+
+def _opened(source: Path | str | Encoded) -> Path | str | io.BytesIO:
+    return io.BytesIO(source.read()) if isinstance(source, Encoded) else source
 
 
 @cache
@@ -105,12 +151,14 @@ def _scaled(values: np.ndarray, top: int, transparent: int | None) -> Image.Imag
     return image
 
 
-def _reason(path: Path | str, error: Exception) -> str:
+def _reason(source: Path | str | Encoded, error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return "it is empty" if not os.path.getsize(path) else "its content is of no known format"
+        size = len(source.read()) if isinstance(source, Encoded) else os.path.getsize(source)
+        return "its content is of no known format" if size else "it is empty"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 _BITS_PER_SAMPLE = 258
+_ORIENTATION = 274

@@ -20,7 +20,7 @@ from diffusion.conditioner.base import Conditioner
 from diffusion.conditioner.none import NoConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.guidance.base import Wrapper, guide
-from diffusion.pipeline.base import BATCH, Request
+from diffusion.pipeline.base import BATCH, Request, check_read
 from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Schedule
 from diffusion.types import Cond, Denoiser, Prediction
@@ -114,6 +114,8 @@ class DiffusionModel(nn.Module):
         """
         if self.shape is None:
             raise ValueError("this model does not know the shape of its images; give DiffusionModel a shape=(C, H, W)")
+        if (known := self.autoencoder.latent_shape(self.shape)) is not None:
+            return known
         zeros = torch.zeros(1, *self.shape, device=self.device, dtype=self.dtype)
         return tuple(self.encode(zeros).shape[1:])
 
@@ -146,7 +148,7 @@ class DiffusionModel(nn.Module):
 
     def own(self, x: Tensor, cond: Cond) -> Cond:
         """This model's condition of the columns that another's was made of; its null condition where there are none."""
-        if not self.conditioner.columns:
+        if not self.conditioner.columns and not self.conditioner.optional:
             return Cond()
         return self.conditioner.empty(len(x)) if cond.source is None else self.conditioner(cond.source)
 
@@ -190,6 +192,9 @@ class DiffusionModel(nn.Module):
         negative: str | Sequence[str] | None = None,
         labels: int | str | Sequence[int | str] | None = None,
         image: Tensor | None = None,
+        numbers: Mapping[str, float | Sequence[float] | Tensor] | None = None,
+        low_resolution: Tensor | None = None,
+        image_embedding: Tensor | None = None,
         sampler: Sampler | None = None,
         guidance: Mapping[str, Wrapper] | None = None,
         steps: int | None = None,
@@ -206,6 +211,10 @@ class DiffusionModel(nn.Module):
             labels: ``balanced`` (sample i has class i mod C), ``drawn``, a class for all, or a list that samples go
                 through in turn. A class is its number, or its name where the run has names (:attr:`classes`).
             image: a condition (C, H, W) for all samples or (n, C, H, W).
+            numbers: by name, of a model that reads some, such as ``{"size": (1024, 1024), "crop": (0, 0)}`` for all
+                samples; a tensor (m, k) is gone through in turn. The conditioner's usual ones otherwise.
+            low_resolution: what an upsampler enlarges, in [-1, 1], (C, h, w) or (n, C, h, w).
+            image_embedding: what unCLIP's decoder draws, (n, E), or (1, E) for all samples.
             sampler, guidance, steps: instead of the model's own.
             index: which of the n samples are drawn; all where ``None``.
             batch_size: samples that are drawn together. A kernel may depend on it in its last bits, and nothing else.
@@ -222,7 +231,16 @@ class DiffusionModel(nn.Module):
         wanted = torch.arange(n) if index is None else torch.as_tensor(index)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < n:
             raise ValueError(f"index lies in 0..{n - 1} for n={n} samples, got {wanted.tolist()}")
-        every = Request.of(n, text=text, negative=negative, image=image)
+        every = Request.of(
+            n,
+            text=text,
+            negative=negative,
+            image=image,
+            numbers=numbers,
+            low_resolution=low_resolution,
+            image_embedding=image_embedding,
+        )
+        check_read(every, self.conditioner.columns)
         return pipeline.draw(wanted, seed, every.select(wanted))
 
     def strip(
@@ -249,7 +267,9 @@ class DiffusionModel(nn.Module):
         pipeline = self.pipeline(
             sampler=_with_steps(sampler or self.sampler, steps), guidance=guidance, batch_size=n, labels=chosen
         )
-        return strip(pipeline, n, seed, Request.of(n, text=text), columns)
+        request = Request.of(n, text=text)
+        check_read(request, self.conditioner.columns)
+        return strip(pipeline, n, seed, request, columns)
 
 
 def _with_steps(sampler: Sampler | None, steps: int | None) -> Sampler:

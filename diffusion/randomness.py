@@ -20,7 +20,7 @@ from torch import Tensor
 
 from diffusion.types import to_device_async
 
-TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS, RIVAL = range(9)
+TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS, RIVAL, CAPTIONS, CROPS, COUPLED = range(12)
 """Streams: draws of one never meet those of another."""
 
 
@@ -46,10 +46,12 @@ class Randomness(ABC):
 
     place: (B,) int64, where each sample stands in the batch of an optimizer step, over all ranks and accumulated parts.
     size: of that batch.
+    index: (B,), the number of each sample in its data; ``None`` where it is not known.
     """
 
     place: Tensor
     size: int
+    index: np.ndarray | None = None
 
     @abstractmethod
     def rand(self) -> Tensor:
@@ -100,6 +102,7 @@ class KeyedRandomness(Randomness):
     ) -> None:
         self.place = torch.arange(len(index)) if place is None else place
         self.size = len(index) if size is None else size
+        self.index = np.asarray(index, dtype=np.int64)
         self._key = mix(seed, stream, step)
         bases = np.array([[self._key], [self._key ^ _SECOND]], dtype=np.uint64)
         self._keys = _finalize((_whole(index) ^ bases) + _GOLDEN)[:, :, None]

@@ -21,6 +21,7 @@ __all__ = [
     "Denoiser",
     "Prediction",
     "RandnLike",
+    "Rows",
     "Spacing",
     "combine",
     "expand",
@@ -99,6 +100,20 @@ def scale(a: Tensor | float, x: Tensor) -> Tensor:
     if isinstance(a, Tensor):
         return expand(a.to(x), x) * x
     return x if a == 1.0 else x * a
+
+
+@runtime_checkable
+class Rows(Protocol):
+    """A column of requests too large to hold: its rows are made when asked for, and ``sha256`` is of all of them."""
+
+    @property
+    def sha256(self) -> str: ...
+
+    def __len__(self) -> int: ...
+
+    def rows(self, rows: Tensor) -> Tensor:
+        """(B,) int64 -> (B, ...)."""
+        ...
 
 
 class Spacing(ABC):

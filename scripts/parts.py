@@ -13,9 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- parts: made by scripts/parts.py -->\n", "<!-- parts end -->\n"
 FIRST = (
     "data", "module", "schedule", "parameterization", "objective", "objective/weighting", "objective/time_distribution",
-    "network", "network/outputs", "conditioner", "text_encoder", "autoencoder", "augmentation", "sampler", "operator",
-    "spacing", "guidance", "ema", "optimizer", "lr_scheduler", "evaluation", "evaluation/metric",
-    "evaluation/likelihood", "callbacks", "logger", "trainer", "debug", "experiment",
+    "objective/pairs", "objective/metric", "objective/solve", "network", "network/outputs", "conditioner",
+    "text_encoder", "autoencoder", "augmentation", "sampler", "operator", "spacing", "guidance", "ema", "optimizer",
+    "lr_scheduler", "evaluation", "evaluation/metric", "evaluation/likelihood", "callbacks", "logger", "trainer",
+    "debug", "experiment",
 )  # fmt: skip
 """Rooms in the order of conf/train.yaml; others follow by name."""
 HIDDEN = ("hydra", "paths", "guidance/")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from toys import make_toy
 
 from diffusion.experiment.config import resolvers
+from diffusion.experiment.config.rooms import own_rooms
 
 CONF = Path(__file__).parents[1] / "conf"
 
@@ -19,7 +20,7 @@ def config(folder: Path, *overrides: str, name: str = "train") -> DictConfig:
     """``conf/<name>.yaml`` with these overrides and ``folder`` as the run folder."""
     resolvers.register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(name, [f"paths.run={folder}", *overrides])
+        return own_rooms(compose(name, [f"paths.run={folder}", *overrides]))
 
 
 @pytest.fixture

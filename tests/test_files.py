@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from diffusion.data.decoded import decode_all
+from diffusion.data.image import Decoder
 from diffusion.errors import DiskError
 from diffusion.experiment.run.status import read_status, write_status
 from diffusion.files import allocate, check_writable, replacing, write_atomic
@@ -48,6 +51,16 @@ def test_a_full_disk_whoever_writes(name: str, disk: Path) -> None:
         WRITERS[name](beside)
     assert path.read_text() == "before"
     assert os.listdir(path.parent) == ["file"]
+
+
+def test_a_full_disk_of_decoded_images(disk: Path, tmp_path: Path) -> None:
+    """A mapped file without room would end the process with a signal."""
+    files = [tmp_path / f"{i}.png" for i in range(40)]
+    for path in files:
+        Image.new("RGB", (64, 64)).save(path)
+    with pytest.raises(DiskError, match="No space left on device; make room"):
+        decode_all(files, Decoder(channels=3, resolution=64), memory="mmap", cache=disk)
+    assert os.listdir(disk) == []
 
 
 def test_a_status_is_written_on_a_disk_without_a_free_byte(disk: Path) -> None:
@@ -112,17 +125,20 @@ ELSEWHERE = {
     "files.py": "itself",
     "testing/option.py": "a measurement in a test's folder",
 }
+PLACES = ("replacing(", "replaced_folder(")
 WRITING = {"write_text", "write_bytes", "savez", "savez_compressed", "save_file"}
 
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_files_are_written_through_one_place(path: Path) -> None:
-    """Every call that writes lies in a block that ``replacing`` opened, or its file says why not."""
+    """Every call that writes lies in a block of ``replacing`` or ``replaced_folder``, or its file says why not."""
     if str(path.relative_to(PACKAGE)) in ELSEWHERE:
         return
     tree = ast.parse(path.read_text())
     blocks = [
-        node for node in ast.walk(tree) if isinstance(node, ast.With) and "replacing(" in ast.unparse(node.items[0])
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.With) and any(one in ast.unparse(item) for item in node.items for one in PLACES)
     ]
     inside = {call for block in blocks for call in ast.walk(block)}
     for call in ast.walk(tree):

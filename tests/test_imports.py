@@ -15,10 +15,11 @@ LEAVES = {
     "conditioner",
     "text_encoder",
     "autoencoder",
+    "contrastive",
     "augmentation",
     "data",
 }
-BASE = {"schedule", "condition", "types", "randomness", "errors", "files", "image_file"}
+BASE = {"schedule", "condition", "types", "randomness", "errors", "files", "image_file", "hub"}
 ALLOWED = {
     "schedule": {"schedule"},
     "condition": set(),
@@ -27,18 +28,22 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "image_file": {"errors"},
+    "hub": {"errors", "files"},
     "guidance": BASE | {"operator"},
     "describe": set(),
     "frozen": set(),
     "model": BASE | {*LEAVES, "denoiser", "guidance", "pipeline"},
     "pipeline": BASE | {*LEAVES, "denoiser", "guidance", "model", "describe"},
+    "editing": BASE | {*LEAVES, "denoiser", "guidance", "model", "pipeline", "describe"},
     "parameterization": BASE,
     "denoiser": BASE | {"parameterization", "network"},
     "objective": BASE | {"parameterization", "denoiser", "guidance", "model"},
     **{room: set(BASE) for room in LEAVES},
     "conditioner": BASE | {"text_encoder"},
+    "contrastive": BASE | {"text_encoder"},
+    "sampler": BASE | {"spacing"},
 }
-LAYERS = ["training", "evaluation", "reporting", "experiment", "testing"]
+LAYERS = ["pretrained", "training", "evaluation", "reporting", "experiment", "testing"]
 """Above everything else; each sees the layers before it."""
 
 
@@ -82,7 +87,18 @@ def test_the_package_itself_imports_nothing():
 
 EXPERIMENT = [{"process"}, {"config"}, {"run"}, {"build", "launch"}, {"task", "sweep"}, {"reproduce"}, {"cli"}]
 """The rooms of the experiment by level: each imports itself and the levels before its own."""
-GROUPS = {"callbacks", "conditioner", "data", "exponential", "guidance", "metrics", "network", "objective", "sampler"}
+GROUPS = {
+    "callbacks",
+    "conditioner",
+    "data",
+    "exponential",
+    "formats",
+    "guidance",
+    "metrics",
+    "network",
+    "objective",
+    "sampler",
+}
 """Rooms that are a group of parts, which may be many."""
 
 

@@ -20,7 +20,8 @@ class Conditioner(nn.Module, ABC):
     A call keeps the columns in ``Cond.source``, and drops again what a column "dropped" marks there, so that
     ``conditioner(cond.source)`` is the condition of the same samples in another model.
 
-    columns: names of the batch's columns that it reads.
+    columns: names of the batch's columns that it reads. ``optional`` names those that it reads where a batch has them;
+        samples are drawn without, unless they are requested.
     dim: the width of ``Cond.vector``, 0 where there is none; the network is built to it. ``token_dim`` is that of
         ``Cond.tokens``, ``image_channels`` the channels of ``Cond.image``.
     num_classes: of the class labels that it reads, 0 where it reads none.
@@ -28,6 +29,7 @@ class Conditioner(nn.Module, ABC):
     """
 
     columns: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     dim: int = 0
     token_dim: int = 0
     image_channels: int = 0
@@ -46,6 +48,7 @@ class Conditioner(nn.Module, ABC):
         """Raises:
         ValueError: the batch lacks a column.
         """
+        batch = self.completed(batch)
         for column in self.columns:
             if column not in batch:
                 raise ValueError(
@@ -53,14 +56,28 @@ class Conditioner(nn.Module, ABC):
                     f"{', '.join(batch) or 'nothing'}); use data with that column, or set the conditioner's column"
                 )
         cond: Cond = super().__call__(batch)
-        if not self.columns:
+        # "low_resolution.noise" is kept with "low_resolution"
+        read = {*self.columns, *self.optional}
+        kept = {name: v for name, v in batch.items() if name in read or name.partition(".")[0] in {*read, DROPPED}}
+        kept.pop(DROPPED, None)
+        if not kept:
             return cond
-        kept = {name: v for name, v in batch.items() if name in self.columns or name.startswith(f"{DROPPED}.")}
         cond = replace(cond, source=kept)
         return cond.drop(batch[DROPPED].to(cond.device)) if DROPPED in batch else cond
 
+    def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with the columns that can be made of others; as it is where there are none."""
+        return batch
+
+    def degraded(self, cond: Cond, randomness: Randomness) -> Cond:
+        """The condition as training sees it where nothing is dropped; as it is where nothing is degraded."""
+        return cond
+
     def drop_parts(self, cond: Cond, randomness: Randomness) -> Cond:
-        """The condition as training sees it: dropped from each sample with probability ``drop``."""
+        """The condition as training sees it: degraded, and dropped from each sample with probability ``drop``."""
+        return self._drop_all(self.degraded(cond, randomness), randomness)
+
+    def _drop_all(self, cond: Cond, randomness: Randomness) -> Cond:
         if self.drop == 0:
             return cond
         return cond.drop(to_device_async(randomness.rand() < self.drop, cond.device))

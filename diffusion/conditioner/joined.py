@@ -56,6 +56,7 @@ class JoinedConditioner(Conditioner):
         channels = {name: part.image_channels for name, part in parts.items() if part.image_channels}
         self._check("image_channels", image_channels, channels, total=True)
         self.columns = tuple(dict.fromkeys(column for part in parts.values() for column in part.columns))
+        self.optional = tuple(dict.fromkeys(column for part in parts.values() for column in part.optional))
         self.num_classes = next((part.num_classes for part in parts.values() if part.num_classes), 0)
         if taken := [name for name in parts if hasattr(nn.ModuleDict, name)]:
             raise ValueError(f"conditioner.parts cannot have the name '{taken[0]}'; choose another")
@@ -76,11 +77,27 @@ class JoinedConditioner(Conditioner):
             conds[name] = replace(cond if marked is None else cond.drop(marked.to(cond.device)), source=None)
         return Cond.join(conds, self.concat)
 
+    def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        for part in self.parts.values():
+            batch = part.completed(batch)
+        return batch
+
+    def degraded(self, cond: Cond, randomness: Randomness) -> Cond:
+        parts, source, changed = {}, dict(cond.source or {}), False
+        for name, part in self.parts.items():
+            given = replace(cond.parts[name], source=source)
+            seen = part.degraded(given, randomness)
+            if seen is not given:
+                source, changed = {**source, **(seen.source or {})}, True
+            parts[name] = replace(seen, source=None)
+        return replace(Cond.join(parts, self.concat), source=source) if changed else cond
+
     def drop_parts(self, cond: Cond, randomness: Randomness) -> Cond:
+        cond = self.degraded(cond, randomness)
         for name, part in self.parts.items():
             if part.drop > 0:
                 cond = cond.without(name, to_device_async(randomness.rand() < part.drop, cond.device))
-        return super().drop_parts(cond, randomness)
+        return self._drop_all(cond, randomness)
 
     def negative(self, cond: Cond, batch: Mapping[str, Any]) -> Cond:
         """``cond`` with the batch's condition as the null of those parts that read its columns; others keep theirs."""

@@ -1,8 +1,9 @@
-"""Class labels as a learned vector."""
+"""Class labels as a learned vector, or as a learned token."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,30 +18,39 @@ class LabelConditioner(Conditioner):
 
     Args:
         num_classes: of the data, at least 1.
-        dim: width of ``Cond.vector``.
+        dim: width of ``Cond.vector``, 0 for none.
+        token_dim: width of the one token that a class is in ``Cond.tokens``, in the place of the vector (Rombach et al.
+            2022, appendix E.2.1); 0 for none.
         drop: probability of training without the label; 0 leaves the null row untrained, and guidance useless.
         column: of the batch, (B,) whole numbers in [0, num_classes).
     """
 
-    def __init__(self, num_classes: int, dim: int = 128, drop: float = 0.1, column: str = "label") -> None:
+    def __init__(
+        self, num_classes: int, dim: int = 128, drop: float = 0.1, column: str = "label", token_dim: int = 0
+    ) -> None:
         super().__init__()
         if num_classes < 1:
             raise ValueError(
                 f"conditioner=label needs data with classes, and this has {num_classes}; "
                 "use conditioner=none, or data with labels"
             )
-        if dim < 1:
+        if token_dim and dim:
+            raise ValueError(
+                f"a class is a vector or a token; set conditioner.dim or conditioner.token_dim={token_dim} to 0"
+            )
+        if dim + token_dim < 1:
             raise ValueError(f"conditioner.dim is the width of a vector, at least 1, got {dim}")
         check_drop(drop)
         self.num_classes = num_classes
-        self.dim = dim
+        self.dim, self.token_dim = dim, token_dim
         self.drop = drop
         self.column = column
         self.columns = (column,)
-        self.embedding = nn.Embedding(num_classes + 1, dim)
+        self.embedding = nn.Embedding(num_classes + 1, dim + token_dim)
 
     def forward(self, batch: Mapping[str, Any]) -> Cond:
-        """batch[column] (B,) int64 in [0, num_classes) -> vector (B, dim), class_label (B,), and the last row as null.
+        """batch[column] (B,) int64 in [0, num_classes) -> vector (B, dim) or tokens (B, 1, token_dim), class_label,
+        and the last row as null.
 
         Raises:
             ValueError: no whole numbers, or one outside the classes (on a GPU the device reports it).
@@ -50,10 +60,13 @@ class LabelConditioner(Conditioner):
             kind = f"{label.dtype} {tuple(label.shape)}" if isinstance(label, Tensor) else type(label).__name__
             raise ValueError(f"labels are whole numbers of shape (B,), the column '{self.column}' has {kind}")
         self._check(label)
-        return Cond(vector=self.embedding(label), class_label=label, null=self.empty(len(label)))
+        return replace(self._cond(self.embedding(label)), class_label=label, null=self.empty(len(label)))
 
     def empty(self, count: int) -> Cond:
-        return Cond(vector=self.embedding.weight[-1].expand(count, -1))
+        return self._cond(self.embedding.weight[-1].expand(count, -1))
+
+    def _cond(self, rows: Tensor) -> Cond:
+        return Cond(tokens=rows[:, None]) if self.token_dim else Cond(vector=rows)
 
     def _check(self, label: Tensor) -> None:
         wrong = (label < 0) | (label >= self.num_classes)

@@ -10,28 +10,48 @@ PLAIN_UP_TO = 4
 
 
 class SelfAttention(nn.Module):
-    """Every token attends to every other (Vaswani et al. 2017, section 3.2)."""
+    """Every token attends to every other (Vaswani et al. 2017, section 3.2).
 
-    def __init__(self, channels: int, heads: int = 1) -> None:
+    bias: queries, keys and values have one.
+    qk_norm: queries and keys are divided by their RMS over a head, and scaled (Esser et al. 2024, section 5.3.2).
+    """
+
+    def __init__(self, channels: int, heads: int = 1, bias: bool = True, qk_norm: bool = False) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(channels, 3 * channels)
+        self.qkv = nn.Linear(channels, 3 * channels, bias=bias)
+        self.norm_q = nn.RMSNorm(channels // heads, eps=1e-6) if qk_norm else None
+        self.norm_k = nn.RMSNorm(channels // heads, eps=1e-6) if qk_norm else None
         self.out = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
+        return self.merged(attend(*self.split(tokens)))
+
+    def split(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, N, C) -> queries, keys and values (B, heads, N, d)."""
         q, k, v = self.qkv(tokens).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.out(attend(q, k, v).transpose(1, 2).flatten(2))
+        if self.norm_q is not None and self.norm_k is not None:
+            q = self.norm_q(q.to(self.norm_q.weight)).to(v)
+            k = self.norm_k(k.to(self.norm_k.weight)).to(v)
+        return q, k, v
+
+    def merged(self, attended: Tensor) -> Tensor:
+        """(B, heads, N, d) -> (B, N, C)."""
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class CrossAttention(nn.Module):
-    """Every token attends to those of a condition (Rombach et al. 2022, section 3.3)."""
+    """Every token attends to those of a condition (Rombach et al. 2022, section 3.3).
 
-    def __init__(self, channels: int, token_dim: int, heads: int = 1) -> None:
+    bias: queries, keys and values have one.
+    """
+
+    def __init__(self, channels: int, token_dim: int, heads: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.heads = heads
-        self.q = nn.Linear(channels, channels)
-        self.kv = nn.Linear(token_dim, 2 * channels)
+        self.q = nn.Linear(channels, channels, bias=bias)
+        self.kv = nn.Linear(token_dim, 2 * channels, bias=bias)
         self.out = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:

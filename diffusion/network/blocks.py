@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from diffusion.network.attention import CrossAttention, SelfAttention
+from diffusion.network.attention import CrossAttention, SelfAttention, attend
 
 
 class Context(NamedTuple):
@@ -28,9 +28,22 @@ class Context(NamedTuple):
     mask: Tensor | None = None
 
 
-def group_norm(channels: int, eps: float) -> nn.GroupNorm:
-    """32 groups (Wu & He 2018; DDPM), fewer where a group would have less than 4 channels or would not divide them."""
-    groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
+def group_norm(channels: int, eps: float, groups: int | None = None) -> nn.Module:
+    """``groups`` of channels, no norm where they are 0; 32 where ``None`` (Wu & He 2018; DDPM), fewer where a group
+    would have less than 4 channels or would not divide them.
+
+    Raises:
+        ValueError: so many groups do not divide the channels.
+    """
+    if groups is None:
+        groups = next(g for g in range(min(32, max(channels // 4, 1)), 0, -1) if channels % g == 0)
+    if groups == 0:
+        return nn.Identity()
+    if groups < 0 or channels % groups:
+        raise ValueError(
+            f"{channels} channels cannot be divided into {groups} groups; set network.norm_groups, "
+            "middle_groups or attention_groups, whichever it is of, to a number that divides them"
+        )
     return nn.GroupNorm(groups, channels, eps=eps)
 
 
@@ -52,14 +65,15 @@ class ResBlock(nn.Module):
         scale_shift: bool = False,
         eps: float = 1e-6,
         resample: str | None = None,
+        groups: int | None = None,
     ) -> None:
         super().__init__()
         self.scale_shift = scale_shift
         self.resample = resample
-        self.norm1 = group_norm(c_in, eps)
+        self.norm1 = group_norm(c_in, eps, groups)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
         self.emb = nn.Linear(emb_dim, 2 * c_out if scale_shift else c_out)
-        self.norm2 = group_norm(c_out, eps)
+        self.norm2 = group_norm(c_out, eps, groups)
         self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Identity() if c_in == c_out else nn.Conv2d(c_in, c_out, 1)
@@ -84,15 +98,33 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Norm, self-attention over all positions, added to the input (Ho et al. 2020, appendix B)."""
+    """Norm, self-attention over all positions, added to the input (Ho et al. 2020, appendix B).
 
-    def __init__(self, channels: int, heads: int = 1, eps: float = 1e-6) -> None:
+    token_dim: above 0, the condition's tokens are keys and values beside the positions (GLIDE, Nichol et al. 2022,
+        section 4.1).
+    """
+
+    def __init__(
+        self, channels: int, heads: int = 1, eps: float = 1e-6, groups: int | None = None, token_dim: int = 0
+    ) -> None:
         super().__init__()
-        self.norm = group_norm(channels, eps)
+        self.norm = group_norm(channels, eps, groups)
         self.attention = SelfAttention(channels, heads)
+        self.joint = nn.Linear(token_dim, 2 * channels) if token_dim else None
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return x + _to_image(self.attention(_to_tokens(self.norm(x))), x)
+        tokens = to_tokens(self.norm(x))
+        if self.joint is None:
+            return x + to_image(self.attention(tokens), x)
+        assert context.tokens is not None  # the network checked
+        q, k, v = self.attention.split(tokens)
+        pair = self.joint(context.tokens.to(tokens)).unflatten(-1, (2, self.attention.heads, -1))
+        own_k, own_v = pair.permute(2, 0, 3, 1, 4)
+        mask = None
+        if context.mask is not None:
+            mask = F.pad(context.mask.bool(), (0, tokens.shape[1]), value=True)[:, None, None]
+        attended = attend(q, torch.cat((own_k, k), dim=2), torch.cat((own_v, v), dim=2), mask)
+        return x + to_image(self.attention.merged(attended), x)
 
 
 class CrossAttentionBlock(nn.Module):
@@ -105,7 +137,7 @@ class CrossAttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         assert context.tokens is not None  # the network checked
-        return x + _to_image(self.attention(_to_tokens(self.norm(x)), context.tokens, context.mask), x)
+        return x + to_image(self.attention(to_tokens(self.norm(x)), context.tokens, context.mask), x)
 
 
 class Downsample(nn.Module):
@@ -181,9 +213,11 @@ def _resample(x: Tensor, how: str) -> Tensor:
     return F.interpolate(x, scale_factor=2.0, mode="nearest") if how == "up" else F.avg_pool2d(x, 2)
 
 
-def _to_tokens(x: Tensor) -> Tensor:
+def to_tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H W, C)."""
     return x.flatten(2).transpose(1, 2)
 
 
-def _to_image(tokens: Tensor, like: Tensor) -> Tensor:
+def to_image(tokens: Tensor, like: Tensor) -> Tensor:
+    """(B, H W, C) -> (B, C, H, W), H and W those of ``like``."""
     return tokens.transpose(1, 2).unflatten(2, like.shape[2:])

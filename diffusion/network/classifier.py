@@ -23,6 +23,7 @@ class Classifier(Network):
         in_channels, resolution, channels, channel_mult, num_res_blocks, attention, heads, head_channels, dropout,
             scale_shift_norm, resblock_updown: see :class:`diffusion.network.unet.UNet`.
         num_classes: of the data, at least 2.
+        norm_groups: of every norm; 32 where ``None``, fewer where a group would have less than 4 channels.
 
     Raises:
         ValueError: a size that the data, the levels or the heads cannot have, or too few classes.
@@ -42,6 +43,7 @@ class Classifier(Network):
         dropout: float = 0.0,
         scale_shift_norm: bool = True,
         resblock_updown: bool = True,
+        norm_groups: int | None = None,
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -58,10 +60,10 @@ class Classifier(Network):
         widths = [width_of(channels, multiple) for multiple in channel_mult]
 
         def res(c_in: int, c_out: int, resample: str | None = None) -> ResBlock:
-            return ResBlock(c_in, c_out, emb_dim, dropout, scale_shift_norm, eps, resample)
+            return ResBlock(c_in, c_out, emb_dim, dropout, scale_shift_norm, eps, resample, norm_groups)
 
         def attend_at(width: int) -> AttentionBlock:
-            return AttentionBlock(width, heads_of(width, heads, head_channels), eps)
+            return AttentionBlock(width, heads_of(width, heads, head_channels), eps, norm_groups)
 
         self.embedding = Embedding(channels, emb_dim, shift=0, sine_first=False)
         self.stem = nn.Conv2d(in_channels, widths[0], 3, padding=1)
@@ -74,7 +76,7 @@ class Classifier(Network):
             if level < len(sizes) - 1:
                 self.down.append(Stage([res(width, width, "down") if resblock_updown else Downsample(width, True)]))
         self.middle = Stage([res(width, width), attend_at(width), res(width, width)])
-        self.norm = group_norm(width, eps)
+        self.norm = group_norm(width, eps, norm_groups)
         self.pool = AttentionPool(width, sizes[-1], heads_of(width, heads, head_channels), num_classes)
         for module in self.modules():
             if isinstance(module, ResBlock):

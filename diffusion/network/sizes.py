@@ -30,6 +30,18 @@ def width_of(channels: int, multiple: float) -> int:
     return width
 
 
+def by_level(name: str, value: int | Sequence[int], levels: int) -> list[int]:
+    """A number for each level, from one for all or a list.
+
+    Raises:
+        ValueError: a list of another length.
+    """
+    values = [value] * levels if isinstance(value, int) else list(value)
+    if len(values) != levels:
+        raise ValueError(f"network.{name} is a number, or one for each of {levels} levels, got {values}")
+    return values
+
+
 def check_attention(attention: Sequence[int], sizes: list[int]) -> None:
     """Refuses attention at a resolution that no level has."""
     missing = [size for size in attention if size not in sizes]
@@ -47,10 +59,10 @@ def check_least(least: float, **values: float) -> None:
             raise ValueError(f"network.{name} is at least {least}, got {value}; set network.{name} to {least} or more")
 
 
-def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    """Refuses a word that is not one of the choices."""
+def check_choice(name: str, value: object, choices: Sequence[object]) -> None:
+    """Refuses a value that is not one of the choices."""
     if value not in choices:
-        raise ValueError(f"network.{name} is one of {', '.join(choices)}; got {value!r}")
+        raise ValueError(f"network.{name} is one of {', '.join(map(str, choices))}; got {value!r}")
 
 
 def refuse_image(cond: Cond) -> None:
@@ -66,6 +78,12 @@ def check_image(x: Tensor, cond: Cond, channels: int, image_channels: int, facto
         raise ValueError(
             f"this network takes {channels} channels and {image_channels} of a condition image, "
             f"got {x.shape[1]} and {image}; set network.in_channels and network.image_channels"
+        )
+    if cond.image is not None and cond.image.shape[2:] != x.shape[2:]:
+        raise ValueError(
+            f"the image of the condition is {' x '.join(map(str, cond.image.shape[2:]))} where "
+            f"{' x '.join(map(str, x.shape[2:]))} is denoised; give low-resolution images of the size that the network "
+            "was trained with, its side divided by conditioner.factor"
         )
     if x.shape[2] % factor or x.shape[3] % factor:
         raise ValueError(f"this network halves images {factor}-fold; {tuple(x.shape[2:])} is no multiple")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from diffusion.network.blocks import AttentionBlock, Context, ResBlock
+from diffusion.network.blocks import AttentionBlock, Context, ResBlock, group_norm
 from diffusion.network.embedding import NO_NUMBERS, Embedding
 from diffusion.network.fir import Fir
 
@@ -21,6 +21,7 @@ class SongResBlock(ResBlock):
     """DDPM's block, its sum rescaled by sqrt(1/2). It resamples inside, as BigGAN's, and then its skip is a 1x1 map.
 
     taps: of the resampling filter, see :class:`Fir`; ``None`` is the mean of four pixels, and repetition.
+    first_groups: of the first norm, where it is not divided as the second.
     """
 
     def __init__(
@@ -31,8 +32,13 @@ class SongResBlock(ResBlock):
         dropout: float = 0.0,
         taps: Sequence[float] | None = None,
         resample: str | None = None,
+        eps: float = 1e-6,
+        groups: int | None = None,
+        first_groups: int | None = None,
     ) -> None:
-        super().__init__(c_in, c_out, emb_dim, dropout, resample=resample)
+        super().__init__(c_in, c_out, emb_dim, dropout, eps=eps, resample=resample, groups=groups)
+        if first_groups is not None:
+            self.norm1 = group_norm(c_in, eps, first_groups)
         if resample is not None:
             self.skip = nn.Conv2d(c_in, c_out, 1)
         self.fir = None if taps is None or resample is None else Fir(taps)
@@ -57,7 +63,7 @@ class ResidualInput(nn.Module):
     """The input at half the size, filtered, convolved, and added to what the network made of it: the "residual"
     progressive input.
 
-    x (B, c_in, H, W), h (B, c_out, H / 2, W / 2) -> (x halved + h) sqrt(1/2), which is also the next one's x.
+    x (B, c_in, H, W), h (B, c_out, H / 2, W / 2) -> (x halved + h) sqrt(1/2), as the next one's x and as h.
     """
 
     def __init__(self, c_in: int, c_out: int, taps: Sequence[float]) -> None:
@@ -65,8 +71,42 @@ class ResidualInput(nn.Module):
         self.fir = Fir(taps)
         self.conv = nn.Conv2d(c_in, c_out, 3, stride=2)
 
-    def forward(self, x: Tensor, h: Tensor) -> Tensor:
-        return self.conv(self.fir.blur(x)).add_(h).mul_(ROOT_HALF)
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        joined = self.conv(self.fir.blur(x)).add_(h).mul_(ROOT_HALF)
+        return joined, joined
+
+
+class InputSkip(nn.Module):
+    """The input at half the size, filtered, added to what the network made of it through a 1x1 convolution: the
+    "input skip" progressive input.
+
+    x (B, c_in, H, W), h (B, c_out, H / 2, W / 2) -> x halved, which is the next one's x, and its map + h.
+    """
+
+    def __init__(self, c_in: int, c_out: int, taps: Sequence[float]) -> None:
+        super().__init__()
+        self.fir = Fir(taps)
+        self.conv = nn.Conv2d(c_in, c_out, 1)
+
+    def forward(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.fir.down(x)
+        return x, self.conv(x).add_(h)
+
+
+class OutputSkip(nn.Module):
+    """A head of its own for every level but the largest, their sum growing on the way up: "output skip".
+
+    h (B, width, H, W), y (B, c_out, H, W) or 0 -> (y + head(h)) at twice the size, filtered.
+    """
+
+    def __init__(self, width: int, c_out: int, taps: Sequence[float], eps: float = 1e-6) -> None:
+        super().__init__()
+        self.norm = group_norm(width, eps)
+        self.conv = nn.Conv2d(width, c_out, 3, padding=1)
+        self.fir = Fir(taps)
+
+    def forward(self, h: Tensor, y: Tensor | float) -> Tensor:
+        return self.fir.up(self.conv(F.silu(self.norm(h))) + y)
 
 
 class SongEmbedding(Embedding):
@@ -126,5 +166,5 @@ class SongEmbedding(Embedding):
         """(B,) -> (B, features), in c_noise's dtype."""
         if not self.fourier:
             return self.sinusoids(c_noise)
-        angle = 2 * math.pi * c_noise[:, None] * self.spectrum.to(c_noise.dtype)
+        angle = c_noise[:, None] * self.spectrum.to(c_noise.dtype) * (2 * math.pi)
         return torch.cat((angle.sin(), angle.cos()), dim=1)

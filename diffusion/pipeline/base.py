@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -21,6 +21,8 @@ class Request:
     text, negative: B prompts; ``negative`` replaces the null condition of classifier-free guidance.
     label: (B,) int64 classes. style: B words or numbers.
     image, mask, reference: (B, C, H, W).
+    numbers: (B,) or (B, k) each, by the names of the columns that a conditioner may read, such as "size".
+    low_resolution: (B, C, h, w), what an upsampler enlarges. image_embedding: (B, E), what unCLIP's decoder draws.
     """
 
     text: Sequence[str] | None = None
@@ -30,10 +32,14 @@ class Request:
     image: Tensor | None = None
     mask: Tensor | None = None
     reference: Tensor | None = None
+    numbers: Mapping[str, Tensor] | None = None
+    low_resolution: Tensor | None = None
+    image_embedding: Tensor | None = None
 
     @staticmethod
     def of(n: int, **values: Any) -> Request:
-        """One value for all of n samples, or a list that they go through in turn.
+        """One value for all of n samples, or a list that they go through in turn; of numbers, which may have several
+        components, a tensor (m, k).
 
         Raises:
             ValueError: an empty list.
@@ -50,6 +56,18 @@ class Request:
         return ((name, value) for name, value in pairs if value is not None)
 
 
+def check_read(request: Request, columns: Sequence[str]) -> None:
+    """Raises:
+    ValueError: words are requested of a model whose condition, made of these columns, does not read them.
+    """
+    for name in ("text", "style"):
+        if getattr(request, name) is not None and name not in columns:
+            raise ValueError(
+                f"{name} is requested, and this model reads {', '.join(columns) or 'no condition'}; leave {name} out, "
+                "or draw with a model that is conditioned on it"
+            )
+
+
 class Pipeline(ABC):
     """Draws requests with one model or several."""
 
@@ -59,16 +77,28 @@ class Pipeline(ABC):
 
 
 def _each(name: str, value: Any, n: int) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _in_turn(key, _components(own), n) for key, own in value.items()}
     if isinstance(value, Tensor):
-        value = value if value.ndim in (1, 4) else value[None]
+        value = value if value.ndim in (1, 4) or (name == "image_embedding" and value.ndim == 2) else value[None]
     elif isinstance(value, str | int):
         value = [value]
+    return _in_turn(name, torch.as_tensor(value) if name == "label" else value, n)
+
+
+def _in_turn(name: str, value: Any, n: int) -> Any:
     if not len(value):
         raise ValueError(f"a list of {name} for samples to go through holds at least one, and this is empty")
-    if name == "label":
-        value = torch.as_tensor(value)
     return _rows(value, torch.arange(n) % len(value))
 
 
+def _components(number: Any) -> Tensor:
+    """A number for all samples () or (k,), or (m, k) in turn -> (m, k)."""
+    found = torch.as_tensor(number, dtype=torch.float32)
+    return found if found.ndim == 2 else found[None]
+
+
 def _rows(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rows(own, rows) for key, own in value.items()}
     return value[rows.to(value.device)] if isinstance(value, Tensor) else [value[i] for i in rows.tolist()]

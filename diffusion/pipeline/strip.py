@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from diffusion.pipeline.base import Request
-from diffusion.pipeline.single import SinglePipeline, quantise
+from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.single import SinglePipeline
 from diffusion.schedule.base import Level
 
 if TYPE_CHECKING:

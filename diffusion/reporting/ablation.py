@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from diffusion.errors import ReportError
-from diffusion.reporting.table import short
+from diffusion.reporting.table import SECONDS, TRAINING, short
 
 KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
-        "plot", "notes", "cells"}  # fmt: skip
-ROW_KEYS = {"train", "evaluate", "published", "tolerance", "note"}
+        "weights", "costs", "plot", "notes", "cells"}  # fmt: skip
+ROW_KEYS = {"weights", "train", "evaluate", "published", "tolerance", "note"}
 MEASURED = "sampler=dpm_solver_v3"
 """A cell's override that needs statistics of its model."""
 
@@ -23,7 +23,8 @@ MEASURED = "sampler=dpm_solver_v3"
 @dataclass(frozen=True)
 class Row:
     """train, evaluate: the overrides of the training and of the evaluation, the table's own included. statistics: those
-    of the measurement that the cell's sampler needs of the trained model, ``None`` where it needs none."""
+    of the measurement that the cell's sampler needs of the trained model, ``None`` where it needs none. weights: the
+    published checkpoint that may be sampled in place of training: a card, or format, source, and revision or sha256."""
 
     name: str
     train: list[str]
@@ -32,11 +33,13 @@ class Row:
     tolerance: float
     note: str = ""
     statistics: list[str] | None = None
+    weights: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A file of ``conf/ablation``. plot: the setting on the horizontal axis, or empty."""
+    """A file of ``conf/ablation``. costs: seconds of training and of sampling are columns too. plot: the setting on the
+    horizontal axis, or with a second one that makes the lines; or empty."""
 
     name: str
     title: str
@@ -46,8 +49,14 @@ class Ablation:
     metrics: list[str]
     seeds: list[int]
     cells: list[Row]
-    plot: str = ""
+    costs: bool = False
+    plot: str | list[str] = ""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def columns(self) -> list[str]:
+        """The metrics, and the costs where they are asked for."""
+        return [*self.metrics, *([TRAINING, SECONDS] if self.costs else [])]
 
     @classmethod
     def read(cls, name: str, node: Mapping[str, Any]) -> Ablation:
@@ -71,13 +80,15 @@ class Ablation:
                 published={str(k): float(v) for k, v in (values.get("published") or {}).items()},
                 tolerance=float(values.get("tolerance", node.get("tolerance", 0.0))),
                 note=str(values.get("note") or ""),
+                weights=values.get("weights") or node.get("weights"),
                 statistics=list(node.get("statistics") or []) if MEASURED in (values.get("evaluate") or []) else None,
             )
             for key, values in ((key, values or {}) for key, values in node["cells"].items())
         ]
         plain = {key: node[key] for key in ("title", "source", "data", "protocol") if key in node}
         return cls(name=name, metrics=list(node["metrics"]), seeds=list(node.get("seeds") or [0]), cells=cells,
-                   plot=str(node.get("plot") or ""), notes=list(node.get("notes") or []), **plain)  # fmt: skip
+                   costs=bool(node.get("costs")), plot=node.get("plot") or "", notes=list(node.get("notes") or []),
+                   **plain)  # fmt: skip
 
     def choose(self, patterns: Sequence[str]) -> list[Row]:
         """The cells of these names or patterns (``ddim_*``), all where none is given.
@@ -94,7 +105,7 @@ class Ablation:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell's values: one for each seed, by metric; the network calls of a sample; the scores of as many real
+    """A cell's values: one for each seed, by metric or cost; the network calls of a sample; the scores of as many real
     held-out images; what each seed's values depend on; which way a metric is better, where its record says so."""
 
     cell: Row
@@ -133,13 +144,13 @@ def rows(table: Ablation, measured: Sequence[Measured]) -> tuple[list[str], list
     """Head and rows as text: measured, published, difference and verdict where anything was published."""
     published = [m for m in table.metrics if any(m in cell.published for cell in table.cells)]
     head = ["cell", "NFE"]
-    for metric in table.metrics:
+    for metric in table.columns:
         head += [metric] if metric not in published else [metric, "published", "difference", "verdict"]
     head += ["seeds", *(["note"] if any(m.cell.note for m in measured) else [])]
     out = []
     for cell in measured:
         line = [cell.cell.name, "" if cell.nfe is None else short(cell.nfe)]
-        for metric in table.metrics:
+        for metric in table.columns:
             line.append(cell.text(metric))
             if metric in published:
                 target, difference = cell.cell.published.get(metric), cell.difference(metric)
@@ -183,7 +194,7 @@ def as_csv(table: Ablation, measured: Sequence[Measured]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["cell", "nfe", "metric", "seed", "value", "published", "tolerance"])
     for cell in measured:
-        for metric in table.metrics:
+        for metric in table.columns:
             target = cell.cell.published.get(metric, "")
             for seed, value in zip(cell.seeds, cell.values.get(metric, []), strict=False):
                 writer.writerow([cell.cell.name, cell.nfe, metric, seed, repr(value), target, cell.cell.tolerance])

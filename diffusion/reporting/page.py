@@ -43,6 +43,7 @@ def _table(table: Table) -> dict[str, Any]:
     return {
         "settings": table.settings,
         "metrics": table.metrics,
+        "better": table.better,
         "floors": [table.baselines.get(name) for name in table.metrics],
         "notes": table.notes,
         "rows": [

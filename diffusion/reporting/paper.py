@@ -33,6 +33,7 @@ class Items:
     """What tables and plots are made of, from an ablation's cells or from compared runs.
 
     what: the word for a row. metrics: names that have numbers, in order. default: the columns where none are chosen.
+    panels: the metrics that are plotted then, those of the default columns where empty.
     varied: the settings in which the items differ. keep: rows stay without a number, and are always named; other rows
     are named unless chosen columns, or those of ``grouped`` runs, tell them apart. better: direction by metric, where
     it is known. baselines: values of real images. split: a metric -> its columns, where it was measured by several
@@ -50,6 +51,7 @@ class Items:
     baselines: Mapping[str, float] = field(default_factory=dict)
     split: Mapping[str, Sequence[str]] = field(default_factory=dict)
     notes: Sequence[str] = ()
+    panels: Sequence[str] = ()
 
     @property
     def settings(self) -> list[str]:

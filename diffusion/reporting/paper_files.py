@@ -37,7 +37,7 @@ def write(items: Items, columns: Any, plot: Any, table: Path, figure: Path) -> t
     if settings := choose(plot, items, "plot", most=2):
         from diffusion.reporting.paper_plot import draw
 
-        chosen = choose(columns, items, "columns") or [(name, name) for name in items.default]
+        chosen = choose(columns, items, "columns") or [(name, name) for name in items.panels or items.default]
         drawn, left_out = draw(items, settings, [(name, title) for name, title in chosen if name in items.metrics])
         notes += left_out
     for ending, text in (("tex", as_latex(made)), ("md", as_markdown(made)), ("csv", as_csv(made))):

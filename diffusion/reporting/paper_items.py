@@ -12,7 +12,7 @@ from diffusion.reporting.ablation import Ablation, Measured
 from diffusion.reporting.ablation import Row as AblationCell
 from diffusion.reporting.paper import Item, Items, listed
 from diffusion.reporting.protocol import disagreements, protocol
-from diffusion.reporting.table import NFE, SEEDS, Row, Table, Value
+from diffusion.reporting.table import NFE, SECONDS, SEEDS, TRAINING, Row, Table, Value
 
 
 def of_ablation(table: Ablation, measured: Sequence[Measured]) -> Items:
@@ -23,7 +23,8 @@ def of_ablation(table: Ablation, measured: Sequence[Measured]) -> Items:
     """
     _check_protocols(measured, table.metrics)
     asked = max((len(m.seeds) for m in measured), default=0)
-    items = [_cell(m, table.metrics) for m in measured]
+    metrics = list(dict.fromkeys([*table.metrics, TRAINING, SECONDS]))
+    items = [_cell(m, metrics) for m in measured]
     chosen = {m.cell.name for m in measured}
     notes = []
     if left := [cell.name for cell in table.cells if cell.name not in chosen]:
@@ -34,11 +35,14 @@ def of_ablation(table: Ablation, measured: Sequence[Measured]) -> Items:
         notes.append("± is the standard deviation (n - 1) over seeds of training and samples.")
     found = {metric: way for m in measured for metric, way in m.better.items()}
     baselines = {name: m.real_baseline[name] for m in measured for name in table.metrics if name in m.real_baseline}
-    metrics = [*table.metrics, NFE]
+    metrics = [*metrics, NFE]
     ways = {name: way for name in metrics if (way := found.get(name) or better(name))}
     varied = [key for key in dict.fromkeys(key for item in items for key in item.settings) if key not in (NFE, "seeds")]
     varied = [key for key in varied if len({str(item.settings.get(key)) for item in items}) > 1]
-    return Items("cell", items, metrics, table.metrics, varied, better=ways, baselines=baselines, notes=notes)
+    return Items(
+        "cell", items, metrics, table.columns, varied, better=ways, baselines=baselines, notes=notes,
+        panels=table.metrics,
+    )  # fmt: skip
 
 
 def overrides(cell: AblationCell) -> dict[str, str]:
@@ -51,8 +55,6 @@ def of_comparison(table: Table, grouped: bool) -> Items:
     """Compared runs, or their groups over seeds."""
     columns = {name: name.partition(" [")[0] for name in table.metrics}
     split = {plain: [name for name in columns if columns[name] == plain] for plain in columns.values()}
-    found = {name: way for row in table.rows if row.evaluation for name, way in row.evaluation.better.items()}
-    ways = {name: way for name, plain in columns.items() if (way := found.get(plain) or better(plain))}
     status = any(row.run.status.get("status") != "finished" for row in table.rows)
     default = [*(["status"] if status else []), *table.settings, *(["n"] if grouped else []), *table.metrics]
     notes = [*table.notes]
@@ -69,7 +71,7 @@ def of_comparison(table: Table, grouped: bool) -> Items:
         [name for name in table.settings if name not in SEEDS],
         keep=False,
         grouped=grouped,
-        better=ways,
+        better=table.better,
         baselines=table.baselines,
         split={plain: names for plain, names in split.items() if len(names) > 1},
         notes=notes,

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from diffusion.evaluation import naming
 from diffusion.reporting.protocol import circumstances, disagreements, protocol
 from diffusion.reporting.runs import Evaluation, Run, natural
 from diffusion.reporting.settings import drawing
 
-NFE, SECONDS = "NFE", "s / 1000 samples"
+NFE, SECONDS, TRAINING = "NFE", "s / 1000 samples", "s of training"
 LOSS, UNWEIGHTED = "val/loss", "val/unweighted_loss"
 SEEDS = ("seed", "data.seed", "evaluation.seed")
 _SCORED = ("checkpoint", "weights", "evaluation.seed")
@@ -53,6 +54,13 @@ class Table:
     metrics: list[str]
     baselines: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def better(self) -> dict[str, str]:
+        """By column, "lower" or "higher", as the records say or the name; unknown ones are left out."""
+        found = {name: way for row in self.rows if row.evaluation for name, way in row.evaluation.better.items()}
+        ways = {name: found.get(name.partition(" [")[0]) or naming.better(name) for name in self.metrics}
+        return {name: way for name, way in ways.items() if way}
 
 
 def compare(runs: Sequence[Run], notes: Sequence[str] = ()) -> Table:
@@ -156,7 +164,7 @@ def _row(run: Run, evaluation: Evaluation | None, columns: dict[tuple[str, str],
             values[columns[name, _protocol(evaluation, name)[0]]] = Value(
                 evaluation.metrics[name], _std(evaluation.metrics, name)
             )
-        values |= _cost(evaluation.fingerprint)
+        values |= cost(evaluation.fingerprint)
         settings = _drawn(settings, evaluation.fingerprint)
     if loss and (points := run.curves.get(loss)):
         values[loss] = Value(points[-1][1])
@@ -168,14 +176,15 @@ def _std(metrics: dict[str, float], name: str) -> float | None:
     return metrics.get(f"{name}_std", metrics.get(f"{head}_std_{rest}"))
 
 
-def _cost(fingerprint: dict[str, Any]) -> dict[str, Value]:
-    cost, samples = fingerprint.get("cost") or {}, fingerprint.get("samples") or {}
+def cost(fingerprint: Mapping[str, Any]) -> dict[str, Value]:
+    """``NFE`` and ``s / 1000 samples`` of an evaluation, as far as its record has them."""
+    paid, samples = fingerprint.get("cost") or {}, fingerprint.get("samples") or {}
     out = {}
-    if cost.get("nfe_per_sample"):
-        out[NFE] = Value(float(cost["nfe_per_sample"]))
+    if paid.get("nfe_per_sample"):
+        out[NFE] = Value(float(paid["nfe_per_sample"]))
     drawn = (samples.get("num") or 0) * (samples.get("repeats") or 1)
-    if cost.get("sampling_seconds") and drawn:
-        out[SECONDS] = Value(1000 * float(cost["sampling_seconds"]) / drawn)
+    if paid.get("sampling_seconds") and drawn:
+        out[SECONDS] = Value(1000 * float(paid["sampling_seconds"]) / drawn)
     return out
 
 

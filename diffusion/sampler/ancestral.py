@@ -30,7 +30,7 @@ class AncestralSampler(Sampler):
 
     order = 1
 
-    def __init__(self, steps: int = 50, spacing: Spacing | None = None, variance: Variance = "small") -> None:
+    def __init__(self, steps: int = 100, spacing: Spacing | None = None, variance: Variance = "small") -> None:
         super().__init__(steps, spacing)
         if variance not in get_args(Variance):
             raise ValueError(f"variance is one of small, large and learned, got {variance!r}; set sampler.variance")

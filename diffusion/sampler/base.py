@@ -11,14 +11,15 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
 
 from diffusion.schedule.base import Level, Schedule
+from diffusion.spacing.trailing import TrailingSpacing
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing, combine, scale
 
 AfterStep = Callable[[Tensor, Level, Level], Tensor]
@@ -83,16 +84,55 @@ class StepReplay:
         return x
 
 
+Prior = Literal["schedule", "noise"]
+"""The noise that sampling starts from: the schedule's own, or sigma times standard normal noise."""
+
+
+def check_prior(prior: str) -> None:
+    """Raises:
+    ValueError: an unknown prior.
+    """
+    if prior not in get_args(Prior):
+        raise ValueError(f"prior is schedule or noise, got {prior!r}; set sampler.prior")
+
+
+Final = Literal["clean", "first"]
+"""Where the last step leads: to clean data, or to the first level of the schedule's table."""
+
+
+def check_final(final: str) -> None:
+    """Raises:
+    ValueError: an unknown final level.
+    """
+    if final not in get_args(Final):
+        raise ValueError(f"final is clean or first, got {final!r}; set sampler.final")
+
+
+def ended(levels: list[Level], schedule: Schedule, final: Final) -> list[Level]:
+    """The levels, at t = 0 with the coefficients of the table's first level where that is ``final``.
+
+    Raises:
+        ValueError: the schedule has no table.
+    """
+    if final == "clean":
+        return levels
+    if schedule.steps is None:
+        raise ValueError("final=first is the first level of a table, and this schedule is continuous; set final=clean")
+    return [*levels[:-1], replace(schedule.level(1 / schedule.steps), t=0.0)]
+
+
 class Sampler(ABC):
     """A way from noise to data.
 
     order: declared order of convergence on the probability-flow ODE (weak order for stochastic samplers).
     invertible: follows the probability-flow ODE, so that its steps lead from data to noise as well.
+    prior: the noise that sampling starts from.
+    spacing: which times are visited where the constructor is not told.
     noiseless: the setting with which a sampler that draws noise is invertible, ``None`` where there is none.
 
     Args:
         steps: number of steps, at least 1.
-        spacing: which times are visited; evenly spaced ones from 1 to 0 where ``None``.
+        spacing: which times are visited; the class's own ones where ``None``.
 
     Raises:
         ValueError: ``steps`` is not a whole number of at least 1.
@@ -101,12 +141,15 @@ class Sampler(ABC):
     order: int
     invertible: bool = False
     noiseless: ClassVar[str | None] = None
+    prior: Prior = "schedule"
+    spacing: Spacing = TrailingSpacing()
 
     def __init__(self, steps: int = 50, spacing: Spacing | None = None) -> None:
         if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
             raise ValueError(f"a sampler takes a whole number of steps, at least 1, got {steps!r}; set sampler.steps")
         self.steps = steps
-        self.spacing = spacing
+        if spacing is not None:
+            self.spacing = spacing
 
     def with_steps(self, steps: int) -> Self:
         """The same sampler with another number of steps.
@@ -133,10 +176,14 @@ class Sampler(ABC):
                 f"{self.steps} sampling steps on a schedule with a table of {schedule.steps}; "
                 f"set sampler.steps to at most {schedule.steps}"
             )
-        times = _even(schedule, count) if self.spacing is None else self.spacing(schedule, count)
+        times = self.spacing(schedule, count)
         if len(times) < 2 or times[-1] != 0.0 or not all(later < earlier for earlier, later in pairwise(times)):
             raise ValueError(f"a spacing gives strictly decreasing times that end at 0, got {times}")
         return [schedule.level(t) for t in times]
+
+    def prior_std(self, schedule: Schedule, start: Level) -> float:
+        """Standard deviation of the noise that sampling starts from at its noisiest level."""
+        return start.sigma if self.prior == "noise" else schedule.prior_std(start)
 
     @torch.no_grad()
     def __call__(
@@ -146,6 +193,7 @@ class Sampler(ABC):
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         *,
         start: tuple[Tensor, float] | None = None,
+        end: float | None = None,
         randn_like: RandnLike = torch.randn_like,
         on_step: OnStep | None = None,
     ) -> Tensor:
@@ -153,17 +201,22 @@ class Sampler(ABC):
 
         start: (x_0 (B, ...), t): begins at alpha(t) x_0 + sigma(t) noise (SDEdit, Meng et al. 2022) and goes through
             the usual levels below t; those above are neither visited nor paid for.
+        end: a time in (0, 1): x there is given instead of samples, and the levels below are not visited.
         randn_like: source of the noise that stochastic samplers add.
         on_step: called after each step with its number, the level reached, x (B, ...) there, and the x_0 (B, ...) that
             was predicted last on the way, ``None`` where a flow map predicts none.
         """
         levels = self.levels(denoiser.schedule)
         if start is None:
-            x = scale(denoiser.schedule.prior_std(levels[0]), noise)
+            x = scale(self.prior_std(denoiser.schedule, levels[0]), noise)
         else:
             top = denoiser.schedule.level(start[1])
             levels = [top, *(level for level in levels if level.t < top.t)]
             x = combine(levels[0].alpha, start[0], levels[0].sigma, noise)
+        if end is not None:
+            if not 0 < end < levels[0].t:
+                raise ValueError(f"sampling ends at a time between 0 and its first level's {levels[0].t}, got {end}")
+            levels = [*(level for level in levels if level.t > end), denoiser.schedule.level(end)]
         denoise = Denoise(denoiser, cond, denoiser.schedule)
         state: Any = None
         after = getattr(denoiser, "after", None)  # a guidance's hold on the result of a step
@@ -212,7 +265,7 @@ class Sampler(ABC):
                 x = scale(nxt.sigma, denoise(x, cur.t).eps)
             else:
                 x, state = self.step(denoise, x, cur, nxt, state, torch.zeros_like)
-        return x if levels[0].t == to < 1 else scale(1 / schedule.prior_std(levels[0]), x)
+        return x if levels[0].t == to < 1 else scale(1 / self.prior_std(schedule, levels[0]), x)
 
     def inverse_levels(self, schedule: Schedule, to: float) -> list[Level]:
         """The levels of :meth:`invert`, the noisiest first.
@@ -236,8 +289,3 @@ class Sampler(ABC):
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
     ) -> tuple[Tensor, Any]:
         """x at ``cur`` -> x at ``nxt`` and what the next step should remember (``None`` at the first step)."""
-
-
-def _even(schedule: Schedule, steps: int) -> list[float]:
-    grid = schedule.steps or steps
-    return [round(grid * (steps - i) / steps) / grid for i in range(steps + 1)]

@@ -6,9 +6,10 @@ import math
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Prior, Sampler, check_prior
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
+from diffusion.spacing.karras import KarrasSpacing
 from diffusion.types import RandnLike, Spacing, combine
 
 
@@ -19,12 +20,15 @@ class ChurnedSampler(Sampler):
         churn: S_churn; sigma / alpha is raised by a share min(churn / steps, sqrt 2 - 1). 0 is deterministic.
         churn_min, churn_max: S_min and S_max, the range of sigma / alpha where it acts.
         churn_noise: S_noise, the standard deviation of the fresh noise.
+        prior: the noise that sampling starts from: the schedule's, or of standard deviation sigma at the first level,
+            alpha times less than it is there ("noise", as in k-diffusion and diffusers).
 
     Raises:
         ValueError: a negative churn or standard deviation, or a reversed range.
     """
 
     noiseless = "churn=0"
+    spacing = KarrasSpacing()
 
     def __init__(
         self,
@@ -34,8 +38,11 @@ class ChurnedSampler(Sampler):
         churn_min: float = 0.0,
         churn_max: float = math.inf,
         churn_noise: float = 1.0,
+        prior: Prior = "schedule",
     ) -> None:
         super().__init__(steps, spacing)
+        check_prior(prior)
+        self.prior = prior
         if not churn >= 0 or not churn_noise >= 0:
             raise ValueError(
                 f"churn and churn_noise are at least 0, got {churn} and {churn_noise}; set sampler.churn=0 for none"

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
-from diffusion.schedule.base import Level
+from diffusion.sampler.base import Denoise, Final, Prior, Sampler, check_final, check_prior, ended
+from diffusion.schedule.base import Level, Schedule
 from diffusion.schedule.posterior import between
 from diffusion.types import Cond, Denoiser, RandnLike, Spacing, combine
 
@@ -23,20 +23,35 @@ class DDIMSampler(Sampler):
 
     Args:
         eta: 0 = deterministic, 1 = DDPM's chain with the small variance.
+        final: where the last step leads: ``clean`` data, or the ``first`` level of the table, as in latent diffusion's
+            code.
+        prior: the noise that sampling starts from: the schedule's, or sigma times standard normal noise.
 
     Raises:
-        ValueError: eta outside [0, 1].
+        ValueError: eta outside [0, 1], or an unknown final level.
     """
 
     order = 1
     noiseless = "eta=0"
 
-    def __init__(self, steps: int = 50, spacing: Spacing | None = None, eta: float = 0.0) -> None:
+    def __init__(
+        self,
+        steps: int = 50,
+        spacing: Spacing | None = None,
+        eta: float = 0.0,
+        final: Final = "clean",
+        prior: Prior = "schedule",
+    ) -> None:
         super().__init__(steps, spacing)
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta lies in [0, 1] (0 = deterministic, 1 = DDPM), got {eta}; set sampler.eta")
-        self.eta = float(eta)
+        check_final(final)
+        check_prior(prior)
+        self.eta, self.final, self.prior = float(eta), final, prior
         self.invertible = self.eta == 0
+
+    def levels(self, schedule: Schedule) -> list[Level]:
+        return ended(super().levels(schedule), schedule, self.final)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike
@@ -81,4 +96,4 @@ class DDIMSampler(Sampler):
             ratio, start = noisy.alpha / clean.alpha, x
             for _ in range(iterations):
                 x = combine(ratio, start, noisy.sigma - ratio * clean.sigma, denoise(x, noisy.t).eps)
-        return x if levels[0].t == to < 1 else x / denoiser.schedule.prior_std(levels[0])
+        return x if levels[0].t == to < 1 else x / self.prior_std(denoiser.schedule, levels[0])

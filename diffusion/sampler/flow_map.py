@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike
+from diffusion.types import RandnLike, Spacing
 
 
 class FlowMapSampler(Sampler):
@@ -18,6 +18,9 @@ class FlowMapSampler(Sampler):
     """
 
     order = 1
+
+    def __init__(self, steps: int = 4, spacing: Spacing | None = None) -> None:
+        super().__init__(steps, spacing)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise
+from diffusion.sampler.base import Denoise, Prior
 from diffusion.sampler.churn import ChurnedSampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike
+from diffusion.types import RandnLike, Spacing
 
 
 class HeunSampler(ChurnedSampler):
@@ -20,6 +21,18 @@ class HeunSampler(ChurnedSampler):
     """
 
     order = 2
+
+    def __init__(
+        self,
+        steps: int = 18,
+        spacing: Spacing | None = None,
+        churn: float = 0.0,
+        churn_min: float = 0.0,
+        churn_max: float = math.inf,
+        churn_noise: float = 1.0,
+        prior: Prior = "schedule",
+    ) -> None:
+        super().__init__(steps, spacing, churn, churn_min, churn_max, churn_noise, prior)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

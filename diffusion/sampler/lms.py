@@ -5,6 +5,7 @@ from __future__ import annotations
 from diffusion.sampler.exponential.base import lagrange
 from diffusion.sampler.multistep import MultistepSampler
 from diffusion.schedule.base import Level
+from diffusion.spacing.karras import KarrasSpacing
 from diffusion.types import Spacing
 
 
@@ -24,6 +25,7 @@ class LMSSampler(MultistepSampler):
     answer = "eps"
 
     invertible = True
+    spacing = KarrasSpacing()
 
     def __init__(self, steps: int = 20, spacing: Spacing | None = None, order: int = 4) -> None:
         super().__init__(steps, spacing)

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, Final, Sampler, check_final, ended
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import RandnLike, Spacing, combine
 
@@ -32,6 +32,8 @@ class PNDMSampler(Sampler):
     Args:
         start: ``runge_kutta`` is the paper's F-PNDM, four calls for each of the first three steps (eq. 13);
             ``improved_euler`` two calls for the first only, known as PLMS from latent diffusion.
+        final: where the last step leads: ``clean`` data, or the ``first`` level of the table, as in latent diffusion's
+            code.
 
     Raises:
         ValueError: an unknown start, or times that are far from evenly spaced.
@@ -40,11 +42,14 @@ class PNDMSampler(Sampler):
     order = 2
     invertible = True
 
-    def __init__(self, steps: int = 50, spacing: Spacing | None = None, start: Start = "runge_kutta") -> None:
+    def __init__(
+        self, steps: int = 50, spacing: Spacing | None = None, start: Start = "runge_kutta", final: Final = "clean"
+    ) -> None:
         super().__init__(steps, spacing)
         if start not in get_args(Start):
             raise ValueError(f"start is runge_kutta or improved_euler, got {start!r}; set sampler.start")
-        self.start = start
+        check_final(final)
+        self.start, self.final = start, final
 
     def levels(self, schedule: Schedule) -> list[Level]:
         levels = super().levels(schedule)
@@ -56,7 +61,7 @@ class PNDMSampler(Sampler):
                 f"steps are {min(inner):.2g} to {max(inner):.2g} long; use spacing=trailing, uniform or linspace, "
                 "or sampler=deis, which has coefficients for any spacing"
             )
-        return levels
+        return ended(levels, schedule, self.final)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: State | None, randn_like: RandnLike

@@ -13,6 +13,7 @@ from diffusion.sampler.base import Denoise, Sampler
 from diffusion.sampler.heun import trapezoid
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
+from diffusion.spacing.karras import KarrasSpacing
 from diffusion.types import RandnLike, Spacing, combine
 
 
@@ -29,6 +30,7 @@ class RestartSampler(Sampler):
     """
 
     order = 2
+    spacing = KarrasSpacing()
     noiseless = "intervals=[]"
 
     def __init__(

@@ -10,7 +10,8 @@ from torch import Tensor
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level, Schedule
 from diffusion.schedule.posterior import between
-from diffusion.types import RandnLike, combine
+from diffusion.spacing.karras import KarrasSpacing
+from diffusion.types import RandnLike, Spacing, combine
 
 
 class ReverseDiffusionSampler(Sampler):
@@ -22,6 +23,10 @@ class ReverseDiffusionSampler(Sampler):
     """
 
     order = 1
+    spacing = KarrasSpacing()
+
+    def __init__(self, steps: int = 500, spacing: Spacing | None = None) -> None:
+        super().__init__(steps, spacing)
 
     def levels(self, schedule: Schedule) -> list[Level]:
         levels = super().levels(schedule)

@@ -12,6 +12,7 @@ from diffusion.schedule.scaled_linear import ScaledLinearSchedule
 from diffusion.schedule.sigmoid import SigmoidSchedule
 from diffusion.schedule.sub_vp import SubVPSchedule
 from diffusion.schedule.table import TableSchedule
+from diffusion.schedule.trig import TrigSchedule
 from diffusion.schedule.vp import VPSchedule
 from diffusion.schedule.zero_snr import ZeroSNRSchedule
 
@@ -30,6 +31,7 @@ __all__ = [
     "SigmoidSchedule",
     "SubVPSchedule",
     "TableSchedule",
+    "TrigSchedule",
     "VPSchedule",
     "VariancePreservingSchedule",
     "ZeroSNRSchedule",

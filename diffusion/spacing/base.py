@@ -43,11 +43,7 @@ def noise_range(schedule: Schedule, low: float, high: float) -> tuple[float, flo
     Raises:
         ValueError: the two ends are not 0 < low < high, or the schedule reaches no noise between them.
     """
-    if not 0 < low < high:
-        raise ValueError(
-            f"a spacing's ends are 0 < noise_min < noise_max in sigma/alpha, got {low} and {high}; "
-            "set spacing.noise_min and spacing.noise_max"
-        )
+    check_ends(low, high)
     cleanest = schedule.level(1 / schedule.steps if schedule.steps else FIRST).noise
     first, last = min(high, schedule.level(1.0).noise), max(low, cleanest)
     if not last < first:
@@ -56,3 +52,14 @@ def noise_range(schedule: Schedule, low: float, high: float) -> tuple[float, flo
             f"[{low}, {high}]; set spacing.noise_min and spacing.noise_max inside its range"
         )
     return last, first
+
+
+def check_ends(low: float, high: float) -> None:
+    """Raises:
+    ValueError: the two ends are not 0 < low < high.
+    """
+    if not 0 < low < high:
+        raise ValueError(
+            f"a spacing's ends are 0 < noise_min < noise_max in sigma/alpha, got {low} and {high}; "
+            "set spacing.noise_min and spacing.noise_max"
+        )

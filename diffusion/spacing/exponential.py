@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusion.schedule.base import Schedule
-from diffusion.spacing.base import Spacing, from_noises, noise_range
+from diffusion.spacing.base import Spacing, check_ends, from_noises, noise_range
 
 
 class ExponentialSpacing(Spacing):
@@ -18,6 +18,7 @@ class ExponentialSpacing(Spacing):
         if not rho > 0:
             raise ValueError(f"rho is above 0, got {rho}; set spacing.rho")
         self.rho = rho
+        check_ends(noise_min, noise_max)
         self.noise_min = noise_min
         self.noise_max = noise_max
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusion.schedule.base import Schedule
-from diffusion.spacing.base import Spacing, from_noises, noise_range
+from diffusion.spacing.base import Spacing, check_ends, from_noises, noise_range
 
 
 class KarrasSpacing(Spacing):
@@ -17,6 +17,7 @@ class KarrasSpacing(Spacing):
     def __init__(self, rho: float = 7.0, noise_min: float = 0.002, noise_max: float = 80.0) -> None:
         if not rho > 0:
             raise ValueError(f"rho is above 0, got {rho}; set spacing.rho")
+        check_ends(noise_min, noise_max)
         self.rho = rho
         self.noise_min = noise_min
         self.noise_max = noise_max

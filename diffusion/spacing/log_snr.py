@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from diffusion.schedule.base import Schedule
-from diffusion.spacing.base import Spacing, from_noises, noise_range
+from diffusion.spacing.base import Spacing, check_ends, from_noises, noise_range
 
 
 class LogSNRSpacing(Spacing):
@@ -15,6 +15,7 @@ class LogSNRSpacing(Spacing):
     """
 
     def __init__(self, noise_min: float = 0.002, noise_max: float = 80.0) -> None:
+        check_ends(noise_min, noise_max)
         self.noise_min = noise_min
         self.noise_max = noise_max
 

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 
 from diffusion.conditioner.base import Conditioner
+from diffusion.data.digits import Digits
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.evaluation.evaluator import Evaluator
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.model import DiffusionModel
 from diffusion.parameterization.velocity import VelocityParameterization
@@ -21,18 +23,28 @@ from diffusion.types import Cond
 SLOTS = ("vector", "tokens", "image")
 
 
-def small_batch(columns: tuple[str, ...], count: int = 4) -> dict[str, Any]:
-    """Images in [-1, 1], labels 0 and 1, texts, and a number in [0, 1) in every other column that is named."""
-    index = torch.arange(count)
+def small_batch(
+    columns: tuple[str, ...], count: int = 4, embedding_dim: int = 768, shape: tuple[int, int, int] = (1, 8, 8)
+) -> dict[str, Any]:
+    """Images in [-1, 1], labels 0 and 1, texts, embeddings of images and low-resolution images where they are named,
+    and a number in [0, 1) in every other column that is named.
+
+    embedding_dim: width of the embeddings. shape: of an image; a low-resolution one has a quarter of its side.
+    """
+    index, random = torch.arange(count), torch.Generator().manual_seed(0)
     numbers = dict.fromkeys(columns, index / count)
-    image = torch.rand(count, 1, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.rand(count, *shape, generator=random) * 2 - 1
+    if "image_embedding" in columns:
+        numbers["image_embedding"] = torch.randn(count, embedding_dim, generator=random)
+    if "low_resolution" in columns:
+        numbers["low_resolution"] = torch.nn.functional.avg_pool2d(image, 4)
     texts = [f"the number {i % 2}" for i in range(count)]
     return {**numbers, "image": image, "label": index % 2, "text": texts, "index": index}
 
 
 def check_conditioner(conditioner: Conditioner, batch: Mapping[str, Any] | None = None) -> None:
     """A condition is a function of its columns, differs from its null, has the widths that are declared, and goes
-    through guided samples.
+    through guided samples and an evaluation.
 
     Args:
         batch: 4 samples with the conditioner's columns, not all alike; where ``None`` those of :func:`small_batch`.
@@ -45,6 +57,11 @@ def check_conditioner(conditioner: Conditioner, batch: Mapping[str, Any] | None 
     batch = small_batch(conditioner.columns) if batch is None else batch
     with torch.no_grad():
         cond, again = conditioner(batch), conditioner(batch)
+    if not conditioner.columns and conditioner.optional:
+        counts = {len(number) for number in cond.numbers.values()}
+        assert not cond.is_empty, f"{name} may read {', '.join(conditioner.optional)}, and gives nothing without"
+        assert counts <= {len(batch["index"])}, f"{name} gives numbers of {counts} samples for {len(batch['index'])}"
+        return
     if not conditioner.columns:
         assert cond.is_empty, f"{name} gives a condition and names no column that it reads: set columns"
         return
@@ -70,7 +87,7 @@ def check_conditioner(conditioner: Conditioner, batch: Mapping[str, Any] | None 
 
 
 def _check_samples(name: str, conditioner: Conditioner, batch: Mapping[str, Any]) -> None:
-    """A grid drawn as an evaluation draws it, from the data's columns; guidance changes it where a vector is read."""
+    """A grid drawn from the data's columns, an evaluation of the same samples, and guidance away from the null."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = TinyNetwork()
@@ -80,6 +97,9 @@ def _check_samples(name: str, conditioner: Conditioner, batch: Mapping[str, Any]
     pipeline = model.pipeline(columns=columns, batch_size=4)
     grid = pipeline.draw(torch.arange(4), 0)
     assert list(grid.shape) == [4, 1, 8, 8], f"samples under {name} have the shape {list(grid.shape)}"
+    evaluator = Evaluator(metrics=["is"], num_samples=4, batch_size=4, is_splits=1, cache=None)
+    score = evaluator.evaluate(pipeline, Digits(), real_baseline=False)
+    assert all(value == value for value in score.metrics.values()), f"an evaluation under {name} is not a number"
     with torch.no_grad():
         cond, x = model.condition(batch), torch.zeros(4, 1, 8, 8)
         guided = ClassifierFreeGuidance(denoiser, 2.0)(x, 0.5, cond)

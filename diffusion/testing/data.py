@@ -43,7 +43,7 @@ def check_data(data: ImageData, images: int = 4000) -> None:
 
 
 def _check_split(what: str, split: Split, data: ImageData) -> None:
-    images, labels = split.images, split.labels
+    images, labels, some = split.images, split.labels, split.images[:256]
     wanted = [data.channels, data.resolution, data.resolution]
     assert len(images), f"{what} is empty"
     assert images.dtype == torch.uint8, f"{what} has images of {images.dtype}: they are stored as uint8"
@@ -60,7 +60,7 @@ def _check_split(what: str, split: Split, data: ImageData) -> None:
     )
     for column, values in split.columns.items():
         assert len(values) == len(images), f"{what} has {len(values)} of '{column}' for {len(images)} images"
-    assert int(images[0].max()) > int(images[0].min()) or int(images.max()) > int(images.min()), (
+    assert int(images[0].max()) > int(images[0].min()) or int(some.max()) > int(some.min()), (
         f"{what} has one grey level in all of its pixels"
     )
 

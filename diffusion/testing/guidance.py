@@ -57,7 +57,7 @@ def check_guidance(wrap: Wrapper, shape: tuple[int, ...] = (1, 8, 8)) -> None:
 
 
 def check_operator(operator: Operator, shape: tuple[int, ...] = (1, 8, 8)) -> None:
-    """A is linear, and ``solve`` undoes spread A A^T + noise.
+    """A is differentiable; where it says so it is linear, and ``solve`` undoes spread A A^T + noise.
 
     Raises:
         AssertionError: what is wrong, in a sentence.
@@ -65,6 +65,11 @@ def check_operator(operator: Operator, shape: tuple[int, ...] = (1, 8, 8)) -> No
     name = type(operator).__name__
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randn(2, *shape, dtype=torch.float64, generator=random) for _ in range(2))
+    (slope,) = torch.autograd.grad(operator(a.requires_grad_()).sum(), a)
+    assert slope.isfinite().all(), f"{name} has no finite gradient"
+    a = a.detach()
+    if not operator.linear:
+        return
     assert torch.allclose(operator(a + 2 * b), operator(a) + 2 * operator(b)), f"{name} is not linear in the image"
     residual = operator(a)
     x = torch.zeros_like(a, requires_grad=True)
@@ -75,10 +80,20 @@ def check_operator(operator: Operator, shape: tuple[int, ...] = (1, 8, 8)) -> No
     )
 
 
+class _ToldNetwork(TinyNetwork):
+    """It embeds a guidance scale too."""
+
+    numbers = ("guidance",)
+
+    def forward(self, x: torch.Tensor, c_noise: torch.Tensor, cond: Cond) -> torch.Tensor:
+        scale = cond.numbers.get("guidance", torch.ones(1))
+        return super().forward(x, c_noise, cond) * scale[:, None, None, None]
+
+
 def _denoiser(channels: int) -> NetworkDenoiser:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return NetworkDenoiser(TinyNetwork(channels), CosineSchedule(), VelocityParameterization())
+        return NetworkDenoiser(_ToldNetwork(channels), CosineSchedule(), VelocityParameterization())
 
 
 def _cond() -> Cond:

@@ -137,7 +137,7 @@ def test_each_part_is_dropped_by_draws_of_its_own() -> None:
         (lambda: text(dim=5), r"conditioner\.dim is text_encoder\.pooled_dim, 6, got 5"),
         (lambda: text(token_dim=5), r"conditioner\.token_dim is text_encoder\.dim, 8, or 0, got 5"),
         (lambda: TextConditioner(words(pooled_dim=0), dim=0), "nothing of a text is read"),
-        (lambda: text(null="zero"), "empty or learned"),
+        (lambda: text(null="zero"), "empty, zeros or learned"),
         (lambda: text(null="learned", drop=0.0), r"set conditioner\.drop above 0"),
         (lambda: text(drop=2.0), "probability"),
         (lambda: text()({"text": torch.zeros(2)}), "column 'text' has numbers"),

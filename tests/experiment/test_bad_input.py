@@ -29,7 +29,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "clothes": [*classifier, *clothes],
         "weak": ["conditioner=label", *clothes],
         "flow": ["schedule=flow", "parameterization=flow", "spacing=log_snr"],
-    }
+        "told": [
+            "objective=guidance_distillation", f"objective.teacher.run={folder / 'labels'}",
+            "conditioner=label", "network.numbers=[guidance]",
+        ],
+    }  # fmt: skip
     for name, overrides in made.items():
         (run_folder(folder, name, *overrides) / ".hydra").mkdir()
         OmegaConf.save(OmegaConf.load(folder / name / "config.yaml"), folder / name / ".hydra" / "config.yaml")
@@ -71,6 +75,8 @@ CASES = [
     ("labels", "guidance=classifier guidance.classifier.classifier.run={runs}/clothes", "another data set"),
     ("labels", "guidance=classifier guidance.classifier.classifier.run={runs}", "not a run folder"),
     ("labels", "guidance=auto guidance.auto.weak.run={runs}/weak", "another data set"),
+    ("told", "guidance=distilled guidance.distilled.scale=9", "scales in [1.0, 5.0], got 9; set guidance.distilled"),
+    ("labels", "guidance=distilled", "needs a model that was told guidance scales"),
     ("flow", "sampler=reverse_diffusion spacing=trailing", "drift is infinite"),
 ]  # fmt: skip
 

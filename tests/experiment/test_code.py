@@ -2,11 +2,11 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 from diffusion.experiment.run.code import changed, code_of, read_code, write_code
 
@@ -84,9 +84,9 @@ class {name}(DDIMSampler):
 @pytest.mark.slow
 def test_a_formula_that_was_mended_makes_its_cells_stale_and_no_others(tmp_path: Path) -> None:
     def call(script: str, *words: str) -> str:
-        done = subprocess.run(
+        done = warm.run(
             [sys.executable, ROOT / "scripts" / f"{script}.py", "--config-dir=conf", *words],
-            cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+            cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout + done.stderr

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from omegaconf import DictConfig
+from warm import Popen
 
 from diffusion.errors import ConfigError, DiskError, DivergedError
 from diffusion.experiment.build.build import build_data, build_module, build_trainer
@@ -32,7 +33,7 @@ RANKS = {
 
 def start(tmp_path: Path, *words: str, **variables: str) -> subprocess.Popen[str]:
     command = [sys.executable, "scripts/train.py", f"paths.outputs={tmp_path}", "name=r", *SMALL, *words]
-    return subprocess.Popen(
+    return Popen(
         command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1", **variables}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 from toys import runs, sweep
+from warm import Popen, run
 
 from diffusion.experiment.run.status import read_status
 
@@ -55,7 +56,7 @@ TWO_RANKS = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "tra
 def train(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, "scripts/train.py", "-m", *TINY, f"paths.outputs={folder}", "name=s", *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def weights(folder: Path) -> dict[str, dict]:
@@ -99,15 +100,15 @@ def test_every_launcher_gives_the_same_numbers(tmp_path: Path, plain: Path, laun
 
 @pytest.mark.slow
 def test_scores_that_are_there_are_not_made_again(tmp_path: Path, plain: Path):
-    run = tmp_path / "run"
-    shutil.copytree(next((plain / "s").glob("*/checkpoints")).parent, run)
-    command = [sys.executable, "scripts/evaluate.py", "-m", f"run={run}", "sampler=ddim", "sampler.steps=2,3"]
+    folder = tmp_path / "run"
+    shutil.copytree(next((plain / "s").glob("*/checkpoints")).parent, folder)
+    command = [sys.executable, "scripts/evaluate.py", "-m", f"run={folder}", "sampler=ddim", "sampler.steps=2,3"]
     told, times = [], []
     for more in ([], ["hydra/launcher=joblib"]):
-        done = subprocess.run([*command, *more], cwd=ROOT, capture_output=True, text=True, timeout=120)
+        done = run([*command, *more], cwd=ROOT, timeout=120)
         assert done.returncode == 0, done.stderr
         told.append(done.stderr)
-        times.append({path: path.stat().st_mtime_ns for path in run.glob("evaluation/*/metrics.json")})
+        times.append({path: path.stat().st_mtime_ns for path in folder.glob("evaluation/*/metrics.json")})
     assert "2 finished" in told[0]
     assert "2 skipped" in told[1]
     assert times[0] == times[1]
@@ -140,12 +141,12 @@ def test_two_ranks_inside_a_sweep_give_the_same_numbers(tmp_path: Path, plain: P
 
 @pytest.mark.slow
 def test_a_killed_sweep_ends_bit_identical(tmp_path: Path):
-    swept = ["seed=0,1", "parameterization=epsilon,velocity", "ema=warmup,constant"]
+    swept = ["seed=0,1", "parameterization=epsilon,velocity"]
     assert train(tmp_path / "whole", *swept).wait(400) == 0
     child = train(tmp_path / "cut", *swept)
     moment = random.SystemRandom().random()
     deadline = time.monotonic() + 120
-    while len(weights_so_far := list((tmp_path / "cut").glob("s/*/checkpoints/last.ckpt"))) < 1 + 5 * moment:
+    while len(weights_so_far := list((tmp_path / "cut").glob("s/*/checkpoints/last.ckpt"))) < 1 + 2 * moment:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     time.sleep(0.5 * moment)
@@ -157,13 +158,13 @@ def test_a_killed_sweep_ends_bit_identical(tmp_path: Path):
         if read_status(path.parent)["status"] == "finished"
     }
     assert len(weights_so_far) >= 1
-    assert len(finished) < 8
+    assert len(finished) < 4
     assert train(tmp_path / "cut", *swept).wait(400) == 0
     assert equal(weights(tmp_path / "cut"), weights(tmp_path / "whole"))
     assert scores(tmp_path / "cut") == scores(tmp_path / "whole")
-    assert len(scores(tmp_path / "cut")) == 8
+    assert len(scores(tmp_path / "cut")) == 4
     for cell, status in finished.items():
         assert (cell / "status.json").read_bytes() == status
     manifests = [json.loads((tmp_path / name / "s" / "sweep.json").read_text()) for name in ("whole", "cut")]
     assert manifests[0]["cells"] == manifests[1]["cells"]
-    assert len(manifests[0]["cells"]) == 8
+    assert len(manifests[0]["cells"]) == 4

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import warm
 from conftest import config
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from scripts_in_process import run_script
@@ -238,7 +237,7 @@ def test_a_poor_training_is_pruned_and_counts_as_finished(tmp_path: Path):
     run = tmp_path / "run"
     command = [sys.executable, "scripts/train.py", *arguments, f"hydra.run.dir={run}", f"++callbacks.pruning={node}"]
     begin = time.monotonic()
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    done = warm.run(command, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     status = read_status(run)
     assert (status["status"], status["pruned"]) == ("finished", True)
@@ -265,11 +264,8 @@ def test_a_whole_search_prunes_survives_a_divergence_and_adds_to_its_study(tmp_p
     arguments += ["evaluation=none", "lr_scheduler.warmup=1", "hydra/sweeper=search", "hydra.sweeper.metric=val/loss"]
     arguments += ["hydra.sweeper.pruner=median", f"paths.outputs={tmp_path}", "name=s"]
     command = [sys.executable, "scripts/train.py", "-m", *arguments, "optimizer.lr=tag(log,interval(1e-9,1e30))"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for trials in (6, 7):
-        done = subprocess.run(
-            [*command, f"hydra.sweeper.n_trials={trials}"], cwd=ROOT, env=environment, capture_output=True, text=True
-        )
+        done = warm.run([*command, f"hydra.sweeper.n_trials={trials}"], cwd=ROOT)
         assert done.returncode == 0, done.stderr
         found = optuna.load_study(study_name="search", storage=storage(folder / "study.journal")).trials
         assert [t.state.name for t in found[:6]] == ["COMPLETE"] * 4 + ["PRUNED", "FAIL"], done.stderr

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from test_experiment_launchers import ROOT, TINY
 
 from diffusion.reporting.runs import find
@@ -29,7 +30,7 @@ def train(*arguments: str) -> subprocess.CompletedProcess[str]:
     rest = [line for line in OFFLINE if line.partition("=")[0] not in named]
     command = [sys.executable, "scripts/train.py", *arguments, *rest]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "WANDB_SILENT": "true"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
+    return warm.run(command, cwd=ROOT, env=environment, timeout=120)
 
 
 @pytest.mark.slow
@@ -103,9 +104,9 @@ wandb.finish()
 def test_what_wandb_cannot_use_is_one_warning_and_an_offline_run(name: str, tmp_path: Path):
     variables, reason = UNUSABLE[name]
     clean = {key: value for key, value in os.environ.items() if not key.startswith("WANDB_")}
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", LOG, str(tmp_path)],
-        env={**clean, "HOME": str(tmp_path), **variables}, cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env={**clean, "HOME": str(tmp_path), **variables}, cwd=ROOT, timeout=120,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     warning, seconds = done.stdout.splitlines()

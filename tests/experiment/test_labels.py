@@ -92,6 +92,14 @@ def test_captions_are_given_in_turn(captioned: Path, tmp_path: Path) -> None:
     run_script(f"scripts/evaluate.py run={captioned} {SCORED} evaluation.batch_size=4 text='a red heart'")
     assert np.array_equal(scored(captioned)[0], one)
     assert len(list(captioned.glob("evaluation/*"))) == 2
+    led = "guidance=classifier_free guidance.classifier_free.scale=3 text='a red heart'"
+    run_script(f"scripts/evaluate.py run={captioned} {SCORED} evaluation.batch_size=4 {led} negative='a blue star'")
+    found, record = scored(captioned)
+    assert np.array_equal(
+        found, drawn(captioned, tmp_path / "led", f"{led} negative='a blue star' num_samples=12 batch_size=4")
+    )
+    assert not np.array_equal(found, drawn(captioned, tmp_path / "plain", f"{led} num_samples=12 batch_size=4"))
+    assert "negative" in record["samples"]["columns"]
 
 
 def test_a_class_that_is_none_is_answered_with_the_nearest(labelled: Path) -> None:
@@ -111,6 +119,7 @@ def test_a_class_that_is_none_is_answered_with_the_nearest(labelled: Path) -> No
         ("labels=[ant,16]", "labels is balanced or drawn, or classes by number, 0 to 9"),
         ("labels=[bees]", "did you mean labels=bee?"),
         ("text=[a,b]", "text gives captions, and this model's conditioner reads none"),
+        ("negative=a", "negative is a prompt, and this model's conditioner reads no texts"),
         ("text=a text_file=b", "text and text_file both give prompts"),
         ("evaluation=likelihood labels=[ant]", "labels chooses what is drawn, and evaluation=likelihood draws nothing"),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import yaml
 from toys import runs, single, start, sweep
+from warm import Popen
 
 from diffusion.experiment.cli.app import CONF
 from diffusion.experiment.run.status import read_status
@@ -176,7 +177,7 @@ def train(outputs: Path) -> subprocess.Popen[str]:
         "guidance=auto", "guidance.auto.weak.run=${needed:weak}", f"needs.weak=[{weak}]", f"paths.outputs={outputs}",
     ]  # fmt: skip
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def weights(outputs: Path, name: str) -> dict[str, Any]:

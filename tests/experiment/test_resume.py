@@ -7,13 +7,13 @@ import math
 import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import warm
 import yaml
 from script_results import ROOT, attempt, snapshot
 
@@ -287,7 +287,7 @@ def test_the_table_of_the_docs_is_the_one_of_the_code():
 def test_every_setting_that_may_change_exists():
     train_keys = yaml.safe_load((ROOT / "conf" / "train.yaml").read_text())
     groups = {name for line in train_keys["defaults"] if isinstance(line, dict) for name in line}
-    known = groups | set(train_keys)
+    known = groups | set(train_keys) | {"text_encoder"}  # which conditioner=text brings
     keys = {key for file in (ROOT / "conf").rglob("*.yaml") for key in yaml.safe_load(file.read_text()) or {}}
     for key in (*MAY_CHANGE, *STAY):
         head, *_, leaf = key.split(".") if "." in key else (key, "")
@@ -302,7 +302,7 @@ def test_two_ranks_continue_what_one_began_and_a_refusal_on_ranks_changes_no_byt
     for words, code in ((["optimizer.lr=1e-4"], 0), (["data.batch_size=63"], 2)):
         folder = shutil.copytree(run, tmp_path / f"code {code}")
         command = [sys.executable, str(ROOT / "scripts" / "train.py"), f"resume='{folder}'", "trainer.max_steps=8"]
-        done = subprocess.run([*command, *ranks, *words], capture_output=True, text=True)
+        done = warm.run([*command, *ranks, *words])
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
         if code:

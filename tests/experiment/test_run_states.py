@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from script_results import ROOT, attempt, snapshot
+from warm import Popen
 
 from diffusion.experiment.run.history import read_history
 from diffusion.experiment.run.saved_config import read_resolved
@@ -86,7 +87,7 @@ class RunFolder(RuleBasedStateMachine):
             last.stat().st_mtime_ns,
             [f"resume={self.run}", "trainer.max_steps=100000", f"optimizer.lr={rate}"],
         )
-        child = subprocess.Popen(
+        child = Popen(
             [sys.executable, str(ROOT / "scripts" / "train.py"), *words],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

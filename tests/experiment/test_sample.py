@@ -20,6 +20,7 @@ from model_folders import run_folder
 from omegaconf import OmegaConf
 from PIL import Image
 from test_settings import ROOT, script
+from warm import Popen
 
 from diffusion.data.image_folder import ImageFolder
 from diffusion.experiment.task import sample_output
@@ -73,6 +74,9 @@ def folders(run: Path) -> set[Path]:
         (["labels=Drawn"], ["did you mean labels=drawn"]),
         (["text=[a,b]", "num_samples=3"], ["num_samples=3 is not as many for each of 2 prompts"]),
         (["negative=a"], ["negative is the prompt", "give text too"]),
+        (["text=[a,' ']"], ["text holds an empty prompt"]),
+        (["text=''"], ["text holds an empty prompt"]),
+        (["text=a"], ["text is requested, and this model reads labels", "leave text out"]),
         (["text=a", "text_file=b"], ["text and text_file both give prompts"]),
         (["text_file=nowhere.txt"], ["text_file=nowhere.txt cannot be read"]),
         (["sampler.etta=1"], ["did you mean 'sampler.eta'"]),
@@ -195,7 +199,7 @@ def test_samples_that_cannot_be_written_leave_the_old_ones(
     assert script(line, monkeypatch) == 0
     before = contents(tmp_path)
 
-    def full(*_: object) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(sample_output, "save_grid", full)
@@ -269,7 +273,7 @@ def ranks(tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
 
     def start(mode: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-c", RANKS, str(tmp_path), mode]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
+        return Popen(command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     return start
 
@@ -303,7 +307,7 @@ def test_a_users_error_on_a_rank_is_its_sentence_and_a_bug_has_its_traceback(ran
 
 
 def test_scores_of_two_folders_of_images_do_not_meet(tmp_path: Path) -> None:
-    from diffusion.experiment.task.evaluate import target
+    from diffusion.experiment.task.score_folder import target
 
     base = {"evaluation": {"extractor": "digits-cnn-v1"}, "output": str(tmp_path), "data": {"root": "a"}}
     places = {

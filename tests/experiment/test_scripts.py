@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 
 ROOT = Path(__file__).parents[2]
 TINY = ["network.channels=8", "logger=csv", "evaluation=none", "~callbacks.samples", "trainer.log_every_n_steps=10"]
@@ -33,7 +34,7 @@ def status(run):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(*TINY, f"hydra.run.dir={run}"), check=True, capture_output=True)
+    warm.run(command(*TINY, f"hydra.run.dir={run}"), check=True)
     assert status(run) == "finished"
     return weights(run)
 
@@ -42,7 +43,7 @@ def undisturbed(tmp_path_factory):
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_run_resumes_to_the_same_bits(undisturbed, tmp_path, signum):
     run = tmp_path / "run"
-    job = subprocess.Popen(command(*TINY, f"hydra.run.dir={run}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = warm.Popen(command(*TINY, f"hydra.run.dir={run}"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (run / "checkpoints" / "last.ckpt").exists() and time.monotonic() < deadline and job.poll() is None:
         time.sleep(0.02)
@@ -53,7 +54,7 @@ def test_a_stopped_run_resumes_to_the_same_bits(undisturbed, tmp_path, signum):
         assert status(run) == "preempted"
     stopped_at = weights(run)["global_step"]
     assert stopped_at < 120, "the run was over before it could be stopped"
-    subprocess.run(command(f"resume={run}"), check=True, capture_output=True)
+    warm.run(command(f"resume={run}"), check=True)
     assert status(run) == "finished"
     resumed = weights(run)
     assert resumed["global_step"] == undisturbed["global_step"] == 120
@@ -66,7 +67,7 @@ def test_a_run_folder_is_as_documented(tmp_path):
     run = tmp_path / "run"
     small = ["network.channels=8", "trainer.max_steps=3", "trainer.val_check_interval=2", "sampler.steps=2"]
     small += ["callbacks.samples.num_samples=4", "evaluation.num_samples=40"]
-    subprocess.run(command(*small, f"hydra.run.dir={run}"), check=True, capture_output=True)
+    warm.run(command(*small, f"hydra.run.dir={run}"), check=True)
     table = re.findall(r"^\| `([^`]+)`.*?\| (.*)", (ROOT / "docs" / "run_folder.md").read_text(), re.M)
     assert len(table) > 8
     for path, said in table:

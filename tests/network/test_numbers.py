@@ -12,6 +12,7 @@ from diffusion.network.base import Network
 from diffusion.network.dit import DiT
 from diffusion.network.embedding import sinusoids
 from diffusion.network.mlp import MLP
+from diffusion.network.mmdit import MMDiT
 from diffusion.network.song_unet import SongUNet
 from diffusion.network.unet import UNet
 from diffusion.types import Cond
@@ -23,6 +24,7 @@ BUILD = {
     "song": partial(SongUNet, 1, 8, dropout=0.0, **LEVELS),
     "ncsnpp": partial(SongUNet, 1, 8, dropout=0.0, taps=[1, 3, 3, 1], fourier_scale=16.0, **LEVELS),
     "dit": partial(DiT, 1, 8, width=32, depth=2, heads=2),
+    "mmdit": partial(MMDiT, 1, 8, width=32, depth=2, heads=2),
     "mlp": partial(MLP, 1, 8, width=32, depth=2),
 }
 EACH = pytest.mark.parametrize("build", BUILD.values(), ids=BUILD.keys())
@@ -101,7 +103,7 @@ def test_the_sinusoids_are_those_of_sdxl() -> None:
 
 
 def test_networks_that_read_no_image_or_tokens_refuse_them() -> None:
-    for name in ("dit", "mlp"):
+    for name in ("dit", "mmdit", "mlp"):
         with pytest.raises(ValueError, match="reads no condition image"):
             BUILD[name]()(X, C_NOISE, Cond(image=X))
     with pytest.raises(ValueError, match="condition tokens of width 0"):

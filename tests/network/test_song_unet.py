@@ -18,7 +18,8 @@ from diffusion.types import Cond
 
 TAPS = [1, 3, 3, 1]
 NCSNPP = {"taps": TAPS, "fourier_scale": 16.0, "residual_input": True}
-KINDS = pytest.mark.parametrize("kind", [{}, NCSNPP], ids=["ddpmpp", "ncsnpp"])
+SKIPS = {"taps": TAPS, "fourier_scale": 16.0, "input_skip": True, "output_skip": True, "unit_input": True}
+KINDS = pytest.mark.parametrize("kind", [{}, NCSNPP, SKIPS], ids=["ddpmpp", "ncsnpp", "skips"])
 
 
 def tiny(**settings: object) -> SongUNet:
@@ -98,7 +99,7 @@ def test_the_residual_input_equals_diffusers() -> None:
     ours, theirs = ResidualInput(3, 5, TAPS), down.FirDownsample2D(3, 5, use_conv=True, fir_kernel=tuple(TAPS))
     ours.conv.load_state_dict(theirs.Conv2d_0.state_dict())
     x, h = noise(2, 3, 8, 8).float(), noise(2, 5, 4, 4, seed=1).float()
-    torch.testing.assert_close(ours(x, h), (theirs(x) + h) / math.sqrt(2))
+    torch.testing.assert_close(ours(x, h)[1], (theirs(x) + h) / math.sqrt(2))
 
 
 @pytest.mark.parametrize("taps", [[1, 3, 1], [], [1, -1]])
@@ -239,7 +240,10 @@ def test_attention_stands_where_the_paper_counts_it() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"residual_input": True}, "set network.taps"),
+        ({"residual_input": True}, "network.residual_input filters images; set network.taps"),
+        ({"output_skip": True}, "network.output_skip filters images; set network.taps"),
+        ({"taps": TAPS, "residual_input": True, "input_skip": True}, "residual_input or network.input_skip, not both"),
+        ({"attention_groups": 3}, "cannot be divided into 3 groups; set .* attention_groups"),
         ({"attention": [16]}, r"resolutions \[16\]"),
         ({"channels": 15}, "even and at least 4"),
         ({"memory_format": "fast"}, "one of auto, contiguous, channels_last"),

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 import yaml
 from conftest import config
 from hydra.utils import instantiate
 
 from diffusion.errors import ReportError
+from diffusion.experiment.run.status import write_status
 from diffusion.reporting.ablation import Ablation, Measured, as_csv, as_markdown, rows
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +46,29 @@ def test_the_verdict_follows_the_tolerance():
     assert "As many real held-out images score fid 0.25." in as_markdown(table, found, "python x")
     numbers = [(line["seed"], line["value"]) for line in csv.DictReader(as_csv(table, found).splitlines())]
     assert numbers == [("1", "3.0"), ("2", "3.5"), ("2", "2.5")]
+
+
+def test_costs_are_columns_where_a_table_asks_for_them(tmp_path):
+    """Seconds of a training with all that it needs, each once; of sampling by what an evaluation recorded."""
+    from diffusion.experiment.run.needs import seconds
+
+    for name, taken, needs in (("teacher", 50.0, []), ("half", 10.0, ["teacher"]), ("end", 5.5, ["half", "teacher"])):
+        folder = tmp_path / name
+        folder.mkdir()
+        write_status(folder, {"status": "finished", "seconds": taken})
+        roles = {role: {"run": str(tmp_path / role)} for role in needs}
+        (folder / "config.yaml").write_text(yaml.safe_dump({"needs": roles}))
+    assert [seconds(tmp_path / name) for name in ("teacher", "half", "end")] == [50.0, 60.0, 65.5]
+    (tmp_path / "half" / "status.json").unlink()
+    assert seconds(tmp_path / "end") is None
+    costs = {"s of training": [60.0, 62.0], "s / 1000 samples": [0.5, 0.5]}
+    table = Ablation.read("t", {**NODE, "costs": True})
+    found = [Measured(table.cells[0], {"fid": [3.0, 3.5], **costs}, 1.0, [1, 2])]
+    head, (row,) = rows(table, found)
+    assert head[-3:] == ["s of training", "s / 1000 samples", "seeds"]
+    assert row[-3:] == ["61 ± 1.4", "0.5 ± 0", "2"]
+    assert "a_1,1.0,s of training,1,60.0,,0.2" in as_csv(table, found)
+    assert "s of training" not in as_csv(Ablation.read("t", NODE), found)
 
 
 def test_cells_are_chosen_by_name_or_pattern():
@@ -83,6 +108,16 @@ def test_published_numbers_are_the_papers():
     assert published("edm_configs_cifar10", "A_uncond_ve") == {"fid_50k_min": 3.77}
     assert published("progressive_distillation_targets", "x0_truncated_snr_ddim")["fid_50k"] == 2.51
     assert published("dpm_solver_v3_cifar10", "unipc_10") == {"fid_50k": 3.93}
+    assert published("progressive_distillation_cifar10", "steps_4") == {"fid_50k": 3.0}
+    assert published("consistency_cifar10", "cd_2") == {"fid_50k": 2.93, "is_50k": 9.75}
+    assert published("consistency_imagenet64", "ct_1") == {"fid_50k": 13.0, "precision_50k": 0.71, "recall_50k": 0.47}
+    assert published("ict_cifar10", "deep_1") == {"fid_50k": 2.51}
+    assert published("ect_cifar10", "200k_1") == {"fid_50k": 3.86}
+    assert published("scm_cifar10", "scd_2") == {"fid_50k": 2.52}
+    assert published("scm_cifar10", "sct_128_400k") == {"fid_50k": 3.09}
+    assert published("sid_cifar10", "cond") == {"fid_50k": 1.71}
+    assert published("shortcut_imagenet256", "xl_4") == {"fid_50k": 7.8}
+    assert published("mean_flow_imagenet256", "guided_80") == {"fid_50k": 19.15}
 
 
 @pytest.mark.parametrize(
@@ -101,6 +136,18 @@ def test_network_calls_are_known_before(train_config, overrides, calls):
     assert network_calls(train_config(*overrides)) == calls
 
 
+def test_what_is_trained_first_is_in_the_plan(tmp_path):
+    """The chain of halvings above a cell, which two cells share from where they meet."""
+    from diffusion.experiment.reproduce.cells import Settings, needed
+
+    node = {**NODE, "train": ["experiment=digits_progressive"], "cells": {
+        "a": {"train": ["objective.teacher_steps=16"]}, "b": {"train": ["objective.teacher_steps=32"]}}}  # fmt: skip
+    found = needed(Ablation.read("t", node).cells, Settings(seeds=[0], outputs=str(tmp_path)))
+    assert [cfg.name for cfg in found.values()] == ["digits_progressive", "digits_velocity"]
+    assert next(iter(found.values())).objective.teacher_steps == 32
+    assert not list(tmp_path.iterdir())
+
+
 def test_arithmetic_is_that_of_the_layers(tmp_path):
     """An MLP multiplies by each weight once: two operations a weight."""
     from diffusion.experiment.task import cost
@@ -116,7 +163,7 @@ def test_arithmetic_is_that_of_the_layers(tmp_path):
 def test_overrides_inside_a_list_need_no_quotes():
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    from diffusion.experiment.reproduce.table import list_overrides
+    from diffusion.experiment.run.needs import quote_lists
 
     lines = [
         "train=[trainer=gpu,~callbacks.samples]",
@@ -124,7 +171,10 @@ def test_overrides_inside_a_list_need_no_quotes():
         "cells=[]",
         "a=[1]",
     ]
-    values = [OverridesParser.create().parse_override(line).value() for line in list_overrides(lines)]
+    values = [
+        OverridesParser.create().parse_override(line).value()
+        for line in quote_lists(lines, ("train", "evaluate", "cells"))
+    ]
     assert [[str(getattr(v, "text", v)) for v in value] for value in values] == [
         ["trainer=gpu", "~callbacks.samples"], ["evaluation.metrics=[fd,is]", "seed=1"], [], ["1"],
     ]  # fmt: skip
@@ -138,7 +188,7 @@ def reproduced(folder: Path, *words: str) -> str:
         "evaluate=[evaluation.num_samples=20,evaluation.metrics=[fd],evaluation.is_splits=2,evaluation.batch_size=20]",
         "ablation.metrics=[fd_digits-cnn-v1_20]", *words,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = warm.run(command)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(list(folder.glob("reproduce/*/checkpoints/last.ckpt"))) == 1, "both cells share one training"
     numbers = (folder / "reproduce" / "tables" / "digits_solvers.csv").read_text()
@@ -146,16 +196,21 @@ def reproduced(folder: Path, *words: str) -> str:
     return numbers
 
 
+@pytest.fixture(scope="module")
+def through_joblib(tmp_path_factory):
+    """The folder and the numbers of a table whose cells ran side by side."""
+    folder = tmp_path_factory.mktemp("joblib")
+    return folder, reproduced(folder, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
+
+
 @pytest.mark.slow
-def test_what_is_there_is_kept_whatever_launched_it(tmp_path):
-    """Through joblib, then again one after the other: nothing is trained or scored, and the numbers are the same."""
-    pages, times = [], []
-    for words in (["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"], []):
-        pages.append(reproduced(tmp_path, *words))
-        times.append({path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")})
-    assert pages[0] == pages[1]
-    assert times[0] == times[1]
-    assert len(times[0]) == 2
+def test_what_is_there_is_kept_whatever_launched_it(through_joblib):
+    """Again one after the other: nothing is trained or scored, and the numbers are the same."""
+    folder, numbers = through_joblib
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    assert reproduced(folder) == numbers
+    assert before == {path: path.stat().st_mtime_ns for path in folder.rglob("metrics.json")}
+    assert len(before) == 2
 
 
 @pytest.mark.slow
@@ -184,9 +239,8 @@ def test_only_cells_that_need_statistics_ask_for_them():
 
 
 @pytest.mark.slow
-def test_a_table_is_the_same_through_submitit(tmp_path):
-    one, other = reproduced(tmp_path / "one"), reproduced(tmp_path / "other", "hydra/launcher=submitit_local")
-    assert one == other
+def test_a_table_is_the_same_through_submitit(through_joblib, tmp_path):
+    assert reproduced(tmp_path, "hydra/launcher=submitit_local") == through_joblib[1]
 
 
 @pytest.mark.parametrize(

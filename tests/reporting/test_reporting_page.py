@@ -167,3 +167,15 @@ def test_ci_requires_a_browser_and_installs_one_where_there_is_none(tmp_path: Pa
     assert tests == ["make test 1", "make slow 1"]
     (tmp_path / "bin" / "chromium").symlink_to("/bin/true")
     assert ci() == tests
+
+
+def test_which_way_is_better_is_the_records(tmp_path):
+    """Of an own metric its record says so, of a shipped one its name does, and of another nobody."""
+    folder = run_folder(tmp_path / "a", scores={"e": ({FD: 1.0, "sharpness": 2.0, "odd": 3.0}, fingerprint())})
+    (path,) = folder.glob("evaluation/*/metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"better": {"sharpness": "higher"}}))
+    text = page(compare(*find([tmp_path])), None, "")
+    data = json.loads(re.search(r'id="data">(.*?)</script>', text)[1])
+    known = data["table"]["better"]
+    assert (known[FD], known["sharpness"], known["NFE"]) == ("lower", "higher", "lower")
+    assert "odd" not in known

@@ -29,6 +29,7 @@ from diffusion.schedule.cosine import CosineSchedule
 from diffusion.schedule.linear import LinearSchedule
 from diffusion.schedule.vp import VPSchedule
 from diffusion.spacing.log_snr import LogSNRSpacing
+from diffusion.spacing.trailing import TrailingSpacing
 from diffusion.types import Cond
 
 MEAN, STD = torch.tensor([0.5, -1.0]).double(), torch.tensor([0.3, 1.5]).double()
@@ -129,7 +130,7 @@ MADE = {"data": "data_prediction", "arbitrary": arbitrary()}
 def test_it_converges_with_its_declared_order_for_any_statistics(answers, corrector, statistics, schedule):
     denoiser, z = GaussianDenoiser(schedule, MEAN, STD), noise()
     exact = denoiser.transport(z * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0)
-    steps, make = [120, 240], lambda n: Unchecked(n, None, answers, corrector, statistics)
+    steps, make = [120, 240], lambda n: Unchecked(n, TrailingSpacing(), answers, corrector, statistics)
     errors = [float((make(n)(denoiser, z) - exact).norm()) for n in steps]
     assert slope(steps, errors) == pytest.approx(make(10).order, abs=0.4)
 

@@ -21,6 +21,7 @@ from diffusion.schedule.sub_vp import SubVPSchedule
 from diffusion.schedule.vp import VPSchedule
 from diffusion.schedule.zero_snr import ZeroSNRSchedule
 from diffusion.spacing.linspace import LinspaceSpacing
+from diffusion.spacing.trailing import TrailingSpacing
 
 TIMES = [1e-3, 0.01, 0.3, 0.9, 1.0]
 
@@ -143,7 +144,7 @@ def test_short_steps_are_those_of_reverse_diffusion(schedule):
     for n in (50, 100):
         draws = [noise(seed=1 + k) for k in range(n)]
         one, other = (
-            make(n)(denoiser, noise(), randn_like=replay(draws))
+            make(n, TrailingSpacing())(denoiser, noise(), randn_like=replay(draws))
             for make in (EulerMaruyamaSampler, ReverseDiffusionSampler)
         )
         distance.append(float((one - other).abs().max()))
@@ -152,4 +153,4 @@ def test_short_steps_are_those_of_reverse_diffusion(schedule):
 
 def test_a_start_without_signal_is_refused():
     with pytest.raises(ValueError, match="drift is infinite where alpha is 0"):
-        EulerMaruyamaSampler(10)(GaussianDenoiser(FlowSchedule()), noise())
+        EulerMaruyamaSampler(10, TrailingSpacing())(GaussianDenoiser(FlowSchedule()), noise())

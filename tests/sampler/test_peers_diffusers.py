@@ -387,7 +387,8 @@ def test_their_third_order_multistep_is_of_second_order_and_ours_of_third():
         theirs = diffusers.DPMSolverMultistepScheduler(
             algorithm_type="dpmsolver++", solver_order=3, lower_order_final=False, final_sigmas_type="sigma_min"
         )
-        levels = DPMSolverPP3MSampler(n).levels(schedule)
+        sampler = DPMSolverPP3MSampler(n, TrailingSpacing())
+        levels = sampler.levels(schedule)
         theirs.set_timesteps(n)
         theirs.sigmas = torch.tensor([level.noise for level in levels], dtype=torch.float64)
         theirs.timesteps = torch.arange(n)
@@ -396,7 +397,7 @@ def test_their_third_order_multistep_is_of_second_order_and_ours_of_third():
         for i, level in enumerate(levels[:-1]):
             x = _in_double(theirs, denoiser(x, level.t).eps, i, x)
         errors["theirs"].append(float((x - exact).norm()))
-        errors["ours"].append(float((DPMSolverPP3MSampler(n)(denoiser, z) - exact).norm()))
+        errors["ours"].append(float((sampler(denoiser, z) - exact).norm()))
     assert slope(steps, errors["ours"]) == pytest.approx(3, abs=0.3)
     assert slope(steps, errors["theirs"]) == pytest.approx(2, abs=0.3)
 

@@ -23,6 +23,8 @@ from diffusion.sampler.rk45 import RK45Sampler
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.schedule.linear import LinearSchedule
 from diffusion.spacing.karras import KarrasSpacing
+from diffusion.spacing.log_snr import LogSNRSpacing
+from diffusion.spacing.trailing import TrailingSpacing
 
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
 SCHEDULES = {"flow": Flow(), "vp": ContinuousVP(), "exploding": Exploding()}
@@ -192,8 +194,8 @@ def test_exponential_weights_integrate_polynomials(h, nodes):
 @pytest.mark.parametrize(
     ("one", "two"),
     [
-        (DEISSampler(30, order=1), DDIMSampler(30)),
-        (LMSSampler(30, order=1), DDIMSampler(30)),
+        (DEISSampler(30, order=1), DDIMSampler(30, LogSNRSpacing())),
+        (LMSSampler(30, order=1), DDIMSampler(30, KarrasSpacing())),
         (RestartSampler(30, intervals=[]), HeunSampler(30)),
         (RestartSampler(30, intervals=[[3, 0, 0.1, 0.3]]), RestartSampler(30, intervals=[])),
     ],
@@ -211,7 +213,7 @@ def test_unipc_without_corrector_history_starts_as_ddim():
         Mixture(LinearSchedule(1000), CENTRE, 0.3), noise(5, 32), on_step=lambda i, level, x, x0: seen.append(x)
     )
     ddim = []
-    DDIMSampler(10)(
+    DDIMSampler(10, LogSNRSpacing())(
         Mixture(LinearSchedule(1000), CENTRE, 0.3), noise(5, 32), on_step=lambda i, level, x, x0: ddim.append(x)
     )
     assert torch.allclose(seen[0], ddim[0], rtol=1e-12)
@@ -240,11 +242,9 @@ def test_a_sampler_goes_on_from_where_guidance_put_it(path):
     """Whatever it remembers of the first path, it ends where the second one does."""
     schedule = Between(ContinuousVP(), 0.1, 0.8)
     denoiser, z, other = GaussianDenoiser(schedule, MEAN, STD), noise(), noise(seed=9)
-    if path.stem in ("restart", "dpm_solver_pp_2m_sde"):
-        settings = {"intervals": []} if path.stem == "restart" else {"eta": 0.0}
-    else:
-        settings = {}
-    sampler = from_config(path, **({"steps": 2} if path.stem == "rk45" else {"steps": 200}), spacing=None, **settings)
+    settings = {"restart": {"intervals": []}, "dpm_solver_pp_2m_sde": {"eta": 0.0}, "rk45": {"steps": 2}}
+    sampler = from_config(path, **{"steps": 200, **settings.get(path.stem, {})})
+    sampler.spacing = TrailingSpacing()
     ends = [denoiser.transport(w * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0) for w in (z, other)]
     start = other * schedule.prior_std(schedule.level(1.0))
     out = sampler(Carried(denoiser, start, len(sampler.levels(schedule)) // 2), z)
@@ -264,7 +264,10 @@ def test_a_sampler_goes_on_from_where_guidance_put_it(path):
         (lambda: UniPCSampler(10, variant="bh3"), "bh1 or bh2"),
         (lambda: PNDMSampler(10, start="euler"), "improved_euler"),
         (lambda: PNDMSampler(10, KarrasSpacing())(GaussianDenoiser(Flow()), noise()), "evenly spaced"),
-        (lambda: ReverseDiffusionSampler(10)(GaussianDenoiser(Flow()), noise()), "drift is infinite"),
+        (
+            lambda: ReverseDiffusionSampler(10, TrailingSpacing())(GaussianDenoiser(Flow()), noise()),
+            "drift is infinite",
+        ),
         (lambda: PredictorCorrectorSampler(10, snr=0.0), "snr is above 0"),
         (lambda: RestartSampler(10, intervals=[[3, 2, 0.3, 0.06]]), "sampler.intervals"),
         (lambda: RestartSampler(10, intervals=[[3, 2, 0.3]]), "sampler.intervals"),

@@ -1,5 +1,7 @@
 """Settings of samplers beside those in conf/ (tests/test_contracts.py): declared order against measured, exactly."""
 
+from functools import partial
+
 import pytest
 import torch
 from exact import Between, ContinuousVP, Exploding, Flow, noise, slope
@@ -27,6 +29,7 @@ from diffusion.sampler.pndm import PNDMSampler
 from diffusion.sampler.restart import RestartSampler
 from diffusion.sampler.reverse_diffusion import ReverseDiffusionSampler
 from diffusion.sampler.rk45 import RK45Sampler
+from diffusion.spacing.trailing import TrailingSpacing
 from diffusion.testing import check_order
 
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([0.3, 1.5])
@@ -69,11 +72,11 @@ def test_deterministic_samplers_converge_with_their_declared_order(make):
 
 ON_EVEN_STEPS = {
     "dpm_solver_m": (DPMSolverMSampler, 2, [100, 200]),
-    "dpm_solver_m of 2": (lambda n: DPMSolverMSampler(n, answers=2), 2, [100, 200]),
+    "dpm_solver_m of 2": (partial(DPMSolverMSampler, answers=2), 2, [100, 200]),
     "dpm_solver_fast": (DPMSolverFastSampler, 2, [60, 120]),
     "dpm_solver_fast, no last step of order 1": (DPMSolverFastSampler, 3, [125, 251]),
-    "dpm_solver_fast on the data": (lambda n: DPMSolverFastSampler(n, predicts="data"), 2, [60, 120]),
-    "... and no last step of order 1": (lambda n: DPMSolverFastSampler(n, predicts="data"), 3, [125, 251]),
+    "dpm_solver_fast on the data": (partial(DPMSolverFastSampler, predicts="data"), 2, [60, 120]),
+    "... and no last step of order 1": (partial(DPMSolverFastSampler, predicts="data"), 3, [125, 251]),
 }
 """Sampler, order, steps. Small first steps make large last ones, which are the low orders of DPM-Solver-fast."""
 
@@ -83,7 +86,7 @@ ON_EVEN_STEPS = {
 def test_order_on_even_steps(make, order, steps, schedule):
     denoiser, z = GaussianDenoiser(schedule, MEAN, STD), noise()
     exact = denoiser.transport(z * schedule.prior_std(schedule.level(1.0)), 1.0, 0.0)
-    errors = [float((make(n)(denoiser, z) - exact).norm()) for n in steps]
+    errors = [float((make(n, TrailingSpacing())(denoiser, z) - exact).norm()) for n in steps]
     assert slope(steps, errors) == pytest.approx(order, abs=0.3)
     assert make(10).order == 2
 

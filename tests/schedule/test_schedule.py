@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from diffusion.parameterization.edm import EDMParameterization
 from diffusion.schedule.base import FIRST, DiscreteSchedule, Schedule, VariancePreservingSchedule
 from diffusion.schedule.continuous_cosine import ContinuousCosineSchedule
 from diffusion.schedule.cosine import CosineSchedule
@@ -26,6 +27,7 @@ from diffusion.schedule.scaled_linear import ScaledLinearSchedule
 from diffusion.schedule.sigmoid import SigmoidSchedule
 from diffusion.schedule.sub_vp import SubVPSchedule
 from diffusion.schedule.table import TableSchedule
+from diffusion.schedule.trig import TrigSchedule
 from diffusion.schedule.vp import VPSchedule
 from diffusion.schedule.zero_snr import ZeroSNRSchedule
 
@@ -53,6 +55,8 @@ CONTINUOUS = [
     ContinuousCosineSchedule(resolution=8, log_snr_min=-math.inf),
     FlowSchedule(),
     FlowSchedule(shift=3.0),
+    TrigSchedule(),
+    TrigSchedule(sigma_data=1.0, sigma_max=9.0),
 ]
 ZEROED = [
     ZeroSNRSchedule(LinearSchedule()),
@@ -300,11 +304,27 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
             TableSchedule(str(tmp_path / name), kind=kind)
 
 
+def test_the_circle_keeps_the_spread_of_the_data_and_is_the_cosine_at_unit_spread() -> None:
+    """Lu & Song 2025: x / cos(a) is EDM's state at noise sigma_data tan(a), and EDM's target is -v / sigma_data."""
+    schedule = TrigSchedule()
+    t = grid()
+    alpha, sigma = schedule.coefficients(t)
+    torch.testing.assert_close(alpha**2 * 0.25 + sigma**2, torch.full_like(t, 0.25))
+    assert schedule.level(1.0).noise == pytest.approx(80.0)
+    assert float(schedule.c_noise(t)[-1]) == pytest.approx(1.5645, abs=5e-5)
+    a, b = EDMParameterization().coefficients(alpha, sigma)
+    torch.testing.assert_close(torch.stack((a, b)), torch.stack((sigma / 0.25, -alpha)))
+    torch.testing.assert_close(
+        TrigSchedule(1.0, math.exp(7.5)).alpha(t), ContinuousCosineSchedule().alpha(t), rtol=0, atol=1e-12
+    )
+
+
 @pytest.mark.parametrize(
     ("make", "key"),
     [
         (lambda: EDMSchedule(sigma_min=0.0), "schedule.sigma_min"),
         (lambda: EDMSchedule(rho=0.0), "schedule.rho"),
+        (lambda: TrigSchedule(sigma_data=0.0), "schedule.sigma_data"),
         (lambda: GeometricSchedule(sigma_min=2.0, sigma_max=1.0), "schedule.sigma_max"),
         (lambda: VPSchedule(beta_min=-1.0), "schedule.beta_min"),
         (lambda: FlowSchedule(shift=0.0), "schedule.shift"),

@@ -48,6 +48,11 @@ class ContinuousVP(VariancePreservingSchedule):
     def log_alpha(self, t: Tensor) -> Tensor:
         return -0.5 * (0.1 * t.double() + 0.5 * 19.9 * t.double() ** 2)
 
+    def level(self, t: float) -> Level:
+        """In numbers: thousands of tensors of one element are what solving for a time costs."""
+        log_alpha = -0.5 * (0.1 * t + 0.5 * 19.9 * t**2)
+        return Level(t, math.exp(log_alpha), math.sqrt(abs(math.expm1(2 * log_alpha))))
+
 
 class Flow(Schedule):
     """alpha = 1 - t, sigma = t: both ends are singular in sigma / alpha or its logarithm."""
@@ -58,6 +63,9 @@ class Flow(Schedule):
     def sigma(self, t: Tensor) -> Tensor:
         return t.double()
 
+    def level(self, t: float) -> Level:
+        return Level(t, 1 - t, t)
+
 
 class Exploding(Schedule):
     """alpha = 1, sigma = 80 t^3, EDM's coordinate."""
@@ -67,6 +75,9 @@ class Exploding(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return 80 * t.double() ** 3
+
+    def level(self, t: float) -> Level:
+        return Level(t, 1.0, 80 * t**3)
 
 
 class Between(Schedule):
@@ -88,6 +99,10 @@ class Between(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         return self.inner.sigma(self._at(t))
+
+    def level(self, t: float) -> Level:
+        inner = self.inner.level(float(self.start + (self.end - self.start) * self.warp(t)))
+        return Level(t, inner.alpha, inner.sigma)
 
     def prior_std(self, start: Level) -> float:
         return self.inner.prior_std(start)

@@ -14,7 +14,8 @@ from diffusion.experiment.build.build import build_module
 def run_folder(tmp_path: Path, name: str, *overrides: str) -> Path:
     """What training leaves behind, of an untrained model with something in its last layers."""
     folder = tmp_path / name
-    cfg = config(folder, "evaluation=none", "logger=csv", "network.channels=8", *overrides)
+    small = [] if any(line.startswith("network=prior") for line in overrides) else ["network.channels=8"]
+    cfg = config(folder, "evaluation=none", "logger=csv", *small, *overrides)
     module = build_module(cfg)
     with torch.no_grad():
         for parameter in module.parameters():

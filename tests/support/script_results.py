@@ -9,6 +9,8 @@ import runpy
 import sys
 from pathlib import Path
 
+import warm
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -17,7 +19,7 @@ def attempt(script: str, *words: str) -> tuple[int, str]:
     argv, sys.argv = sys.argv, [str(ROOT / "scripts" / f"{script}.py"), *words]
     shown, code = io.StringIO(), 0
     try:
-        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown):
+        with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(shown), warm.children():
             runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as ended:
         code = int(ended.code or 0)

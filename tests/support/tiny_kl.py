@@ -1,4 +1,4 @@
-"""A KL autoencoder of a few thousand random weights, saved as diffusers saves one."""
+"""Autoencoders of a few thousand random weights, saved as diffusers saves one."""
 
 from pathlib import Path
 
@@ -6,13 +6,39 @@ import torch
 
 
 def save_tiny(folder: Path, factor: int = 8, channels: int = 4, image_channels: int = 3, **more) -> Path:
-    """Its folder; images of ``image_channels`` to latents of ``channels`` that are ``factor`` times smaller."""
-    from diffusers import AutoencoderKL  # slow to import
+    """The folder of a KL autoencoder; images of ``image_channels`` to latents of ``channels``, ``factor`` times
+    smaller."""
+    return _save("AutoencoderKL", folder, factor, channels, image_channels, **more)
+
+
+def save_tiny_vq(folder: Path, factor: int = 4, channels: int = 3, **more) -> Path:
+    """That of a VQ autoencoder with a codebook of 8."""
+    return _save("VQModel", folder, factor, channels, 3, **{"num_vq_embeddings": 8, "scaling_factor": 1.0} | more)
+
+
+def save_tiny_convolutional(folder: Path, factor: int = 8) -> Path:
+    """That of one without a posterior."""
+    from diffusers import AutoencoderTiny
+
+    widths, blocks = (4,) * factor.bit_length(), (1,) * factor.bit_length()
+    with torch.random.fork_rng(devices=[]):
+        model = AutoencoderTiny(
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            num_encoder_blocks=blocks,
+            num_decoder_blocks=blocks,
+        )
+    model.save_pretrained(folder)
+    return folder
+
+
+def _save(kind: str, folder: Path, factor: int, channels: int, image_channels: int, **more) -> Path:
+    import diffusers  # slow to import
 
     levels = factor.bit_length()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoencoderKL(
+        model = getattr(diffusers, kind)(
             in_channels=image_channels,
             out_channels=image_channels,
             latent_channels=channels,

@@ -22,6 +22,7 @@ from diffusion.files import disk_errors
 from diffusion.model import DiffusionModel
 from diffusion.randomness import mix
 from diffusion.training.checkpoint import CheckpointFile
+from diffusion.training.module.base import TrainingModule
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
@@ -37,12 +38,12 @@ def build(node: Any, **extra: Any) -> Any:
         return instantiate(node, **extra, _convert_="all")
 
 
-def build_module(cfg: DictConfig) -> DiffusionModule:
+def build_module(cfg: DictConfig) -> TrainingModule:
     """The module of ``cfg.module``, its initial weights a function of ``cfg.seed``."""
     prepare_process(cfg)
     torch.manual_seed(mix(cfg.seed, *b"initial weights"))
-    module: DiffusionModule = build(cfg.module)
-    if module.model.sampler is not None:
+    module: TrainingModule = build(cfg.module)
+    if isinstance(module, DiffusionModule) and module.model.sampler is not None:
         with user_errors():
             module.model.sampler.levels(module.model.schedule)
     return module

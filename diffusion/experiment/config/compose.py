@@ -35,7 +35,11 @@ class Composer:
         config_name: the entry point in it.
         args: Hydra's parsed command line.
         finish: what the script makes of its config before it works with it.
+
+    searches: is it a search, which checks its parts itself, after its metric? Known once it is composed.
     """
+
+    searches = False
 
     def __init__(self, folder: Path, config_name: str, args: Namespace, finish: Finish | None = None) -> None:
         if args.config_path:
@@ -57,9 +61,11 @@ class Composer:
         with self._session():
             groups = self._groups()
             errors.check_groups(self.overrides, groups, sweep=self.sweep)
+            self._check_typo(groups)
             fixed = self._first()
             cfg = self._compose(fixed, groups)
             self._check_top(cfg)
+            self.searches = self.sweep and str(cfg.hydra.sweeper.get("_target_")).endswith(".SearchSweeper")
             added = [o for o in fixed if (o.is_add() or o.is_force_add()) and o.key_or_group not in groups]
             before = self._whole(self._compose([o for o in fixed if o not in added], groups)) if added else None
             whole = self._whole(cfg)
@@ -83,13 +89,31 @@ class Composer:
             if o.is_discrete_sweep() or not o.is_sweep_override()
         ]
 
-    def _check_top(self, cfg: DictConfig) -> None:
-        """A file merged at the top (an experiment) may set keys, and not make new ones."""
+    def _primary(self) -> tuple[DictConfig, set[str]]:
+        """The entry point's own file, and what it has at the top."""
         primary = OmegaConf.load(self.folder / f"{self.config_name.removesuffix('.yaml')}.yaml")
         assert isinstance(primary, DictConfig)  # a script's config is a mapping
         known = {str(key) for key in primary if key != "defaults"} | {"hydra"}
-        known |= {str(group).split("/")[0] for group in cfg.hydra.runtime.choices}
         known |= {str(group) for line in primary.defaults if OmegaConf.is_dict(line) for group in line}  # also lists
+        return primary, known
+
+    def _check_typo(self, groups: dict[str, list[str]]) -> None:
+        """A misspelt key at the top is refused before anything is composed, which takes as long as all before it."""
+        primary, known = self._primary()
+        if any(isinstance(line, str) and line != "_self_" for line in primary.defaults):
+            return  # another file adds keys at the top
+        for override in self.overrides:
+            key = override.key_or_group
+            plain = key.isidentifier() and not (
+                override.is_hydra_override() or override.is_add() or override.is_force_add()
+            )
+            if plain and key not in known and key not in groups and (meant := errors.nearest(key, known, 0.8)):
+                raise ConfigError(f"there is no config key '{key}'; did you mean '{meant}'?")
+
+    def _check_top(self, cfg: DictConfig) -> None:
+        """A file merged at the top (an experiment) may set keys, and not make new ones."""
+        _, known = self._primary()
+        known |= {str(group).split("/")[0] for group in cfg.hydra.runtime.choices}
         added = {o.key_or_group.split(".")[0] for o in self.overrides}
         for key in map(str, cfg):
             if key not in known | added:
@@ -177,8 +201,8 @@ def _check_added(added: Sequence[Override], cfg: DictConfig, base: DictConfig) -
     for override in added:
         key = override.key_or_group.partition("@")[0]
         heads = [key.rsplit(".", n)[0] for n in range(1, key.count(".") + 1)]
-        if key in known or "needs" in heads or any(head in parts for head in heads):
-            continue  # the roles of needs are free; whether the part has such an argument is found when it is imported
+        if key in known or {"needs", "pipeline"} & {*heads} or any(head in parts for head in heads):
+            continue  # roles of needs are free, stages check their keys; whether a part has it is found at its import
         if not (key in parts and key.rpartition(".")[0] in known):
             raise errors.unknown_key(key, known)
 

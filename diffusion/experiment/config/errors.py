@@ -42,11 +42,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that ``word`` was probably meant to be, ``None`` where none is near."""
+def nearest(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that ``word`` was probably meant to be, ``None`` where none is near; cutoff: difflib's ratio."""
     known = list(known)
     lowered = {name.lower(): name for name in reversed(known)}
-    close = get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)
+    close = get_close_matches(word.lower(), lowered, n=1, cutoff=cutoff)
     if close:
         return lowered[close[0]]
     starts = [name for name in known if len(word) > 2 and name.lower().startswith(word.lower())]

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers
+from diffusion.experiment.config.rooms import own_rooms
 from diffusion.experiment.config.session import session
 
 
@@ -38,4 +39,4 @@ def composed(entry: str, conf: Path, folders: Sequence[str | Path], overrides: S
     more = [f"file://{path}" for folder in folders if (path := Path(folder).resolve()) != conf.resolve()]
     search = [f"hydra.searchpath=[{','.join(more)}]"] if more else []
     with session(conf, entry):
-        return hydra.compose(entry, [*search, *overrides])
+        return own_rooms(hydra.compose(entry, [*search, *overrides]))

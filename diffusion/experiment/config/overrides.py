@@ -15,7 +15,20 @@ from hydra.errors import HydraException
 
 from diffusion.errors import ConfigError
 
-PATHS = {"run", "checkpoint", "images", "output", "resume", "text_file", "remarks", "root", "outputs", "data", "cache"}
+PATHS = {
+    "run",
+    "low_resolution",
+    "checkpoint",
+    "images",
+    "output",
+    "resume",
+    "text_file",
+    "remarks",
+    "root",
+    "outputs",
+    "data",
+    "cache",
+}
 PATHS |= {"reference", "clip", "pretrained", "dir"}
 """Last names of keys whose value is a path; of ``data`` only ``paths.data``, the rest is a group."""
 
@@ -95,6 +108,8 @@ def _path(line: str) -> str:
     key, equals, value = line.partition("=")
     names = key.lstrip("+").split(".")
     if not equals or names[-1] not in PATHS or (names[-1] == "data" and names[0] != "paths") or "/" in key:
+        return line
+    if names[0] == "needs":  # a role may have any name
         return line
     try:
         (found,) = OverridesParser.create().parse_overrides([f"key={value}"])

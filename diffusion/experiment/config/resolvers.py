@@ -23,13 +23,17 @@ DRIVER, PROCESSOR = Path("/proc/driver/nvidia/version"), Path("/proc/cpuinfo")
 def register() -> None:
     """``${run_id:}`` a new run's folder name, kept for the life of a config; ``${choice:room}`` the option chosen;
     ``${run_name:<folder>}`` what a person calls the run; ``${precision:}`` this machine's;
-    ``${divided:a,b}`` how often b fits into a; ``${needed:role}`` the run folder of ``needs.<role>``."""
+    ``${divided:a,b}`` how often b fits into a; ``${needed:role}`` the run folder of ``needs.<role>``;
+    ``${halving:...}`` the need of one halving (:func:`halving`);
+    ``${lookup:a,{1:x,2:y},z}`` what a table has at a, else z."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("choice", choice, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True)
     OmegaConf.register_new_resolver("precision", precision, replace=True)
     OmegaConf.register_new_resolver("divided", divided, replace=True)
     OmegaConf.register_new_resolver("needed", needed, replace=True)
+    OmegaConf.register_new_resolver("halving", halving, replace=True)
+    OmegaConf.register_new_resolver("lookup", lookup, replace=True)
 
 
 def choice(group: str) -> str | None:
@@ -82,6 +86,30 @@ def needed(role: str, *, _root_: DictConfig) -> str:
     if OmegaConf.is_list(need):
         return f"<run folder of needs.{role}>"
     return str(need.run) if OmegaConf.is_dict(need) else str(need)
+
+
+def halving(steps: Any, first: Any, start: str, stage: str, seed: Any) -> list[str]:
+    """``${halving:${objective.teacher_steps},32,a,b,${seed}}``: what trains the teacher of a progressive distillation.
+    That is experiment ``a`` where it takes ``first`` steps, and otherwise the halving before, of experiment ``b``; none
+    of them is scored.
+
+    Raises:
+        ConfigError: steps at which no halving of ``first`` arrives.
+    """
+    chain = [first // 2**k for k in range(32) if first % 2**k == 0 and first // 2**k > 1]
+    if steps not in chain:
+        raise ConfigError(
+            f"a chain of halvings from {first} steps has teachers of {', '.join(map(str, chain))} steps, got {steps}; "
+            "set objective.teacher_steps to one of them"
+        )
+    if steps == first:
+        return [f"experiment={start}", "evaluation=none", f"seed={seed}"]
+    return [f"experiment={stage}", f"objective.teacher_steps={2 * steps}", "evaluation=none", f"seed={seed}"]
+
+
+def lookup(key: Any, table: Any, otherwise: Any) -> Any:
+    """``${lookup:${objective.teacher_steps},{2:100000,4:100000},50000}``: the entry of a table, or another value."""
+    return table.get(key, otherwise)
 
 
 def task_overrides() -> list[str]:

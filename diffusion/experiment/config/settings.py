@@ -44,6 +44,22 @@ def _number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _adapters(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(each, Mapping)
+        and {"path"} <= each.keys() <= {"path", "scale"}
+        and isinstance(each["path"], str)
+        and _number(each.get("scale", 1.0))
+        for each in value
+    )
+
+
+def _numbers(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(
+        _number(each) or (isinstance(each, list) and each != [] and all(map(_number, each))) for each in value.values()
+    )
+
+
 def _inside(value: Any) -> bool:
     return isinstance(value, str) and bool(value) and not PurePath(value).is_absolute() and ".." not in value.split("/")
 
@@ -69,9 +85,31 @@ TOP: Mapping[str, Kind] = {
     "checkpoint": TEXT.or_null(),
     "weights": RUN_WEIGHTS,
     "images": TEXT.or_null(),
+    "image": TEXT_OR_LIST,
+    "mask": Kind(
+        "a file or folder of masks, or a box [top, left, height, width] of whole numbers from 0, or null",
+        lambda value: (
+            value is None
+            or TEXT.fits(value)
+            or (isinstance(value, list) and len(value) == 4 and all(_whole(one) and one >= 0 for one in value))
+        ),
+    ),
+    "background": TEXT,
+    "feather": count(0).or_null(),
     "output": TEXT.or_null(),
+    "low_resolution": TEXT.or_null(),
     "resume": TEXT.or_null(),
     "remarks": TEXT.or_null(),
+    "card": TEXT.or_null(),
+    "format": TEXT.or_null(),
+    "path": TEXT.or_null(),
+    "config": TEXT.or_null(),
+    "revision": TEXT.or_null(),
+    "sha256": TEXT.or_null(),
+    "licence": TEXT.or_null(),
+    "set": TEXTS,
+    "dataset": TEXT,
+    "lora": Kind("a list of adapters, such as [{path: style.safetensors, scale: 0.8}]", _adapters),
     "text_file": TEXT.or_null(),
     "name": Kind("a folder below paths.outputs", _inside),
     "seed": SEED,
@@ -106,6 +144,7 @@ TOP: Mapping[str, Kind] = {
     ),
     "text": TEXT_OR_LIST.or_null(),
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
+    "numbers": Kind("numbers by name, such as {size: [1024, 1024]}", _numbers).or_null(),
     "freeze": TEXTS,
     "tags": TEXTS,
     "cells": Kind("a text or a list of texts", lambda value: TEXT.fits(value) or TEXTS.fits(value)),
@@ -119,6 +158,8 @@ TOP: Mapping[str, Kind] = {
 def settings(cfg: Mapping[str, Any]) -> str | None:
     """The sentence for a setting that no script can take, ``None`` where there is none."""
     found = [(key, kind, cfg[key]) for key, kind in TOP.items() if key in cfg]
+    if "cells" in cfg:  # of a table: what its cells sample
+        found = [(key, TEXT.or_null() if key == "weights" else kind, value) for key, kind, value in found]
     found += list(_nested(cfg, ""))
     for path, kind, value in found:
         if not kind.fits(value):

@@ -26,16 +26,24 @@ from diffusion.experiment.config.rules import RULES
 from diffusion.experiment.config.settings import settings
 
 HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
-META = {"network", "conditioner", "text_encoder"}
+META = {"network", "conditioner", "text_encoder", "autoencoder"}
 """Built on the meta device: shapes without memory."""
-BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema", "augmentation", "autoencoder"}
-BUILT |= {"guidance", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks", "trainer"}
+BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema", "augmentation"}
+BUILT |= {"guidance", "edit", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks", "trainer"}
+WRAPPERS = {"guidance": 1, "edit": 2}
+"""How deep wrappers of a denoiser lie: guidance.clip, edit.posterior.pigdm."""
 LIGHTNINGS = "MisconfigurationException"
 """What Lightning raises for settings of the trainer."""
 LAST = {"network": 1, "lr_scheduler": 2, "optimizer": 3}
 """Networks are as wide as other parts say; the first optimizer of a process makes torch import its compiler (1.4 s)."""
+ALONE = ("module.loss",)
+"""Parts of other rooms that are built too."""
+CLIP = "diffusion.contrastive.trainable.TrainableClip"
+"""The one model of a module that is built too."""
 LOADER = "diffusion.load"
-LOADED = re.compile(r"diffusion\.(text_encoder\.(?!words\.)|autoencoder\.(?!identity\.))")
+LPIPS = {"_target_": "diffusion.evaluation.features.perceptual.perceptual", "extractor": "lpips"}
+"""Half a gigabyte that an objective's metric reads when it is built."""
+LOADED = re.compile(r"diffusion\.(text_encoder\.(?!words\.)|autoencoder\.(?!identity\.|trainable_))")
 """Parts that read weights when they are built."""
 SMALL = {
     "_target_": "diffusion.denoiser.NetworkDenoiser",
@@ -151,16 +159,18 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
 def _check_built(path: str, values: Mapping[str, Any]) -> None:
     """Builds a part and drops it. What it reads of another model that the stand-in for that lacks, such as the classes
     of a classifier, is left to where the model is loaded."""
-    given, values = values, _with_stand_ins(values)
+    given, values = values, _with_stand_ins(values, lpips=path.startswith("objective"))
     room, done = path.partition(".")[0], _name("built", path, values)
-    if room not in BUILT | META or done in _passed or any(LOADED.match(target) for target in _targets_in(values)):
+    whole = path == "module.model" and values["_target_"] == CLIP
+    built = room in BUILT | META or path in ALONE or whole
+    if not built or done in _passed or any(LOADED.match(target) for target in _targets_in(values)):
         return
     import torch
 
     if path == "trainer":
         values = _anywhere(values)
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta" if room in META else "cpu"):
+        with torch.random.fork_rng(devices=[]), torch.device("meta" if room in META or whole else "cpu"):
             built = instantiate(values, _convert_="all")
             if path == "trainer":
                 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -168,7 +178,7 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
                 built(plugins=[LightningEnvironment()])  # whatever a SLURM allocation says
             elif path == "schedule":
                 built.check()
-            elif values.get("_partial_") and path.count(".") == (room == "guidance"):
+            elif values.get("_partial_") and path.count(".") == WRAPPERS.get(room, 0):
                 built(_stand_in(room))
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
@@ -206,15 +216,19 @@ def _anywhere(trainer: Mapping[str, Any]) -> dict[str, Any]:
     return {**trainer, **here, "callbacks": [], "logger": False, "_partial_": True}
 
 
-def _with_stand_ins(value: Any) -> Any:
-    """A part's arguments, other runs' models replaced by a small one: they are loaded when the part is used."""
+def _with_stand_ins(value: Any, lpips: bool = False) -> Any:
+    """A part's arguments, other runs' models (and LPIPS where ``lpips``) replaced by small ones: they are loaded when
+    the part is used."""
     if isinstance(value, list):
-        return [_with_stand_ins(inner) for inner in value]
+        return [_with_stand_ins(inner, lpips) for inner in value]
     if not isinstance(value, Mapping):
         return value
+    if lpips and {**value, **LPIPS} == value:
+        return {**value, "extractor": "digits-cnn-v1", "weights": None}
     if value.get("_target_") == LOADER:
         return {"_target_": "diffusion.model.DiffusionModel", "denoiser": SMALL, "shape": [1, 4, 4]}
-    return {key: _with_stand_ins(inner) for key, inner in value.items()}
+    out = {key: _with_stand_ins(inner, lpips) for key, inner in value.items()}
+    return {**out, "features": "stem"} if out.get("features") and out != value else out  # a module of the other model
 
 
 def _stand_in(room: str) -> Any:

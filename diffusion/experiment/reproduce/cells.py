@@ -27,7 +27,8 @@ from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session
-from diffusion.experiment.run.needs import needs_overrides, with_needs
+from diffusion.experiment.reproduce import published
+from diffusion.experiment.run.needs import compose, needs_overrides, seconds, state, with_needs
 from diffusion.experiment.run.saved_config import COMPOSED, MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
 from diffusion.experiment.run.status import read_status
 from diffusion.experiment.sweep import run as sweep
@@ -35,6 +36,7 @@ from diffusion.experiment.sweep.plan import Cell, Layout
 from diffusion.experiment.task.evaluate_config import score_overrides, whole
 from diffusion.files import write_atomic
 from diffusion.reporting.ablation import Measured, Row
+from diffusion.reporting.table import SECONDS, TRAINING, cost
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +63,9 @@ def run(cells: Sequence[Row], settings: Settings) -> int:
     Returns: 0, 1 if any failed, more where it was stopped by a signal. What did not finish training is not scored.
     """
     failed = 0
+    published.provide(cells, settings.outputs, settings.train)
     with _entry("train", train_task, settings) as (layout, launch):
-        trainings = list(_trainings(cells, settings, layout).values())
+        trainings = list(_trainings([cell for cell in cells if cell.weights is None], settings, layout).values())
         if any(training.status.get("status") != "finished" for training in trainings):
             failed = launch(list({training.identity: training for training in trainings}.values()))
     if failed > 1:
@@ -92,7 +95,7 @@ def measured(cells: Sequence[Row], settings: Settings) -> list[Measured]:
     with _entry("evaluate", evaluate_task, settings) as (layout, _):
         for cell, folder, seed in runs:
             if _trained(folder) and (record := _score(cell, folder, seed, settings, layout)):
-                found[cell.name][seed] = record
+                found[cell.name][seed] = {**record, "trained": None if cell.weights else seconds(folder)}
     return [_measured(cell, found[cell.name]) for cell in cells]
 
 
@@ -114,6 +117,23 @@ def configs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, Dic
                 validate.check(cfg)
                 cfg.trainer = OmegaConf.load(Path(place) / name / RESOLVED).trainer
                 yield cell, cfg, name
+
+
+def needed(cells: Sequence[Row], settings: Settings) -> dict[str, DictConfig]:
+    """The trainings that those of the cells need first, by identity, without what is finished; nothing is run."""
+    found: dict[str, DictConfig] = {}
+
+    def add(cfg: DictConfig) -> None:
+        for role, need in (cfg.get("needs") or {}).items():
+            if need.identity not in found and state(Path(need.run)) != "finished":
+                found[need.identity] = compose(cfg, str(role))[0]
+                add(found[need.identity])
+
+    trained = [cell for cell in cells if cell.weights is None]
+    with _entry("train", train_task, settings) as (layout, _):
+        for training in _trainings(trained, settings, layout).values():
+            add(with_needs(layout.compose(training.overrides)))
+    return found
 
 
 def train_task(cfg: DictConfig) -> Any:
@@ -198,10 +218,11 @@ def _trainings(cells: Sequence[Row], settings: Settings, layout: Layout) -> dict
 
 def _runs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, Path, int]]:
     with _entry("train", train_task, settings) as (layout, _):
-        trainings = _trainings(cells, settings, layout)
+        trainings = _trainings([cell for cell in cells if cell.weights is None], settings, layout)
     for cell in cells:
         for seed in settings.seeds:
-            yield cell, trainings[_key(cell, seed)].folder, seed
+            place = None if cell.weights is None else published.folder(cell, settings.outputs, settings.train)
+            yield cell, place or trainings[_key(cell, seed)].folder, seed
 
 
 def _run(folder: Path) -> str:
@@ -215,7 +236,7 @@ def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:
     """The record of a finished evaluation, ``None`` where it is not there."""
-    from diffusion.experiment.task.evaluate import stale, target
+    from diffusion.experiment.task.score_folder import stale, target
 
     cfg = layout.compose(_scoring(cell, folder, seed, settings))
     path = target(cfg) / "metrics.json"
@@ -236,6 +257,9 @@ def _trained(folder: Path) -> bool:
 def _measured(cell: Row, records: dict[int, dict[str, Any]]) -> Measured:
     names = dict.fromkeys(name for record in records.values() for name in record["metrics"])
     values = {name: [r["metrics"][name] for r in records.values() if name in r["metrics"]] for name in names}
+    paid = [cost(record["fingerprint"]) for record in records.values()]
+    values[SECONDS] = [part[SECONDS].mean for part in paid if SECONDS in part]
+    values[TRAINING] = [record["trained"] for record in records.values() if record["trained"] is not None]
     nfe = [(r["fingerprint"].get("cost") or {}).get("nfe_per_sample") for r in records.values()]
     floor = next(iter(records.values()), {}).get("floor") or {}
     fingerprints = [record["fingerprint"] for record in records.values()]

@@ -15,22 +15,11 @@ from rich.text import Text
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.reproduce import cells as ablation
-from diffusion.experiment.run.needs import quoted
+from diffusion.experiment.reproduce import published
 from diffusion.files import write_atomic
 from diffusion.reporting import ablation as tables
 from diffusion.reporting import paper_files
 from diffusion.reporting.paper_items import of_ablation
-
-
-def list_overrides(overrides: list[str]) -> list[str]:
-    """``train=[trainer=gpu,data.root=x]`` as Hydra's grammar wants it, each override inside quoted."""
-    out = []
-    for line in overrides:
-        key, _, value = line.partition("=")
-        if key in ("train", "evaluate", "cells") and value.startswith("["):
-            line = f"{key}={quoted(value)}"
-        out.append(line)
-    return out
 
 
 def reproduce(cfg: DictConfig) -> None:
@@ -50,6 +39,7 @@ def reproduce(cfg: DictConfig) -> None:
     node = OmegaConf.to_container(cfg.ablation, resolve=True)
     table = tables.Ablation.read(str(chosen["ablation"]), node)  # type: ignore[arg-type]
     cells = table.choose([cfg.cells] if isinstance(cfg.cells, str) else list(cfg.cells))
+    cells = published.chosen(cells, cfg.weights, cfg.format)
     settings = ablation.Settings(
         seeds=list(cfg.seeds) if cfg.seeds is not None else table.seeds,
         train=list(cfg.train),
@@ -95,17 +85,28 @@ def _plan(cells: list[tables.Row], settings: ablation.Settings, tflops: float, c
     for cell, cfg, training in ablation.configs(cells, settings):
         price = cost(cfg)
         seeds = len(settings.seeds)
+        if cell.weights is not None:
+            training = str(cell.weights.get("source") or cell.weights["card"])
         train, sample = (seeds * part / (tflops * 1e12 * 3600) for part in (price.train, price.sample))
+        train = 0.0 if cell.weights is not None else train
         total += sample + (0.0 if training in seen else train)
-        shared = "shared" if training in seen else f"{train:.3g}"
+        shared = "imported" if cell.weights is not None else "shared" if training in seen else f"{train:.3g}"
         seen.add(training)
         calls = "depends on another run" if price.nfe is None else f"{price.nfe:g}"
         rows.append([cell.name, training, calls, shared, f"{sample:.3g}", ", ".join(
             f"{name} {value:g}" for name, value in cell.published.items())])  # fmt: skip
+    needed: dict[str, list[float]] = {}
+    for cfg in ablation.needed(cells, settings).values():
+        needed.setdefault(str(cfg.name), []).append(cost(cfg).train / (tflops * 1e12 * 3600))
+    for name, hours in needed.items():
+        total += sum(hours)
+        rows.append([f"needs {name}", f"{len(hours)} more", "", f"{sum(hours):.3g}", "", ""])
     _show(console, ["cell", "training", "NFE", "training, h", "sampling, h", "published"], rows)
+    before = f" after {sum(map(len, needed.values()))} that they need" if needed else ""
     console.print(
-        f"{len(seen)} trainings of {len(settings.seeds)} seeds, {len(rows)} evaluations of each: {total:.3g} hours "
-        f"at {tflops:g} TFLOP/s sustained (tflops=); arithmetic of the networks only",
+        f"{len(seen)} trainings of {len(settings.seeds)} seeds{before}, {len(cells)} evaluations of each: {total:.3g} "
+        f"hours at {tflops:g} TFLOP/s sustained (tflops=); arithmetic of the trained networks only, a step as three "
+        "calls: those of teachers and targets come on top",
         markup=False, highlight=False, soft_wrap=True,
     )  # fmt: skip
 

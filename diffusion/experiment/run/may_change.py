@@ -30,9 +30,12 @@ MAY_CHANGE: Mapping[str, str] = {
     "data.pin_memory": "how batches are prepared",
     "autoencoder.pretrained": "where the same weights lie",
     "autoencoder.run": "where the same weights lie",
+    "text_encoder.run": "where the same weights lie",
     "objective.teacher.run": "where the same weights lie",
     "autoencoder.sha256": "which file is expected; the checkpoint knows whose latents it is of",
     "autoencoder.max_batch": "how latents are computed",
+    "module.loss.perceptual.weights": "where the same weights lie",
+    "objective.metric.network.weights": "where the same weights lie",
 }
 """Settings that a resumed run may change, with what a change does."""
 STAY = ("optimizer._target_", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer._target_")

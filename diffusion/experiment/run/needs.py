@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from contextvars import ContextVar
 from datetime import timedelta
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from diffusion.experiment.config import validate
 from diffusion.experiment.config.config_hash import identity
 from diffusion.experiment.config.errors import check_groups, explain
 from diffusion.experiment.config.overrides import quote
+from diffusion.experiment.config.rooms import own_rooms
 from diffusion.experiment.config.session import session, sources
 from diffusion.experiment.run.code import KEEP, changed, code_of
 from diffusion.experiment.run.status import FILE, place, read_status
@@ -34,7 +36,8 @@ from diffusion.files import newest
 DEPTH = 20
 """Needs of needs of needs: the most levels."""
 ITSELF = "needs itself"
-Chain = tuple[tuple[str, ...], ...]
+_chain: ContextVar[tuple[tuple[str, ...], ...]] = ContextVar("needs that are being composed", default=())
+"""The overrides of each, outer ones first."""
 
 
 def needs_overrides(overrides: Sequence[str]) -> list[str]:
@@ -45,6 +48,15 @@ def needs_overrides(overrides: Sequence[str]) -> list[str]:
         else line
         for line in overrides
     ]
+
+
+def quote_lists(overrides: Sequence[str], keys: Sequence[str]) -> list[str]:
+    """``train=[trainer=gpu,data.root=x]`` as Hydra's grammar wants it: overrides in lists of ``keys`` quoted."""
+    out = []
+    for line in overrides:
+        key, mark, value = line.partition("=")
+        out.append(f"{key}={quoted(value)}" if key in keys and value.startswith("[") else key + mark + value)
+    return out
 
 
 def quoted(value: str) -> str:
@@ -72,15 +84,17 @@ def path_overrides(cfg: DictConfig) -> list[str]:
     return [f"paths.{key}={quote(str(cfg.paths[key]))}" for key in cfg.paths if key != "run"]
 
 
-def with_needs(cfg: DictConfig, chain: Chain = ()) -> DictConfig:
-    """The config itself, each of its needs in the place of its overrides as ``{overrides, run, identity}``.
+def with_needs(cfg: DictConfig) -> DictConfig:
+    """The config itself, without rooms that its module does not have, each of its needs in the place of its overrides
+    as ``{overrides, run, identity}``.
 
     Raises:
         ConfigError: a need that is no list of overrides, cannot be composed, or needs itself.
     """
+    cfg = own_rooms(cfg)
     for role in cfg.get("needs") or {}:
         if not OmegaConf.is_dict(cfg.needs[role]):
-            need, lines = compose(cfg, str(role), chain)
+            need, lines = compose(cfg, str(role))
             name = identity(need)
             keep = cfg.get("code") == KEEP
             run = find(Path(str(cfg.paths.outputs)), str(need.name), name, None if keep else need)
@@ -89,7 +103,7 @@ def with_needs(cfg: DictConfig, chain: Chain = ()) -> DictConfig:
     return cfg
 
 
-def compose(cfg: DictConfig, role: str, chain: Chain = ()) -> tuple[DictConfig, list[str]]:
+def compose(cfg: DictConfig, role: str) -> tuple[DictConfig, list[str]]:
     """The config of a need, checked, with its own needs resolved; and the overrides that make it.
 
     Raises:
@@ -105,6 +119,7 @@ def compose(cfg: DictConfig, role: str, chain: Chain = ()) -> tuple[DictConfig, 
             f"needs.{role} is a list of overrides of another training, got {lines!r}; set for example "
             f"needs.{role}=[experiment=digits_ddpm,seed=1]"
         )
+    chain = _chain.get()
     if tuple(lines) in chain or len(chain) == DEPTH:
         raise ConfigError(
             f"needs.{role}=[{','.join(lines)}] {ITSELF}: that training has the same need again; remove one of them"
@@ -112,16 +127,20 @@ def compose(cfg: DictConfig, role: str, chain: Chain = ()) -> tuple[DictConfig, 
     job = HydraConfig.get().job
     folder, search = sources()
     words = (*search, *needs_overrides(lines), *path_overrides(cfg))
+    before = _chain.set((*chain, tuple(lines)))
     try:
-        need = _compose(folder, str(job.config_name), str(job.name), words, (*chain, tuple(lines)))
+        need = _compose(folder, str(job.config_name), str(job.name), words)
     except ConfigError as error:
         raise error if ITSELF in str(error) else ConfigError(f"needs.{role}: {error}") from None
+    finally:
+        _chain.reset(before)
     return need, lines
 
 
 @functools.lru_cache(maxsize=256)
-def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str, ...], chain: Chain) -> DictConfig:
-    """Once a process, so that a file that is edited while a sweep runs changes none of its cells."""
+def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """Once a process, so that a file that is edited while a sweep runs changes none of its cells; its own needs are
+    resolved."""
     with session(folder, job_name) as inner:
         loader = inner.config_loader
         try:
@@ -136,7 +155,8 @@ def _compose(folder: str, config_name: str, job_name: str, overrides: tuple[str,
         except (HydraException, OmegaConfBaseException, ValueError) as error:
             chosen = [o.input_line for o in parsed if o.key_or_group in groups and o.input_line is not None]
             raise explain(error, parsed, hydra.compose(config_name, chosen), list(groups)) from None
-    validate.check(with_needs(cfg, chain))
+    cfg = with_needs(cfg)
+    validate.check(cfg)
     return cfg
 
 
@@ -204,6 +224,21 @@ def expected(folder: Path, cfg: DictConfig) -> float | None:
             ratio = steps / theirs if steps and theirs and steps > 0 and theirs > 0 else 1.0
             times += [(max(ratio, 1 / ratio), ratio * seconds)] if ratio <= 4 else []
     return min(times)[1] if times else None
+
+
+def seconds(folder: Path) -> float | None:
+    """Of the training in a run folder and of all that it needs, each once; ``None`` where one of them is not known."""
+    taken: dict[Path, float | None] = {}
+
+    def add(folder: Path) -> None:
+        if folder.resolve() not in taken:
+            taken[folder.resolve()] = (read_status(folder) or {}).get("seconds")
+            for need in ((yaml.safe_load(_read(newest(folder / "config.yaml"))) or {}).get("needs") or {}).values():
+                add(Path(need["run"]))
+
+    add(folder)
+    known = [value for value in taken.values() if value is not None]
+    return sum(known) if len(known) == len(taken) else None
 
 
 def _read(path: Path) -> str:

@@ -22,11 +22,20 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config.config_hash import below
 from diffusion.experiment.config.overrides import quote, text_of
 from diffusion.experiment.config.resolvers import task_overrides
+from diffusion.experiment.config.rooms import own_rooms
 from diffusion.experiment.config.validate import at, resolved
 from diffusion.experiment.run.history import write_history
 from diffusion.experiment.run.may_change import may_change
 from diffusion.experiment.run.needs import with_needs
-from diffusion.experiment.run.saved_config import COMPOSED, OVERRIDES, RESOLVED, expect_run, read_file, read_resolved
+from diffusion.experiment.run.saved_config import (
+    COMPOSED,
+    ORIGIN,
+    OVERRIDES,
+    RESOLVED,
+    expect_run,
+    read_file,
+    read_resolved,
+)
 from diffusion.files import numbered, write_atomic
 
 UNRECORDED = ("paths", "plan", "resume", "needs")
@@ -82,7 +91,7 @@ log = logging.getLogger(__name__)
 def whole(cfg: DictConfig) -> DictConfig:
     """The config that a training works with: the continued run's own, with what it needs."""
     found = continued(cfg)
-    return with_needs(cfg if found is None else found.cfg)
+    return with_needs(own_rooms(cfg, task_overrides()) if found is None else found.cfg)
 
 
 def resume_overrides(overrides: list[str], *, sweep: bool = False) -> list[str]:
@@ -120,6 +129,11 @@ def expect_continuable(run: Path) -> None:
     ConfigError: no run folder, no whole checkpoint in it, or one of a version before 0.2.
     """
     expect_run(run, _TOP)
+    if (run / ORIGIN).is_file():
+        raise ConfigError(
+            f"resume={run} is an imported model, whose training is not here to be resumed; start a training of its "
+            f"network from its weights with initial.run={run}"
+        )
     read_resolved(run)
     if not (run / LAST).is_file():
         raise ConfigError(
@@ -150,6 +164,7 @@ def continued(cfg: DictConfig) -> Continued | None:
     for key in cfg:
         if key not in composed:  # of a version that did not have it
             composed[key] = cfg._get_node(key)
+    own_rooms(composed)
     for key in list(_of_the_job(composed)):
         OmegaConf.update(composed, key, at(before, key), merge=False)
     composed.paths, composed.resume, composed.plan = cfg.paths, cfg.resume, cfg.get("plan", False)
@@ -168,10 +183,9 @@ def continued(cfg: DictConfig) -> Continued | None:
     changes |= _differences(module, OmegaConf.to_container(composed.module), "module")  # references to the others
     follows = {key: source for key in changes if (source := _source(composed, key)) in changes}
     given = {_key(line).replace("/", ".") for line in new}
-    for key, (old, now) in sorted(
-        changes.items(), key=lambda change: not below(change[0], given)
-    ):  # what was set first
-        if not may_change(key) and follows.get(key) != "trainer.max_steps":
+    ordered = sorted(changes.items(), key=lambda change: not below(change[0], given))  # what was set first
+    for key, (old, now) in ordered:
+        if not may_change(key) and follows.get(key) not in ("trainer.max_steps", "text_encoder.run"):
             raise ConfigError(
                 f"{run} was trained with {key}={old}, and this would continue it with {now}; leave that setting as it "
                 f"was (docs/resume.md lists those that may change), or start another run, from these weights with "
@@ -261,9 +275,12 @@ def _differences(before: Any, after: Any, prefix: str = "") -> dict[str, tuple[A
 
 
 def _source(cfg: DictConfig, key: str) -> str | None:
-    """The key that a value refers to, ``None`` where it is set itself."""
-    match = re.fullmatch(r"\$\{([\w.]+)\}", _text(cfg, key))
-    return match[1] if match else None
+    """The key that a value, or the part that holds it, refers to; ``None`` where it is set itself."""
+    names = key.split(".")
+    for end in range(len(names), 0, -1):
+        if match := re.fullmatch(r"\$\{([\w.]+)\}", _text(cfg, ".".join(names[:end]))):
+            return ".".join([match[1], *names[end:]])
+    return None
 
 
 def _text(cfg: DictConfig, key: str) -> str:

@@ -17,11 +17,14 @@ from yaml import YAMLError
 
 from diffusion import __version__
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.rooms import KINDS, draws, kind, own_rooms
 from diffusion.files import newest
 
 OVERRIDABLE = ("sampler", "spacing", "guidance", "evaluation")
 """Rooms that sampling and evaluation may change."""
 RESOLVED, COMPOSED, OVERRIDES = "config.yaml", ".hydra/config.yaml", ".hydra/overrides.yaml"
+ORIGIN = "origin.json"
+"""Of an imported model: where it came from."""
 MODEL_STATISTICS = "ems.safetensors"
 """The statistics of the run's model that DPM-Solver-v3 samples with."""
 
@@ -31,8 +34,10 @@ def overridable_overrides(overrides: list[str]) -> list[str]:
     return [f"++{line}" if line.split(".", 1)[0] in OVERRIDABLE and "=" in line else line for line in overrides]
 
 
-def with_run(cfg: DictConfig) -> DictConfig:
+def with_run(cfg: DictConfig, *, undrawn: bool = False) -> DictConfig:
     """The run's resolved config with the free rooms as this invocation wants them.
+
+    undrawn: may it be the run of a model that draws no images, which has an evaluation and no other free room?
 
     ``cfg.choices`` names the options that the command line chose for them, ``null`` where the run's own is kept.
 
@@ -42,14 +47,27 @@ def with_run(cfg: DictConfig) -> DictConfig:
     run = Path(cfg.run)
     expect_run(run, "run")
     merged, composed = read_resolved(run), read_file(run, COMPOSED)
+    free: tuple[str, ...] = OVERRIDABLE
+    own = kind(merged)
+    if undrawn and not draws(merged):
+        free, composed = ("evaluation",), own_rooms(composed)
+        for room in OVERRIDABLE:
+            if room not in free and (cfg.choices.get(room) is not None or cfg.get(room)):
+                raise ConfigError(f"run={run} is {own.noun}, which has no {room}; leave {room} out")
+    elif "network" not in merged and ("autoencoder" in merged or not draws(merged)):
+        own = KINDS["AutoencoderModule"] if draws(merged) else own
+        raise ConfigError(
+            f"run={run} is {own.noun}, which draws no images of its own; use it as {own.use.format(run=run)}"
+        )
+    needed = ("paths", "data", *(("schedule", "network") if free == OVERRIDABLE else ("module",)), *free)
     for node, name in ((merged, RESOLVED), (composed, COMPOSED)):
-        lacks = [key for key in ("paths", "data", "schedule", "network", *OVERRIDABLE) if key not in node]
+        lacks = [key for key in needed if key not in node]
         if lacks:
             raise ConfigError(
                 f"{run / name} has no '{lacks[0]}': it is half-written, or of another version of this project; sample "
                 "and score that run with the version in its environment.json"
             )
-    for room in OVERRIDABLE:
+    for room in free:
         mine = cfg.get(room) or OmegaConf.create({})
         if cfg.choices.get(room) is None:
             if OmegaConf.select(mine, "likelihood._target_") is not None:  # another one keeps no settings of the run's
@@ -60,7 +78,7 @@ def with_run(cfg: DictConfig) -> DictConfig:
     for key in cfg:
         if key not in (*OVERRIDABLE, "paths"):
             merged[key] = cfg._get_node(key)
-    if "compile" in cfg and "module" in merged:
+    if "compile" in cfg and "compile" in merged.get("module", {}):
         merged.module.compile = cfg.compile
     merged.paths.run = str(run)
     with open_dict(merged):
@@ -75,6 +93,8 @@ def read_resolved(run: Path) -> DictConfig:
         ConfigError: there is none, it is damaged, or the run was made by a version before 0.2.
     """
     node: DictConfig = read_file(run, RESOLVED)
+    if "paths" in node:
+        node.paths.run = str(run)  # frozen parts of an imported model lie in it, wherever it has moved
     try:
         record = json.loads((run / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

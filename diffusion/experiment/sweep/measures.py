@@ -21,12 +21,31 @@ log = logging.getLogger(__name__)
 LOGS: Mapping[str, tuple[str, ...]] = {
     "RegressionObjective": ("mse",),
     "MatchingObjective": ("mse",),
+    "GuidanceDistillationObjective": ("mse",),
+    "ProgressiveObjective": ("mse",),
+    "MeanFlowObjective": ("mse",),
+    "ShortcutObjective": ("mse",),
+    "ConsistencyDistillationObjective": ("distance",),
+    "ConsistencyTrainingObjective": ("distance",),
+    "ContinuousConsistencyObjective": ("tangent",),
+    "ContinuousDistillationObjective": ("tangent",),
+    "ReflowObjective": ("distance",),
+    "DistributionMatchingObjective": ("match", "rival"),
+    "ScoreIdentityObjective": ("match", "rival"),
     "HybridObjective": ("mse", "vb"),
     "VLBObjective": ("mse", "vb"),
     "ClassificationObjective": ("accuracy",),
 }
 """Parts of an objective's loss, which the monitor logs as ``train/<part>``."""
-UNWEIGHTED = ("RegressionObjective", "MatchingObjective", "HybridObjective")
+UNWEIGHTED = (
+    "RegressionObjective",
+    "MatchingObjective",
+    "HybridObjective",
+    "GuidanceDistillationObjective",
+    "ProgressiveObjective",
+    "MeanFlowObjective",
+    "ShortcutObjective",
+)
 """Objectives with an unweighted loss."""
 SILENT = ("Checkpoint", "LatentCache", "PostHocEMA", "Profile", "Pruning", "SampleGrid", "TrainingProgress")
 """Callbacks that log no number."""
@@ -173,6 +192,7 @@ def _logged(
 def _monitored(monitor: Mapping[str, Any], objective: Mapping[str, Any]) -> Iterator[str]:
     kind, bins = _class(objective), int(monitor.get("bins") or 10)
     yield from (f"train/{name}" for name in ("images_per_s", "tflops", "mfu", "lr", *LOGS.get(kind, ())))
+    yield from (f"val/{name}" for name in LOGS.get(kind, ()))
     for loss in ("loss", *(["unweighted_loss"] if kind in UNWEIGHTED else [])):
         for part in ("train", "val"):
             yield f"{part}/{loss}"

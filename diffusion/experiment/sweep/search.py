@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.config import validate
+from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.sweep.measures import names, refuse_unknown
 from diffusion.experiment.sweep.plan import Cell, Layout
 from diffusion.experiment.sweep.run import Sweep, refuse_ranks, remembering
@@ -45,8 +47,8 @@ class Search:
     """One study.
 
     Raises:
-        ConfigError: nothing to search; a metric or a report that no trial will have; a study over another space in the
-            same folder.
+        ConfigError: nothing to search; a metric or a report that no trial will have; parts that do not fit; a study
+            over another space in the same folder.
     """
 
     def __init__(self, sweeper: Any, arguments: list[str]) -> None:
@@ -66,7 +68,10 @@ class Search:
         choices = {key: getattr(space, "choices", None) or [space.low] for key, space in self.space.items()}
         report = None if sweeper.pruner == "none" else str(sweeper.report)
         refuse_unknown(self.layout.glance, self.fixed, choices, str(sweeper.metric), report)
+        first = [f"{key}={space.choices[0]}" for key, space in self.space.items() if hasattr(space, "choices")]
         self.folder = Path(str(sweeper.config.hydra.sweep.dir))
+        place = f"paths.run={quote(str(self.folder))}"
+        validate.check(self.layout.glance([*self.fixed, *first, place]))  # of the parts, which imports them
         self.study = self._open()
 
     def run(self) -> int:

@@ -7,6 +7,7 @@ import math
 from diffusion.sampler.exponential.base import weights
 from diffusion.sampler.multistep import MultistepSampler
 from diffusion.schedule.base import Level
+from diffusion.spacing.log_snr import LogSNRSpacing
 from diffusion.types import Spacing
 
 
@@ -23,8 +24,9 @@ class DEISSampler(MultistepSampler):
     answer = "eps"
 
     invertible = True
+    spacing = LogSNRSpacing()
 
-    def __init__(self, steps: int = 20, spacing: Spacing | None = None, order: int = 3) -> None:
+    def __init__(self, steps: int = 10, spacing: Spacing | None = None, order: int = 3) -> None:
         super().__init__(steps, spacing)
         if order not in (1, 2, 3, 4):
             raise ValueError(f"DEIS has orders 1 to 4, got {order}; set sampler.order")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from diffusion.sampler.exponential.single_step import THIRDS, SingleStepSampler
+from diffusion.types import Spacing
 
 
 class DPMSolver3Sampler(SingleStepSampler):
@@ -11,3 +12,6 @@ class DPMSolver3Sampler(SingleStepSampler):
     order = 3
     answer = "eps"
     tableau = THIRDS
+
+    def __init__(self, steps: int = 7, spacing: Spacing | None = None) -> None:
+        super().__init__(steps, spacing)

@@ -13,6 +13,7 @@ from diffusion.sampler.exponential.dpm_solver_3 import DPMSolver3Sampler
 from diffusion.sampler.exponential.dpm_solver_pp_2s import DPMSolverPP2SSampler
 from diffusion.sampler.exponential.dpm_solver_pp_3s import DPMSolverPP3SSampler
 from diffusion.schedule.base import Level, Schedule
+from diffusion.spacing.log_snr import LogSNRSpacing
 from diffusion.types import RandnLike, Spacing
 
 Answer = Literal["noise", "data"]
@@ -37,6 +38,7 @@ class DPMSolverFastSampler(Sampler):
     """
 
     order = 2
+    spacing = LogSNRSpacing()
     invertible = True
 
     def __init__(self, steps: int = 20, spacing: Spacing | None = None, predicts: Answer = "noise") -> None:

@@ -7,6 +7,7 @@ import math
 from diffusion.sampler.exponential.base import lagrange, moments
 from diffusion.sampler.multistep import MultistepSampler
 from diffusion.schedule.base import Level
+from diffusion.spacing.log_snr import LogSNRSpacing
 from diffusion.types import Spacing
 
 
@@ -25,6 +26,7 @@ class DPMSolverMSampler(MultistepSampler):
     """
 
     order = 2
+    spacing = LogSNRSpacing()
     invertible = True
     answer = "eps"
 

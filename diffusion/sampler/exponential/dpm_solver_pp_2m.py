@@ -8,7 +8,8 @@ from torch import Tensor
 
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike, combine
+from diffusion.spacing.log_snr import LogSNRSpacing
+from diffusion.types import RandnLike, Spacing, combine
 
 State = tuple[Level, Tensor]
 """The previous step's level and its E[x_0 | x]."""
@@ -23,7 +24,11 @@ class DPMSolverPP2MSampler(Sampler):
     """
 
     order = 2
+    spacing = LogSNRSpacing()
     invertible = True
+
+    def __init__(self, steps: int = 20, spacing: Spacing | None = None) -> None:
+        super().__init__(steps, spacing)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: State | None, randn_like: RandnLike

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.sampler.exponential.dpm_solver_pp_2m import State
 from diffusion.schedule.base import Level
+from diffusion.spacing.log_snr import LogSNRSpacing
 from diffusion.types import RandnLike, Spacing, combine
 
 
@@ -27,9 +28,10 @@ class DPMSolverPP2MSDESampler(Sampler):
     """
 
     order = 2
+    spacing = LogSNRSpacing()
     noiseless = "eta=0"
 
-    def __init__(self, steps: int = 20, spacing: Spacing | None = None, eta: float = 1.0) -> None:
+    def __init__(self, steps: int = 25, spacing: Spacing | None = None, eta: float = 1.0) -> None:
         super().__init__(steps, spacing)
         if not 0.0 <= eta <= 1.0:
             raise ValueError(f"eta lies in [0, 1] (0 = the ODE, 1 = the SDE), got {eta}; set sampler.eta")

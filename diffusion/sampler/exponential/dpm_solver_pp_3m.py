@@ -7,6 +7,8 @@ import math
 from diffusion.sampler.exponential.base import weights
 from diffusion.sampler.multistep import MultistepSampler
 from diffusion.schedule.base import Level
+from diffusion.spacing.log_snr import LogSNRSpacing
+from diffusion.types import Spacing
 
 
 class DPMSolverPP3MSampler(MultistepSampler):
@@ -17,8 +19,12 @@ class DPMSolverPP3MSampler(MultistepSampler):
     """
 
     order = 3
+    spacing = LogSNRSpacing()
     invertible = True
     answer = "x0"
+
+    def __init__(self, steps: int = 20, spacing: Spacing | None = None) -> None:
+        super().__init__(steps, spacing)
 
     def differences(self, nxt: Level, past: list[Level]) -> list[float]:
         h = nxt.lam - past[0].lam

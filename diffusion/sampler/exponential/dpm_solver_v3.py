@@ -14,6 +14,7 @@ from diffusion.sampler.base import Denoise, Sampler
 from diffusion.sampler.exponential.dpm_v3_integrals import Integrals
 from diffusion.sampler.exponential.model_statistics import MAKE, ModelStatistics
 from diffusion.schedule.base import Level, Schedule
+from diffusion.spacing.log_snr import LogSNRSpacing
 from diffusion.types import RandnLike, Spacing, combine
 
 Coefficient = Tensor | float
@@ -74,6 +75,7 @@ class DPMSolverV3Sampler(Sampler):
     """
 
     invertible = True
+    spacing = LogSNRSpacing()
 
     def __init__(
         self,

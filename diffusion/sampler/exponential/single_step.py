@@ -10,7 +10,8 @@ from torch import Tensor
 from diffusion.sampler.base import Denoise, Sampler
 from diffusion.sampler.exponential.base import moments
 from diffusion.schedule.base import Level
-from diffusion.types import RandnLike
+from diffusion.spacing.log_snr import LogSNRSpacing
+from diffusion.types import RandnLike, Spacing
 
 Tableau = tuple[tuple[float, float, int], ...]
 """Rows (r, c, k), one for each stage; r = 1 in the last, which is the step's result."""
@@ -35,7 +36,11 @@ class SingleStepSampler(Sampler):
 
     answer: ClassVar[Literal["x0", "eps"]]
     tableau: ClassVar[Tableau]
+    spacing = LogSNRSpacing()
     invertible = True
+
+    def __init__(self, steps: int = 10, spacing: Spacing | None = None) -> None:
+        super().__init__(steps, spacing)
 
     def step(
         self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Any, randn_like: RandnLike

@@ -11,6 +11,7 @@ from diffusion.sampler.base import Denoise, Sampler
 from diffusion.sampler.exponential.base import weights
 from diffusion.sampler.multistep import Past
 from diffusion.schedule.base import Level
+from diffusion.spacing.log_snr import LogSNRSpacing
 from diffusion.types import RandnLike, Spacing, combine
 
 Variant = Literal["bh1", "bh2"]
@@ -33,9 +34,10 @@ class UniPCSampler(Sampler):
     """
 
     invertible = True
+    spacing = LogSNRSpacing()
 
     def __init__(
-        self, steps: int = 20, spacing: Spacing | None = None, predictor: int = 2, variant: Variant = "bh2"
+        self, steps: int = 10, spacing: Spacing | None = None, predictor: int = 2, variant: Variant = "bh2"
     ) -> None:
         super().__init__(steps, spacing)
         if predictor not in (1, 2, 3):

@@ -1,0 +1,95 @@
+"""Which rooms of a config a training has: that of an autoencoder or a CLIP has no schedule, sampler or network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, open_dict
+
+from diffusion.errors import ConfigError
+from diffusion.experiment.config.plain import class_name, section
+
+DENOISERS = (
+    "schedule",
+    "parameterization",
+    "network",
+    "conditioner",
+    "text_encoder",
+    "augmentation",
+    "objective",
+    "spacing",
+    "sampler",
+    "guidance",
+    "compile",
+)
+"""Rooms and keys of a denoiser's training alone."""
+OF_CLIPS = (*(room for room in DENOISERS if room != "text_encoder"), "autoencoder")
+"""Those that the training of a CLIP does not have."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a module trains.
+
+    option: of ``module``, and what :func:`diffusion.load` calls it. noun: in words. lacking: rooms that its training
+    does not have. score: the only evaluation of a model that draws no images, an option. use: what others do with its
+    run.
+    """
+
+    option: str
+    noun: str
+    lacking: tuple[str, ...] = ()
+    score: str | None = None
+    use: str = ""
+
+
+KINDS = {
+    "AutoencoderModule": Kind(
+        "autoencoder", "an autoencoder", DENOISERS, "reconstruction", "autoencoder=run autoencoder.run={run}"
+    ),
+    "ContrastiveModule": Kind(
+        "contrastive",
+        "a CLIP",
+        OF_CLIPS,
+        "retrieval",
+        "text_encoder=run text_encoder.run={run} or evaluation.clip.run={run}",
+    ),
+}
+"""By the class of the module; any other trains a denoiser."""
+DENOISER = Kind("diffusion", "a diffusion model")
+
+
+def own_rooms(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
+    """The config itself, without the rooms that its module's training does not have.
+
+    overrides: of the command line, which must not set what there is not.
+
+    Raises:
+        ConfigError: one does.
+    """
+    known = kind(cfg)
+    for line in overrides:
+        head = line.lstrip("+~").split("=", 1)[0].split("@")[0].replace("/", ".").split(".")[0]
+        if head in known.lacking and head in cfg:
+            raise ConfigError(f"module={known.option} has no {head}; leave {line} out")
+    with open_dict(cfg):
+        for room in known.lacking:
+            cfg.pop(room, None)
+    return cfg
+
+
+def kind(cfg: DictConfig | Mapping[str, Any]) -> Kind:
+    """What the module of a config trains."""
+    return KINDS.get(class_name(section(cfg, "module")), DENOISER)
+
+
+def trains_autoencoder(cfg: DictConfig | Mapping[str, Any]) -> bool:
+    """Is it the config of an autoencoder's training?"""
+    return kind(cfg).option == "autoencoder"
+
+
+def draws(cfg: DictConfig | Mapping[str, Any]) -> bool:
+    """Is it the config of a model that draws images, or of none?"""
+    return kind(cfg).score is None

@@ -1,0 +1,104 @@
+"""A text -> the embedding of an image -> the image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
+from diffusion.conditioner.text import TextConditioner
+from diffusion.pipeline.base import Request
+from diffusion.pipeline.cascade import check_chain
+from diffusion.pipeline.single import SinglePipeline
+from diffusion.pipeline.staged import StagedPipeline, enlarged, parts_of
+
+
+class UnclipPipeline(StagedPipeline):
+    """unCLIP (Ramesh et al. 2022): the prior draws the embedding of an image for a text, the decoder an image with that
+    embedding, upsamplers enlarge it. The decoder draws what its run draws alone with that embedding.
+
+    Args:
+        prior: draws embeddings (``autoencoder=embedding``).
+        decoder: reads the column "image_embedding".
+        upsamplers: by name, in their order.
+        candidates: embeddings that the prior draws for each sample, of which that with the largest dot product with the
+            text's embedding is decoded (2 in the paper, section 2.2).
+        options: batch_size, labels, columns, identities, see :class:`StagedPipeline`.
+
+    Raises:
+        ValueError: stages that do not fit: embeddings of another width or another CLIP, sizes that do not follow each
+            other, candidates that cannot be compared with the text.
+    """
+
+    def __init__(
+        self,
+        prior: SinglePipeline,
+        decoder: SinglePipeline,
+        upsamplers: Mapping[str, SinglePipeline],
+        candidates: int = 2,
+        **options: Any,
+    ) -> None:
+        if isinstance(candidates, bool) or not isinstance(candidates, int) or candidates < 1:
+            raise ValueError(f"pipeline.candidates is a whole number of at least 1, got {candidates!r}")
+        self.prior, self.decoder, self.upsamplers, self.candidates = prior, decoder, dict(upsamplers), candidates
+        self._check_embeddings()
+        check_chain("decoder", decoder, self.upsamplers)
+        named = {f"upsamplers.{name}": stage for name, stage in self.upsamplers.items()}
+        super().__init__({"prior": prior, "decoder": decoder, **named}, "decoder", **options)
+
+    def through(self, index: Tensor, seed: int, request: Request) -> Tensor:
+        embedding = self.embedding(index, seed, request)
+        own = self.of(self.decoder, request, image_embedding=embedding.to(self.decoder.model.dtype))
+        x = self.decoder.images(index, seed, own)
+        return enlarged(self, self.upsamplers, x, index, seed, request)
+
+    def embedding(self, index: Tensor, seed: int, request: Request) -> Tensor:
+        """(B, E) of these samples: those that are requested, or the best of the prior's candidates."""
+        if request.image_embedding is not None:
+            return request.image_embedding
+        own = self.of(self.prior, request)
+        drawn = torch.stack(
+            [self.prior.images(index, self.seed_of(f"prior.{n}", seed), own) for n in range(self.candidates)]
+        )
+        if self.candidates == 1:
+            return drawn[0]
+        texts = self.prior.requests(index, seed, own)["text"]
+        wanted = self._text().encoder(texts).pooled
+        best = (drawn * wanted.to(drawn)).sum(-1).argmax(0)
+        return drawn[best, torch.arange(len(best), device=drawn.device)]
+
+    def _text(self) -> TextConditioner:
+        return next(part for part in parts_of(self.prior.model.conditioner) if isinstance(part, TextConditioner))
+
+    def _check_embeddings(self) -> None:
+        coder: Any = self.prior.model.autoencoder
+        if coder.column != "image_embedding":
+            raise ValueError("pipeline.prior draws images and no embeddings; name a run with autoencoder=embedding")
+        read = [p for p in parts_of(self.decoder.model.conditioner) if isinstance(p, ImageEmbeddingConditioner)]
+        if not read:
+            raise ValueError(
+                f"pipeline.decoder reads {', '.join(self.decoder.reads) or 'no condition'} and no image_embedding; "
+                "name a run with conditioner=image_embedding or conditioner=unclip"
+            )
+        if read[0].embedding_dim != coder.channels:
+            raise ValueError(
+                f"pipeline.prior draws embeddings of {coder.channels} numbers, and pipeline.decoder reads "
+                f"{read[0].embedding_dim}; name runs with the same CLIP"
+            )
+        mine, theirs = coder.clip, read[0].clip
+        if mine and theirs and not (mine.startswith(theirs) or theirs.startswith(mine)):
+            raise ValueError(
+                f"pipeline.prior draws embeddings of the CLIP of sha256 {mine[:12]}, and pipeline.decoder reads those "
+                f"of {theirs[:12]}; name runs with the same CLIP"
+            )
+        if self.candidates > 1:
+            texts = [p for p in parts_of(self.prior.model.conditioner) if isinstance(p, TextConditioner)]
+            width = texts[0].encoder.pooled_dim if texts else 0
+            if width != coder.channels:
+                raise ValueError(
+                    f"pipeline.candidates={self.candidates} are compared with the text's embedding of {width} numbers, "
+                    f"and have {coder.channels}; set pipeline.candidates=1"
+                )

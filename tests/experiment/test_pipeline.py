@@ -1,0 +1,208 @@
+"""scripts/sample.py and evaluate.py with several runs that draw together, and stages that do not fit."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from model_folders import run_folder
+from scripts_in_process import run_script
+from test_settings import script
+
+import diffusion
+from diffusion.pipeline.base import Request
+from diffusion.pipeline.cascade import CascadePipeline
+from diffusion.pipeline.refine import RefinePipeline
+from diffusion.pipeline.unclip import UnclipPipeline
+
+SMALL = ["sampler=ddim", "sampler.steps=2", "spacing=trailing"]
+WORDS = ["text_encoder.dim=8", "text_encoder.pooled_dim=6", "text_encoder.depth=1", "text_encoder.heads=2"]
+TEXTS = ["a cat", "a dog", "two", "three"]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    place = tmp_path_factory.mktemp("runs")
+    folder = [f"data.root={place}", "data=image_folder", "data.channels=1"]
+    embedded = ["conditioner=text", *WORDS, "network.width=8", "network.depth=1", "network.heads=1"]
+    low = ["conditioner=low_resolution", "conditioner.factor=2", "network.attention=[]"]
+    image = ["conditioner.parts.image.embedding_dim=6", "conditioner.parts.image.dim=32"]
+    made = {
+        "base": ["conditioner=label"],
+        "other": ["conditioner=label", "schedule=linear", "parameterization=velocity"],
+        "large": [*folder, "data.resolution=16", *low],
+        "huge": [*folder, "data.resolution=32", *low],
+        "prior": ["autoencoder=embedding", "autoencoder.channels=6", "network=prior_tiny", "guidance=none", *embedded],
+        "wide": ["autoencoder=embedding", "autoencoder.channels=7", "network=prior_tiny", "guidance=none", *embedded],
+        "decoder": ["conditioner=unclip", *image, "conditioner.parts.image.token_dim=8", *WORDS],
+    }
+    for name, overrides in made.items():
+        run = run_folder(place, name, *SMALL, *overrides)
+        (run / ".hydra").mkdir()
+        shutil.copy(run / "config.yaml", run / ".hydra" / "config.yaml")
+    return {name: str(place / name) for name in made}
+
+
+def stage(runs: dict[str, str], name: str, batch_size: int = 4):
+    return diffusion.load(runs[name], weights="raw").pipeline(batch_size=batch_size)
+
+
+def unclip(runs: dict[str, str], **settings: int) -> UnclipPipeline:
+    return UnclipPipeline(
+        stage(runs, "prior"), stage(runs, "decoder"), {"x2": stage(runs, "large")}, batch_size=4, **settings
+    )
+
+
+def test_a_cascade_enlarges_what_the_base_draws_alone(runs: dict[str, str]) -> None:
+    base, large = stage(runs, "base"), stage(runs, "large")
+    pipeline = CascadePipeline(base, {"x2": large}, batch_size=4)
+    index = torch.arange(4)
+    small = stage(runs, "base").images(index, 7, Request(label=index % 10)).clamp(-1, 1)
+    due = large.images(index, pipeline.seed_of("upsamplers.x2", 7), Request(low_resolution=small))
+    torch.testing.assert_close(pipeline.images(index, 7), due)
+    assert pipeline.draw(index, 7).shape == (4, 1, 16, 16)
+    assert torch.equal(CascadePipeline(base, {}, batch_size=4).draw(index, 7), stage(runs, "base").draw(index, 7))
+
+
+def test_columns_reach_the_stages_that_read_them(runs: dict[str, str]) -> None:
+    """As an evaluation gives prompts and negative ones; the upsampler reads neither."""
+    told, asked, index = unclip(runs), unclip(runs), torch.arange(4)
+    told.columns.update(text=tuple(TEXTS), negative=("a bird",))
+    due = asked.draw(index, 3, Request(text=TEXTS, negative=["a bird"] * 4))
+    assert torch.equal(told.draw(index, 3), due)
+
+
+def test_numbers_that_no_stage_reads_are_refused(runs: dict[str, str]) -> None:
+    request = Request(text=TEXTS, numbers={"size": torch.ones(4, 2)})
+    with pytest.raises(ValueError, match="numbers has size, and these stages read none"):
+        unclip(runs).check(request)
+
+
+def test_a_sample_depends_on_its_number_and_its_request_only(runs: dict[str, str]) -> None:
+    pipeline = unclip(runs)
+    request = Request(text=TEXTS)
+    whole = pipeline.draw(torch.arange(4), 3, request)
+    assert pipeline.calls == 4 * (2 * 2 + 2 + 2), "two candidates, the decoder and the upsampler, two steps each"
+    alone = pipeline.draw(torch.tensor([2]), 3, Request(text=[TEXTS[2]]))
+    assert torch.equal(alone[0], whole[2])
+    assert not torch.equal(pipeline.draw(torch.arange(4), 4, request), whole)
+    two = torch.tensor([2])
+    same, other = (pipeline.embedding(two, 3, Request(text=[text])) for text in (TEXTS[2], "another"))
+    assert not torch.equal(same, other)
+
+
+def test_the_best_candidate_has_the_largest_product_with_the_text(runs: dict[str, str]) -> None:
+    pipeline, index, request = unclip(runs, candidates=3), torch.arange(4), Request(text=TEXTS)
+    own = [pipeline.prior.images(index, pipeline.seed_of(f"prior.{n}", 5), request) for n in range(3)]
+    text = pipeline.prior.model.conditioner.encoder(TEXTS).pooled
+    products = torch.stack([(z * text).sum(1) for z in own])
+    best = pipeline.embedding(index, 5, request)
+    torch.testing.assert_close((best * text).sum(1), products.amax(0))
+    given = torch.randn(4, 6)
+    assert pipeline.embedding(index, 5, Request(text=TEXTS, image_embedding=given)) is given
+
+
+def test_a_refiner_that_is_the_base_changes_nothing(runs: dict[str, str]) -> None:
+    """A deterministic sampler handed over at one of its own levels goes on as if nothing were."""
+    base = stage(runs, "base")
+    level = base.sampler.levels(base.model.schedule)[1]
+    pipeline = RefinePipeline(base, stage(runs, "base"), time=level.t, batch_size=4)
+    index = torch.arange(4)
+    torch.testing.assert_close(pipeline.images(index, 1), stage(runs, "base").images(index, 1), rtol=1e-4, atol=1e-4)
+    apart = RefinePipeline(stage(runs, "base"), stage(runs, "other"), time=0.3, batch_size=4)
+    assert torch.isfinite(apart.images(index, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("build", "sentence"),
+    [
+        (lambda r: CascadePipeline(stage(r, "base"), {"a": stage(r, "huge")}), "enlarges images of 16 pixels"),
+        (
+            lambda r: CascadePipeline(stage(r, "base"), {"a": stage(r, "other")}),
+            "upsamplers.a enlarges nothing",
+        ),
+        (lambda r: CascadePipeline(stage(r, "prior"), {}), "draws embeddings and no images"),
+        (lambda r: UnclipPipeline(stage(r, "base"), stage(r, "decoder"), {}), "draws images and no embeddings"),
+        (lambda r: UnclipPipeline(stage(r, "prior"), stage(r, "base"), {}), "reads label and no image_embedding"),
+        (lambda r: UnclipPipeline(stage(r, "wide"), stage(r, "decoder"), {}), "embeddings of 7 numbers"),
+        (lambda r: unclip(r, candidates=0), "candidates is a whole number"),
+        (lambda r: RefinePipeline(stage(r, "base"), stage(r, "large")), "goes on from"),
+        (lambda r: RefinePipeline(stage(r, "base"), stage(r, "base"), time=1.0), "between 0 and 1"),
+    ],
+)
+def test_stages_that_do_not_fit_are_refused(runs: dict[str, str], build, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        build(runs)
+
+
+def test_another_clip_is_refused(runs: dict[str, str]) -> None:
+    prior, decoder = stage(runs, "prior"), stage(runs, "decoder")
+    prior.model.autoencoder.clip, decoder.model.conditioner.parts["image"].clip = "abcdef", "abc"
+    UnclipPipeline(prior, decoder, {})
+    decoder.model.conditioner.parts["image"].clip = "123456"
+    with pytest.raises(ValueError, match=r"of the CLIP of sha256 abcdef, and pipeline.decoder reads those of 123456"):
+        UnclipPipeline(prior, decoder, {})
+
+
+def test_a_prior_alone_draws_no_images(runs: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="draws vectors of 6 numbers, which are no images"):
+        diffusion.load(runs["prior"], weights="raw").sample(1, text="a cat")
+
+
+def test_the_script_draws_what_the_pipeline_draws(runs: dict[str, str], tmp_path: Path) -> None:
+    named = " ".join(
+        f"pipeline.{key}.run={runs[name]} pipeline.{key}.weights=raw"
+        for key, name in {"prior": "prior", "decoder": "decoder", "upsamplers.x2": "large"}.items()
+    )
+    line = f"scripts/sample.py pipeline=unclip {named} 'text=[a cat,a dog]' num_samples=4 batch_size=4"
+    run_script(f"{line} output={tmp_path / 'out'} paths.outputs={tmp_path}")
+    drawn = np.load(tmp_path / "out" / "samples.npz")["arr_0"]
+    due = unclip(runs).draw(torch.arange(4), 0, Request(text=["a cat", "a cat", "a dog", "a dog"]))
+    assert np.array_equal(drawn, due.permute(0, 2, 3, 1).numpy())
+    facts = json.loads((tmp_path / "out" / "settings.json").read_text())
+    assert facts["pipeline"] == {"class": "Unclip", "candidates": 2}
+    assert set(facts["parts"]) == {"pipeline.prior", "pipeline.decoder", "pipeline.upsamplers.x2"}
+    assert len({part["sha256"] for part in facts["parts"].values()}) == 3
+    run_script(f"{line} output={tmp_path / 'less'} paths.outputs={tmp_path} pipeline.decoder.sampler.steps=1")
+    less = json.loads((tmp_path / "less" / "settings.json").read_text())["stages"]
+    assert [less[name]["sampler"]["steps"] for name in ("prior", "decoder", "upsamplers.x2")] == [2, 1, 2]
+
+
+@pytest.mark.slow
+def test_a_pipeline_is_scored(runs: dict[str, str], tmp_path: Path) -> None:
+    stages = f"pipeline.base.run={runs['base']} pipeline.base.weights=raw"
+    line = f"scripts/evaluate.py pipeline=cascade {stages} evaluation=digits evaluation.num_samples=100"
+    run_script(f"{line} paths.outputs={tmp_path} trainer=cpu")
+    (scores,) = [json.loads(path.read_text()) for path in tmp_path.glob("pipelines/*/evaluation/*/metrics.json")]
+    assert scores["fingerprint"]["samples"]["parts"]["pipeline.base"]["run"] == runs["base"]
+    assert scores["fingerprint"]["samples"]["pipeline"]["class"] == "Cascade"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["pipeline=cascade"], "pipeline.base has no run; set pipeline.base.run="),
+        (["pipeline=cascade", "pipeline.base.run=nowhere"], "pipeline.base: run=nowhere does not exist"),
+        (["pipeline=cascade", "run={base}", "pipeline.base.run={base}"], "names the runs of its stages; leave run out"),
+        (["pipeline=cascade", "pipeline.base.run={base}", "sampler=ddim"], "has a sampler for each stage"),
+        (["pipeline=cascade", "pipeline.base.run={base}", "pipeline.upsamplers.a.rum=b"], "did you mean 'run'"),
+        (["pipeline=cascade", "pipeline.base.run={base}", "pipeline.base.sampler.stepz=3"], "sampler.steps"),
+        ([], "nothing to draw with; give run="),
+    ],
+)
+def test_wrong_stages_are_one_sentence(
+    runs: dict[str, str],
+    words: list[str],
+    sentence: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    line = [word.format(base=runs["base"]) for word in words]
+    assert script(["sample", *line], monkeypatch) == 2
+    err = capsys.readouterr().err
+    assert sentence in err
+    assert err.count("\n") == 1
