@@ -23,7 +23,8 @@ def of_ablation(table: Ablation, measured: Sequence[Measured]) -> Items:
     """
     _check_protocols(measured, table.metrics)
     asked = max((len(m.seeds) for m in measured), default=0)
-    metrics = list(dict.fromkeys([*table.metrics, TRAINING, SECONDS]))
+    costs = [name for name in (TRAINING, SECONDS) if any(found.values.get(name) for found in measured)]
+    metrics = list(dict.fromkeys([*table.metrics, *costs]))
     items = [_cell(m, metrics) for m in measured]
     chosen = {m.cell.name for m in measured}
     notes = []
