@@ -3,13 +3,16 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo test quick slow venv lint types format parts clean
+.PHONY: help demo text test quick slow venv lint types format parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/ready  ## train, sample and score a DDPM on real digits (about three minutes on two cores)
 	$(BIN)/python scripts/train.py experiment=digits_ddpm name=demo
+
+text: .venv/ready  ## train an autoencoder and text-to-image in its latents on emoji, draw and score (about twenty minutes)
+	$(BIN)/python scripts/train.py experiment=emoji_text name=text
 
 test: .venv/ready lint  ## lint, types and the tests, but for the slow ones
 	@$(MAKE) --no-print-directory -j2 types quick

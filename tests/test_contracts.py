@@ -128,7 +128,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         **{option: ["objective.metric.network.extractor=efficientnet-lite0"] for option in PERCEPTUAL},
         **{
             f"experiment/{name}": ["objective.regression=1", "objective.steps=2"]
-            for name in ("cifar10_sid", "imagenet64_sid")
+            for name in ("cifar10_sid", "imagenet64_sid", "digits_sid", "digits_dmd2")
         },
         "experiment/imagenet64_dmd2": ["objective.features=conv", "objective.regression=1", "objective.steps=2"],
         "sampler/dpm_solver_v3": ["sampler.statistics=data_prediction"],
@@ -374,6 +374,8 @@ def experiment(cfg, tmp_path, name):
             cfg.network.head_channels = 32
     if cfg.network.get("depth", 0) > 2:
         cfg.network.depth = 2
+    if (cfg.get("text_encoder") or {}).get("depth", 0) > 2:
+        cfg.text_encoder.depth = 1
     check_training(cfg, images=2)
 
 

@@ -21,7 +21,7 @@ SMALL = (
     "text_encoder.pooled_dim=8 text_encoder.depth=1 data.batch_size=4 data.styles=[twemoji] sampler.steps=2 "
     "lr_scheduler=constant callbacks.samples.num_samples=16 callbacks.checkpoint.every_n_train_steps=2"
 )
-SCORED = "evaluation.num_samples=4 evaluation.batch_size=4 evaluation.extractor=digits-cnn-v1 evaluation.metrics=[kid]"
+SCORED = "evaluation.num_samples=4 evaluation.batch_size=4 evaluation.metrics=[kid]"
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def test_the_job_trains_draws_and_scores(tmp_path: Path, monkeypatch: pytest.Mon
     grid = Image.open(run / "samples" / "step_0000004.png")
     assert (grid.width - GAP) % (36 + WIDTH + GAP) == 0, "an image a prompt, beside its words"
     (record,) = (run / "evaluation").glob("*/metrics.json")
-    assert json.loads(record.read_text())["metrics"].keys() == {"kid_digits-cnn-v1_4", "kid_std_digits-cnn-v1_4"}
+    assert json.loads(record.read_text())["metrics"].keys() == {"kid_efficientnet-lite0_4", "kid_std_efficientnet-lite0_4"}
 
     run_script(f"{SMALL} evaluation=none name=stopped trainer.max_steps=2")  # the same need, found
     assert len(list((tmp_path / "outputs" / "emoji_autoencoder").iterdir())) == 1
