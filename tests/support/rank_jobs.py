@@ -20,7 +20,8 @@ class Ranked:
 def on_ranks(job: Callable[..., None], folder: Path, seconds: int = 240) -> list[Any]:
     """What ``job(rank, size, folder, store, conn)`` of the first rank sends, for groups of 1, 2 and 3."""
     results = []
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "diffusion.experiment.task.train", "diffusion.testing", "sklearn.datasets"])
     for size in (1, 2, 3):
         mine, theirs = context.Pipe()
         store = str(folder / f"store{size}")
