@@ -91,7 +91,6 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     """
     warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice on what this project does on purpose
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels for 4 bits, where diffusers imports it
     folder = Path(cfg.paths.run)
     if (pretrained := OmegaConf.select(cfg, "autoencoder.pretrained")) is not None:
         with user_errors():
