@@ -39,7 +39,8 @@ def test_the_job_trains_draws_and_scores(tmp_path: Path, monkeypatch: pytest.Mon
     grid = Image.open(run / "samples" / "step_0000004.png")
     assert (grid.width - GAP) % (36 + WIDTH + GAP) == 0, "an image a prompt, beside its words"
     (record,) = (run / "evaluation").glob("*/metrics.json")
-    assert json.loads(record.read_text())["metrics"].keys() == {"kid_efficientnet-lite0_4", "kid_std_efficientnet-lite0_4"}
+    named = json.loads(record.read_text())["metrics"].keys()
+    assert named == {"kid_efficientnet-lite0_4", "kid_std_efficientnet-lite0_4"}
 
     run_script(f"{SMALL} evaluation=none name=stopped trainer.max_steps=2")  # the same need, found
     assert len(list((tmp_path / "outputs" / "emoji_autoencoder").iterdir())) == 1

@@ -21,7 +21,9 @@ def on_ranks(job: Callable[..., None], folder: Path, seconds: int = 240) -> list
     """What ``job(rank, size, folder, store, conn)`` of the first rank sends, for groups of 1, 2 and 3."""
     results = []
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "diffusion.experiment.task.train", "diffusion.testing", "sklearn.datasets"])
+    context.set_forkserver_preload(
+        ["pytest", "sklearn.datasets", "diffusion.experiment.task.train", "diffusion.testing"]
+    )
     for size in (1, 2, 3):
         mine, theirs = context.Pipe()
         store = str(folder / f"store{size}")
