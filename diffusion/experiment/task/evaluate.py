@@ -240,14 +240,16 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
 
 def _show(result: Result, folder: Path) -> None:
     """The table that a run ends with, on the terminal and in the run's log."""
+    compared = (result.fingerprint.get("reference") or {}).get("split")
+    others = f"real {'training' if compared == 'test' else 'test'} images"
     table = Table(title=f"{folder / 'metrics.json'}", title_justify="left")
     table.add_column("metric")
     table.add_column("generated", justify="right")
-    table.add_column("real test images", justify="right")
+    table.add_column(others, justify="right")
     for name, value in result.metrics.items():
         real = result.real_baseline.get(name)
         table.add_row(name, f"{value:.4f}", "" if real is None else f"{real:.4f}")
-        log.info("%s %.4f, real test images %s", name, value, "-" if real is None else f"{real:.4f}")
+        log.info("%s %.4f, %s %s", name, value, others, "-" if real is None else f"{real:.4f}")
     for name, value in result.real_baseline.items():
         if name not in result.metrics:  # another number of images, so another name
             table.add_row(name, "", f"{value:.4f}")
