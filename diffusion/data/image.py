@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
@@ -39,6 +40,9 @@ class Decoder:
     filter: str = "lanczos"
     background: str = "white"
     box: tuple[int, int, int, int] | None = None
+
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+    """Of the arrays."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):

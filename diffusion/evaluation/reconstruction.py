@@ -24,7 +24,7 @@ from diffusion.evaluation.metrics.side import Side
 from diffusion.evaluation.naming import Better
 from diffusion.evaluation.reference import Data, specify
 from diffusion.files import replacing
-from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.keyed import panels, quantise
 from diffusion.training.module.autoencoder import psnr
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class ReconstructionEvaluator(HeldOutEvaluator):
         image = split.batch(torch.arange(min(self.shown, total)))["image"].to(next(model.parameters()).device)
         with torch.no_grad():
             pairs = torch.cat((quantise(image), quantise(model(image).image)), -1).cpu()
+        pairs = panels(pairs)
         side = max(1, 64 // pairs.shape[-2])
         pairs = pairs.repeat_interleave(side, 2).repeat_interleave(side, 3)
         grid = make_grid(pairs, nrow=4, padding=2, pad_value=128)

@@ -20,7 +20,7 @@ from diffusion.experiment.run.stages import is_staged, main_stage, with_stages
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
 SETTINGS = "settings.json"
-OWN = re.compile(r"\d{6,}\.png|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
+OWN = re.compile(r"\d{6,}\.(png|npy)|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
 """What a folder of samples holds, and nothing else."""
 POLICIES = ("balanced", "drawn")
 DEFAULT, EACH = 64, 4
