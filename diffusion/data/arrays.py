@@ -54,7 +54,7 @@ class ArrayDecoder(Decoder):
             )
 
     def decode(self, path: Path | Encoded) -> tuple[np.ndarray, list[str]]:
-        values = self.values(path)
+        values = self.whole(path)
         if values.shape[1:] == (self.resolution, self.resolution):
             return values, []
         if self.filter == "none":
@@ -71,17 +71,17 @@ class ArrayDecoder(Decoder):
         fitted = max(values.shape[1:]) if self.crop == "none" else min(values.shape[1:])
         return np.stack([np.asarray(plane) for plane in resized]), [ENLARGED] if fitted < self.resolution else []
 
-    def values(self, path: Path | Encoded) -> np.ndarray:
+    def whole(self, path: Path | Encoded) -> np.ndarray:
         """float32 (C, H, W) in [-1, 1], in the file's own size.
 
         Raises:
             DataError: a file that cannot be read, of another number of channels, not finite or outside of the range.
         """
         array = path.values() if isinstance(path, ArraySlice) else read_array(Path(str(path)))
-        array = array[None] if array.ndim == 2 else array
+        shape, array = list(array.shape), array[None] if array.ndim == 2 else array
         if array.ndim != 3 or len(array) != self.channels:
             raise DataError(
-                f"{shown(str(path))} has shape {list(array.shape)} where (height, width) or (channels, height, width) "
+                f"{shown(str(path))} has shape {shape} where (height, width) or (channels, height, width) "
                 f"with data.channels={self.channels} is due; set data.channels, or data.slices to the axis along which "
                 "a file is a stack of slices"
             )

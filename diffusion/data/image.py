@@ -83,6 +83,14 @@ class Decoder:
                 image = ImageOps.pad(image, square, method, color=self._background(image.mode))
         return _planes(image), notes
 
+    def whole(self, path: Path | Encoded) -> np.ndarray:
+        """The image in its own size, (C, H', W').
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return _planes(self._read(path)[0])
+
     def cut(
         self, path: Path | Encoded, cover: tuple[int, int], corner: tuple[int, int], shape: tuple[int, int]
     ) -> np.ndarray:
