@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -110,10 +110,10 @@ def write_images(folder: Path, images: Tensor, value_range: tuple[float, float] 
     return names
 
 
-def save_image(path: Path, image: Tensor, value_range: tuple[float, float] | None) -> None:
+def save_image(path: Path | BinaryIO, image: Tensor, value_range: tuple[float, float] | None) -> None:
     """uint8 (C, H, W) as a PNG of 1 or 3 channels; floats in [-1, 1] as float32 in the units of ``value_range``."""
     if value_range is not None:
         np.save(path, in_units(image, value_range).numpy())
         return
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path)
+    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(path, format="PNG")
