@@ -21,6 +21,7 @@ from diffusion.conditioner.none import NoConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.guidance.base import Wrapper, guide
 from diffusion.pipeline.base import BATCH, Request, check_read
+from diffusion.pipeline.keyed import in_units
 from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Schedule
 from diffusion.types import Cond, Denoiser, Prediction
@@ -56,7 +57,8 @@ class DiffusionModel(nn.Module):
         config: the resolved config of the run, in plain containers.
         identity: which run's weights these are, of a model that was loaded.
 
-    ``classes`` are the names of its classes, by number; none where its run's data have no names.
+    ``classes`` are the names of its classes, by number; none where its run's data have no names. ``value_range``: the
+    values that -1 and 1 stand for, of a model of floats; ``None`` of 8-bit images.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class DiffusionModel(nn.Module):
         self.config = config
         self.identity = identity
         self.classes: tuple[str, ...] = ()
+        self.value_range: tuple[float, float] | None = None
         self._guidance = guidance or {}
 
     @property
@@ -201,7 +204,8 @@ class DiffusionModel(nn.Module):
         index: Sequence[int] | None = None,
         batch_size: int = BATCH,
     ) -> Tensor:
-        """Images uint8 (N, C, H, W), the same bits as ``scripts/sample.py`` draws for the same request.
+        """Images uint8 (N, C, H, W), or float32 in the units of the data where these are floats (``value_range``): the
+        same bits as ``scripts/sample.py`` draws for the same request.
 
         Args:
             n: number of samples; sample i is a function of (seed, i) and of its own request.
@@ -241,6 +245,8 @@ class DiffusionModel(nn.Module):
             image_embedding=image_embedding,
         )
         check_read(every, self.conditioner.columns)
+        if self.value_range is not None:
+            return in_units(pipeline.values(wanted, seed, every.select(wanted)), self.value_range)
         return pipeline.draw(wanted, seed, every.select(wanted))
 
     def strip(

@@ -20,7 +20,10 @@ from torch import Tensor
 
 from diffusion.types import to_device_async
 
-TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS, RIVAL, CAPTIONS, CROPS, COUPLED = range(12)
+(
+    TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS, RIVAL, CAPTIONS, CROPS, COUPLED,
+    MEASUREMENT,
+) = range(13)  # fmt: skip
 """Streams: draws of one never meet those of another."""
 
 

@@ -153,6 +153,10 @@ def small_data(name: str, tmp_path: Path) -> list[str]:
         for i in range(40):
             noise = np.random.default_rng(i).integers(0, 255, (12, 9, 3), dtype=np.uint8)
             Image.fromarray(noise).save(tmp_path / f"{i}.png")
+    if name == "arrays":
+        for i in range(40):
+            np.save(tmp_path / f"{i}.npy", np.random.default_rng(i).uniform(0, 9, (8, 8)))
+        return [f"data.root={tmp_path}", "data.range=[0,9]", "data.batch_size=4", "data.resolution=8"]
     if name == "webdataset":
         write_shard(tmp_path / "0.tar", noise_samples(40))
         return [f"data.shards={tmp_path}", "data.batch_size=4", "data.resolution=8", f"data.cache={tmp_path / 'cache'}"]

@@ -122,6 +122,7 @@ ELSEWHERE = {
     "experiment/task/needs.py": "a lock",
     "experiment/run/status.py": "in place on a full disk",
     "experiment/task/sample.py": "a folder of samples",
+    "experiment/task/restore.py": "the folder of edited images that edit.py fills",
     "files.py": "itself",
     "testing/option.py": "a measurement in a test's folder",
 }

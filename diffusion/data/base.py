@@ -39,6 +39,8 @@ class ImageData(LightningDataModule, ABC):
     """The file that the images are mapped from, named by a hash of their source; ``None`` in memory."""
     classes: tuple[str, ...] | None = None
     """The words that labels stand for, in the order of their numbers, once :meth:`setup` is done; ``None`` without."""
+    value_range: tuple[float, float] | None = None
+    """The values that -1 and 1 stand for, of data of floats; ``None`` of 8-bit images."""
     parts: int = 1
     """Equal parts in which a training batch is delivered, one after the other."""
 

@@ -1,4 +1,4 @@
-"""Many encoded images as one uint8 tensor: in memory, mapped from a file that is written once, or decoded when they are
+"""Many encoded images as one tensor: in memory, mapped from a file that is written once, or decoded when they are
 asked for."""
 
 from __future__ import annotations
@@ -47,10 +47,9 @@ class Streamed:
     cut: how each is cut to a shape of its own, whatever ``shape`` says; ``None`` for the decoder's square.
     """
 
-    dtype = torch.uint8
-
     def __init__(self, sources: Sequence[Source], decoder: Decoder, cut: Cut | None = None) -> None:
         self.sources, self.decoder, self.cut = sources, decoder, cut
+        self.dtype = torch.from_numpy(np.empty(0, decoder.dtype)).dtype
         self.shape = torch.Size((len(sources), decoder.channels, decoder.resolution, decoder.resolution))
 
     def __len__(self) -> int:
@@ -77,11 +76,11 @@ class Streamed:
         """
         numbers = rows.tolist()
         if self.cut is None or not numbers:
-            out = np.empty((len(numbers), *self.shape[1:]), np.uint8)
+            out = np.empty((len(numbers), *self.shape[1:]), self.decoder.dtype)
             work: list[tuple[Source, tuple]] = [(self.sources[i], ()) for i in numbers]
         else:
             shape = self.cut.common(rows)
-            out = np.empty((len(numbers), self.decoder.channels, *shape), np.uint8)
+            out = np.empty((len(numbers), self.decoder.channels, *shape), self.decoder.dtype)
             covers, corners = self.cut.cover[rows].tolist(), self.cut.corners(rows, keys).tolist()
             places = [(tuple(a), tuple(b), shape) for a, b in zip(covers, corners, strict=True)]
             work = [(self.sources[i], place) for i, place in zip(numbers, places, strict=True)]
@@ -103,7 +102,8 @@ class Streamed:
 def decode_all(
     files: Sequence[Source], decoder: Decoder, *, memory: str, cache: Path, copies: int = 1
 ) -> tuple[Tensor | Streamed, Path | None]:
-    """(N, C, H, W) uint8 in the order of ``files``, and the file that it is mapped from, ``None`` in memory.
+    """(N, C, H, W) of the decoder's type in the order of ``files``, and the file that it is mapped from, ``None`` in
+    memory.
 
     memory: "ram" decodes on each start. "mmap" decodes once, into a file below ``cache`` named by a hash of names,
         sizes, modification times and settings. "auto" is "ram" where ``copies`` of the array fill at most a quarter of
@@ -118,8 +118,9 @@ def decode_all(
     if memory == "stream":
         return Streamed(files, decoder), None
     shape = (len(files), decoder.channels, decoder.resolution, decoder.resolution)
-    if memory == "ram" or (memory == "auto" and copies * int(np.prod(shape)) <= psutil.virtual_memory().available // 4):
-        array = np.empty(shape, np.uint8)
+    size = copies * int(np.prod(shape)) * decoder.dtype.itemsize
+    if memory == "ram" or (memory == "auto" and size <= psutil.virtual_memory().available // 4):
+        array = np.empty(shape, decoder.dtype)
         _tell(_fill(array, files, decoder), len(files))
         return torch.from_numpy(array), None
     path = cache / f"{_key(files, decoder)}.npy"
@@ -179,7 +180,7 @@ def identity(source: Source) -> str | tuple[str, int, int]:
 def _write(path: Path, shape: tuple[int, ...], files: Sequence[Source], decoder: Decoder) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part:  # several ranks may write it; each writes the same bytes
-        array = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        array = np.lib.format.open_memmap(part, mode="w+", dtype=decoder.dtype, shape=shape)
         allocate(part, part.stat().st_size)
         notes = _fill(array, files, decoder)
         array.flush()

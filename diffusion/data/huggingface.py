@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from diffusion.data.collection.base import Collection, Crop, Missing, check_columns
 from diffusion.data.collection.record import Record
 from diffusion.data.decoded import Memory, identity
+from diffusion.data.image import Decoder
 from diffusion.data.walk import first
 from diffusion.errors import DataError
 from diffusion.image_file import Encoded, shown
@@ -62,6 +63,7 @@ class HuggingFace(Collection):
         image, label, text: columns. Labels are numbers, the hub's classes with their names, or words; a text is a
             string, or a list of captions of which one is drawn a sample and epoch. ``text=None`` reads none.
         columns: further columns that the batch carries by name: numbers, texts, lists of numbers of one length.
+        crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         others: see :class:`diffusion.data.collection.base.Collection`.
 
     Raises:
@@ -100,15 +102,11 @@ class HuggingFace(Collection):
     ) -> None:
         super().__init__(
             name=Path(path).name,
-            channels=channels,
-            resolution=resolution,
+            decoder=Decoder(channels, resolution, crop, filter, background),
             num_classes=num_classes,
             label=label,
             text=text or "text",
             missing_text=missing_text,
-            crop=crop,
-            filter=filter,
-            background=background,
             bucket_ratio=bucket_ratio,
             bucket_step=bucket_step,
             size_columns=size_columns,

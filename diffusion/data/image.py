@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from PIL import Image, ImageColor, ImageOps
@@ -39,6 +40,9 @@ class Decoder:
     filter: str = "lanczos"
     background: str = "white"
     box: tuple[int, int, int, int] | None = None
+
+    dtype: ClassVar[np.dtype] = np.dtype(np.uint8)
+    """Of the arrays."""
 
     def __post_init__(self) -> None:
         if self.channels not in (1, 3):
@@ -78,6 +82,14 @@ class Decoder:
             else:
                 image = ImageOps.pad(image, square, method, color=self._background(image.mode))
         return _planes(image), notes
+
+    def whole(self, path: Path | Encoded) -> np.ndarray:
+        """The image in its own size, (C, H', W').
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        return _planes(self._read(path)[0])
 
     def cut(
         self, path: Path | Encoded, cover: tuple[int, int], corner: tuple[int, int], shape: tuple[int, int]

@@ -9,6 +9,7 @@ from typing import Literal
 from diffusion.data.collection.base import Collection, Crop, Missing
 from diffusion.data.collection.record import Record
 from diffusion.data.decoded import Memory
+from diffusion.data.image import Decoder
 from diffusion.data.listing import HELD_OUT, UNMATCHED, list_folder
 from diffusion.errors import DataError
 from diffusion.image_file import shown
@@ -30,6 +31,7 @@ class ImageFolder(Collection):
         unmatched: "refuse" images without a row of the metadata or an entry in ``captions`` and what has no image, or
             "skip" both.
         held_out: the folder of the split whose images are held out, ``None`` for ``test`` or else ``validation``.
+        crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         others: see :class:`diffusion.data.collection.base.Collection`.
 
     Raises:
@@ -66,15 +68,11 @@ class ImageFolder(Collection):
     ) -> None:
         super().__init__(
             name=Path(root).resolve().name,
-            channels=channels,
-            resolution=resolution,
+            decoder=Decoder(channels, resolution, crop, filter, background),
             num_classes=num_classes,
             label=label,
             text=text,
             missing_text=missing_text,
-            crop=crop,
-            filter=filter,
-            background=background,
             bucket_ratio=bucket_ratio,
             bucket_step=bucket_step,
             size_columns=size_columns,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from diffusion.data.collection.record import Record
 from diffusion.data.metadata import Row, read_rows
 from diffusion.data.walk import describe_left_out, find_images, first
 from diffusion.errors import DataError
-from diffusion.image_file import shown
+from diffusion.image_file import is_image, shown
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ def list_folder(
     unmatched: str = "refuse",
     held_out: str | None = None,
     captions: Sequence[Path] = (),
+    wanted: Callable[[Path], bool] = is_image,
 ) -> list[list[Record]]:
     """The images below ``root``, by name: one list where it holds no splits, else those of training and of the held-out
     split.
@@ -47,6 +48,7 @@ def list_folder(
     beside the image.
 
     label, text: the columns of the metadata that hold them.
+    wanted: which files are the images.
     held_out: the split whose images are held out, "test" or "validation"; ``None`` for the first of them that exists.
     unmatched: "refuse" images without a row and rows without an image, where there are metadata, or "skip" them.
 
@@ -57,7 +59,7 @@ def list_folder(
         raise DataError(f"data.unmatched is one of {', '.join(UNMATCHED)}, got {unmatched!r}")
     if not root.is_dir():
         raise DataError(f"there is no folder {shown(root.resolve())}; set data.root to a folder of images")
-    found = find_images(root)
+    found = find_images(root, wanted)
     left_out = dict(found.left_out)
     rows = [(os.path.normpath(file.parent / row.name), row) for file, row in read_rows(found.metadata, label, text)]
     if found.metadata:

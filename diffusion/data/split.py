@@ -23,7 +23,7 @@ from diffusion.data.decoded import Streamed
 class Split:
     """Images with their columns, in a fixed order; row i is the sample with number i.
 
-    images: (N, C, H, W) uint8, in memory, mapped from a file, or decoded when they are asked for.
+    images: (N, C, H, W) uint8, or float32 in [-1, 1]; in memory, mapped from a file, or decoded when asked for.
     labels: (N,) int64, the column "label"; zeros where the data have none.
     texts: N captions, the column "text", or ``None``.
     more: further columns by name, (N, ...) tensors or N texts.
@@ -92,10 +92,12 @@ class Split:
         return torch.from_numpy(rows[np.arange(count) % len(rows)])
 
     def batch(self, rows: Tensor, images: Tensor | None = None) -> dict[str, Any]:
-        """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) uint8 stand in for theirs if given."""
+        """The batch of samples ``rows`` (B,) int64; ``images`` (B, C, H, W) stand in for theirs if given."""
         if images is None:
             images = self.images.index_select(0, rows)
-        return {"image": images.float().mul_(1 / 127.5).sub_(1), **self.facts(rows)}
+        if images.dtype == torch.uint8:
+            images = images.float().mul_(1 / 127.5).sub_(1)
+        return {"image": images, **self.facts(rows)}
 
     def facts(self, rows: Tensor) -> dict[str, Any]:
         """What a batch holds beside its images: its columns, and the samples' numbers."""

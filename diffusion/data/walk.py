@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,14 +24,14 @@ class Found:
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
 
-def find_images(folder: Path) -> Found:
-    """The images at any depth (:func:`diffusion.image_file.is_image`), hidden ones and the grids of samples left out.
+def find_images(folder: Path, wanted: Callable[[Path], bool] = is_image) -> Found:
+    """The images at any depth, or other files that are ``wanted``, hidden ones and the grids of samples left out.
 
     Raises:
         DataError: a folder that cannot be listed, a link to nothing, or one that leads back to a folder around it.
     """
     found = Found()
-    _walk(folder, folder, {}, found)
+    _walk(folder, folder, {}, found, wanted)
     return found
 
 
@@ -46,7 +46,9 @@ def describe_left_out(left_out: dict[str, list[str]]) -> str:
     return ", ".join(f"{len(names)} {reason} ({first(names)})" for reason, names in left_out.items())
 
 
-def _walk(root: Path, folder: Path, around: dict[tuple[int, int], Path], found: Found) -> None:
+def _walk(
+    root: Path, folder: Path, around: dict[tuple[int, int], Path], found: Found, wanted: Callable[[Path], bool]
+) -> None:
     try:
         stat = folder.stat()
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
@@ -65,14 +67,14 @@ def _walk(root: Path, folder: Path, around: dict[tuple[int, int], Path], found: 
             target = shown(os.readlink(path))
             raise DataError(f"{shown(path)} is a link to {target}, which leads nowhere; mend or remove the link")
         elif entry.is_dir():
-            _walk(root, path, {**around, own: folder}, found)
+            _walk(root, path, {**around, own: folder}, found, wanted)
             continue
         elif entry.name in METADATA:
             found.metadata.append(path)
             continue
         elif _is_grid(path):
             reason = "grid of samples"
-        elif entry.is_file() and is_image(path):
+        elif entry.is_file() and wanted(path):
             found.images.append(path)
             continue
         else:

@@ -8,6 +8,7 @@ from pathlib import Path
 from diffusion.data.collection.base import Collection, Crop, Missing, check_columns
 from diffusion.data.collection.record import Record
 from diffusion.data.decoded import Memory
+from diffusion.data.image import Decoder
 from diffusion.data.shards.index import index_all
 from diffusion.data.shards.names import shard_files
 from diffusion.data.shards.samples import Names, records_of
@@ -36,6 +37,7 @@ class WebDataset(Collection):
         memory: "stream" decodes an image whenever it is asked for, see
             :func:`diffusion.data.decoded.decode_all` for the others.
         cache: folder of indices and of what was fetched.
+        crop, filter, background: see :class:`diffusion.data.image.Decoder`.
         others: see :class:`diffusion.data.collection.base.Collection`.
 
     Raises:
@@ -72,15 +74,11 @@ class WebDataset(Collection):
     ) -> None:
         super().__init__(
             name="webdataset",
-            channels=channels,
-            resolution=resolution,
+            decoder=Decoder(channels, resolution, crop, filter, background),
             num_classes=num_classes,
             label=label,
             text=text,
             missing_text=missing_text,
-            crop=crop,
-            filter=filter,
-            background=background,
             bucket_ratio=bucket_ratio,
             bucket_step=bucket_step,
             size_columns=size_columns,

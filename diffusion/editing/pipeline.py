@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 class EditPipeline(SinglePipeline):
     """Draws edits of images: variant i of an image depends on seed, i and the request for i only.
 
-    ``Request.image`` is uint8 (B, C, H, W), several images of one edit one after another in C; ``Request.mask`` is
+    ``Request.image`` is uint8 (B, C, H, W), or floats in [-1, 1], several images of one edit one after another in C;
+    ``Request.mask`` is
     (B, 1, H, W), above 0 where the image may change.
 
     Args:
@@ -48,10 +49,14 @@ class EditPipeline(SinglePipeline):
         """
         assert self.model.shape is not None
         channels = self.model.shape[0]
+        if request.image is not None and self.edit.measures:  # of any channels, and what an operator made of [-1, 1]
+            channels = request.image.shape[1]
         if request.image is None or request.image.shape[1] % channels:
             given = "none" if request.image is None else f"{request.image.shape[1]} channels"
             raise ValueError(f"an edit takes images of {channels} channels, got {given}")
-        pixels = request.image.to(self.device, self.model.dtype) / 127.5 - 1
+        pixels = request.image.to(self.device, self.model.dtype)
+        if request.image.dtype == torch.uint8:
+            pixels = pixels / 127.5 - 1
         images = tuple(self.model.encode(image) for image in pixels.split(channels, dim=1))
         mask = None if request.mask is None else self._mask(request.mask, images[0])
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)

@@ -24,7 +24,7 @@ from diffusion.evaluation.metrics.side import Side
 from diffusion.evaluation.naming import Better
 from diffusion.evaluation.reference import Data, specify
 from diffusion.files import replacing
-from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.keyed import panels, quantise
 from diffusion.training.module.autoencoder import psnr
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ class ReconstructionEvaluator(HeldOutEvaluator):
         image = split.batch(torch.arange(min(self.shown, total)))["image"].to(next(model.parameters()).device)
         with torch.no_grad():
             pairs = torch.cat((quantise(image), quantise(model(image).image)), -1).cpu()
+        pairs = panels(pairs)
         side = max(1, 64 // pairs.shape[-2])
         pairs = pairs.repeat_interleave(side, 2).repeat_interleave(side, 3)
         grid = make_grid(pairs, nrow=4, padding=2, pad_value=128)
@@ -114,11 +115,19 @@ class ReconstructionEvaluator(HeldOutEvaluator):
     def _compare(self, image: Tensor, made: Tensor, network: Any) -> Rows:
         rows: Rows = {"psnr": psnr(image, made).cpu()}
         if min(image.shape[-2:]) >= WINDOW:
-            ssim = structural_similarity_index_measure(
-                made.double(), image.double(), data_range=255.0, reduction="none", kernel_size=WINDOW, sigma=1.5
-            )
-            rows["ssim"] = torch.as_tensor(ssim).reshape(len(image)).cpu()
+            rows["ssim"] = ssim(made, image).cpu()
         if network is not None:
             for side, images in (("image", image), ("made", made)):
                 rows |= {f"{side}.{layer}": x for layer, x in extract(network, images).items()}
         return rows
+
+
+def ssim(made: Tensor, image: Tensor, peak: float = 255.0) -> Tensor:
+    """Structural similarity of images (B, C, H, W) that hold the window -> (B,) float64 (Wang et al. 2004).
+
+    peak: the difference of the greatest and the least value, 255 of uint8.
+    """
+    found = structural_similarity_index_measure(
+        made.double(), image.double(), data_range=peak, reduction="none", kernel_size=WINDOW, sigma=1.5
+    )
+    return torch.as_tensor(found).reshape(len(image))

@@ -22,7 +22,7 @@ from diffusion.evaluation.naming import Better
 from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
 from diffusion.files import replacing
-from diffusion.pipeline.keyed import KeyedPipeline
+from diffusion.pipeline.keyed import KeyedPipeline, eight_bit
 
 if TYPE_CHECKING:
     from diffusion.evaluation.evaluator import Evaluator
@@ -96,7 +96,7 @@ class Scoring:
             chosen = np.random.RandomState(self.plan.protocol.seed).permutation(len(index))[:total]
             index = torch.from_numpy(np.sort(chosen))
         texts = None if source.texts is None else [source.texts[i] for i in index.tolist()]
-        rows = self._rows(lambda at: source.images[index[at]], len(index), "scoring real images", texts)
+        rows = self._rows(lambda at: eight_bit(source.images[index[at]]), len(index), "scoring real images", texts)
         self._held_out = Side(rows, source.labels[index], texts=texts)
         self._held = len(index)
 
@@ -210,7 +210,7 @@ class Scoring:
             return Reference(Side({}), spec)
 
         def rows(at: Tensor) -> tuple[Rows, dict[str, float]]:
-            found = self._extract(source.images[at], None, only_features=True)
+            found = self._extract(eight_bit(source.images[at]), None, only_features=True)
             return {layer: found[layer] for layer in self.compared}, {}
 
         return load_or_build(
@@ -288,7 +288,7 @@ class Scoring:
         distance, where = nearest
         closest = distance.argsort(stable=True)[:PAIRS]
         images = given.draw(closest, self.plan.seed).cpu() if isinstance(given, KeyedPipeline) else given[closest]
-        real = self.data.split(self.plan.reference).images[where[closest]]
+        real = eight_bit(self.data.split(self.plan.reference).images[where[closest]])
         memorisation.save_pairs(images, real, path)
 
 

@@ -114,6 +114,14 @@ class KeyedPipeline(Pipeline):
 
     def draw(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
         """index (B,) int64 -> uint8 (B, C, H, W) on the model's device."""
+        return quantise(self.values(index, seed, request))
+
+    def values(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
+        """The same samples before they are rounded: float32 (B, C, H, W) in about [-1, 1].
+
+        Raises:
+            DivergedError: a value is not finite.
+        """
         out: Tensor | None = None
         for at, batch, rows in _batches(index, self.batch_size):
             of = torch.full_like(batch, int(at[0]))  # whose request each row of the batch has
@@ -125,7 +133,7 @@ class KeyedPipeline(Pipeline):
                     f"this model draws vectors of {drawn.shape[1]} numbers, which are no images; draw with a model of "
                     "images that is conditioned on them: pipeline=unclip"
                 )
-            images = quantise(drawn[rows.to(self.device)])
+            images = finite(drawn[rows.to(self.device)]).float()
             self.drawn += len(at)
             self.calls = before + (self.calls - before) * len(at) // len(batch)  # those that fill up do not count
             out = images.new_empty(len(index), *images.shape[1:]) if out is None else out
@@ -189,13 +197,39 @@ def quantise(x: Tensor) -> Tensor:
     Raises:
         DivergedError: a value is not finite.
     """
+    return (finite(x).float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Stored images, uint8 or floats in [-1, 1] -> uint8."""
+    return images if images.dtype == torch.uint8 else quantise(images)
+
+
+def in_units(x: Tensor, value_range: tuple[float, float]) -> Tensor:
+    """Floats in [-1, 1] -> the values of the data, low + (x + 1) (high - low) / 2."""
+    low, high = value_range
+    return low + (x + 1) * ((high - low) / 2)
+
+
+def panels(images: Tensor) -> Tensor:
+    """Images (..., C, H, W) for showing: as they are with 1 or 3 channels, else grey with each channel on the right of
+    the one before, (..., 1, H, C W)."""
+    return images if images.shape[-3] in (1, 3) else torch.cat(images.unbind(-3), -1).unsqueeze(-3)
+
+
+def finite(x: Tensor) -> Tensor:
+    """The same images.
+
+    Raises:
+        DivergedError: a value is not finite.
+    """
     if not torch.isfinite(x).all():
         bad = (~torch.isfinite(x)).flatten(1).any(dim=1).sum().item()
         raise DivergedError(
             f"{bad} of {len(x)} images of a batch hold NaN or infinity; the model has diverged, or the sampler visits "
             "a level at which its target is undefined: look at a grid from scripts/sample.py with more steps"
         )
-    return (x.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)
+    return x
 
 
 def _batches(index: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

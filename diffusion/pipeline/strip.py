@@ -10,7 +10,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from diffusion.pipeline.base import Request
-from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.keyed import panels, quantise
 from diffusion.pipeline.single import SinglePipeline
 from diffusion.schedule.base import Level
 
@@ -43,7 +43,7 @@ def strip(pipeline: SinglePipeline, n: int, seed: int, request: Request, columns
     pipeline.draw(torch.arange(n), seed, request)
     pipeline.on_step = None
     images = torch.stack(rows).unflatten(0, (-1, 2))  # (columns, 2, n, C, H, W)
-    grid = make_grid(images.permute(2, 1, 0, 3, 4, 5).flatten(0, 2), nrow=len(images), padding=1, pad_value=255)
+    grid = make_grid(panels(images).permute(2, 1, 0, 3, 4, 5).flatten(0, 2), nrow=len(images), padding=1, pad_value=255)
     return Image.fromarray(grid.permute(1, 2, 0).numpy())
 
 

@@ -46,7 +46,10 @@ def _check_split(what: str, split: Split, data: ImageData) -> None:
     images, labels, some = split.images, split.labels, split.images[:256]
     wanted = [data.channels, data.resolution, data.resolution]
     assert len(images), f"{what} is empty"
-    assert images.dtype == torch.uint8, f"{what} has images of {images.dtype}: they are stored as uint8"
+    due = torch.uint8 if data.value_range is None else torch.float32
+    assert images.dtype == due, (
+        f"{what} has images of {images.dtype}: they are stored as uint8, or as float32 by data with a value_range"
+    )
     assert list(images.shape[1:]) == wanted, (
         f"{what} has images of {list(images.shape[1:])} and the config states {wanted} (channels, height, width)"
     )
@@ -60,7 +63,7 @@ def _check_split(what: str, split: Split, data: ImageData) -> None:
     )
     for column, values in split.columns.items():
         assert len(values) == len(images), f"{what} has {len(values)} of '{column}' for {len(images)} images"
-    assert int(images[0].max()) > int(images[0].min()) or int(some.max()) > int(some.min()), (
+    assert float(images[0].max()) > float(images[0].min()) or float(some.max()) > float(some.min()), (
         f"{what} has one grey level in all of its pixels"
     )
 

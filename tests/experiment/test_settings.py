@@ -34,7 +34,7 @@ NO_NAMES: list[Any] = [3, [3], None, [""], {"a": "b", "c": "d"}, [{}]]
 WRONG: dict[str, list[Any]] = {
     **dict.fromkeys(["run", "checkpoint", "images", "output", "resume", "remarks", "text_file"], NO_TEXT),
     **dict.fromkeys(["card", "format", "path", "config", "revision", "sha256", "dataset", "licence"], NO_TEXT),
-    **dict.fromkeys(["num_samples", "batch_size", "step"], NO_COUNT),
+    **dict.fromkeys(["num_samples", "per_class", "batch_size", "step"], NO_COUNT),
     "low_resolution": NO_TEXT,
     "levels": [*NO_COUNT, 1],
     "seed": NO_SEED,

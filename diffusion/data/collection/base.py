@@ -56,7 +56,7 @@ class Collection(ImageData):
         num_classes: 0 leaves labels unread; otherwise their number.
         label, text: where the batch's "label" (whole numbers, or words) and "text" come from.
         missing_text: where some images have no caption: "refuse", an "empty" caption, or "skip" these images.
-        crop, filter, background: see :class:`diffusion.data.image.Decoder`.
+        decoder: what makes an image of its source.
         bucket_ratio: the largest ratio of an image's sides.
         bucket_step: sides of buckets are multiples of it.
         size_columns: the columns of SDXL's conditioning where images are cut in the middle, too.
@@ -78,15 +78,11 @@ class Collection(ImageData):
         self,
         *,
         name: str,
-        channels: int,
-        resolution: int,
+        decoder: Decoder,
         num_classes: int,
         label: str,
         text: str,
         missing_text: Missing,
-        crop: Crop,
-        filter: str,
-        background: str,
         bucket_ratio: float,
         bucket_step: int,
         size_columns: bool,
@@ -103,8 +99,8 @@ class Collection(ImageData):
             raise DataError(f"data.test_fraction lies between 0 and 1, got {test_fraction}; 0.1 is usual")
         super().__init__(
             name=name,
-            channels=channels,
-            resolution=resolution,
+            channels=decoder.channels,
+            resolution=decoder.resolution,
             num_classes=num_classes,
             batch_size=batch_size,
             flip=flip,
@@ -118,8 +114,8 @@ class Collection(ImageData):
             raise DataError(
                 f"data.bucket_ratio and data.bucket_step are 1 or more, got {bucket_ratio:g} and {bucket_step}"
             )
-        self.decoder = Decoder(channels, resolution, crop, filter, background)
-        self.fresh = crop == "random" or bucket_ratio > 1
+        self.decoder = decoder
+        self.fresh = decoder.crop == "random" or bucket_ratio > 1
         """Training images are decoded anew in every epoch."""
         if memory not in MEMORY:
             raise DataError(f"data.memory is one of {', '.join(MEMORY)}, got {memory!r}")
@@ -128,12 +124,12 @@ class Collection(ImageData):
                 f"random cuts and buckets decode images in every epoch, data.memory={memory} decodes them once; set "
                 "data.memory=stream, or data.crop=center data.bucket_ratio=1"
             )
-        if (bucket_ratio > 1 or size_columns) and crop == "none":
+        if (bucket_ratio > 1 or size_columns) and decoder.crop == "none":
             raise DataError(
                 "data.crop=none fits a whole image into the square, and buckets and the columns of sizes cut it; set "
                 "data.crop=center or random, or data.bucket_ratio=1 data.size_columns=false"
             )
-        self.shapes = bucket_shapes(resolution, bucket_step, bucket_ratio) if bucket_ratio > 1 else None
+        self.shapes = bucket_shapes(decoder.resolution, bucket_step, bucket_ratio) if bucket_ratio > 1 else None
         self.label, self.text, self.missing_text, self.size_columns = label, text, missing_text, size_columns
         self.memory, self.cache, self.test_fraction = memory, Path(cache), test_fraction
 

@@ -79,6 +79,10 @@ class Likelihood(ABC):
             ValueError: latents of an autoencoder, or a value that is not finite.
         """
         split = data.split("test")
+        if split.images.dtype != torch.uint8:
+            raise ValueError(
+                "bits per dimension are of 8-bit images, and these data are floats; leave evaluation/likelihood out"
+            )
         n = min(self.num_samples or len(split.images), len(split.images))
         rows = torch.arange(n) * len(split.images) // n
         record = {

@@ -16,6 +16,7 @@ from diffusion.evaluation.metrics.base import Metric
 from diffusion.evaluation.metrics.nearest import nearest
 from diffusion.evaluation.metrics.side import Side
 from diffusion.files import replacing
+from diffusion.pipeline.keyed import panels
 
 __all__ = ["MemorisationMetric", "memorisation", "nearest", "save_pairs"]
 
@@ -52,7 +53,7 @@ class MemorisationMetric(Metric):
 
 def save_pairs(samples: Tensor, real: Tensor, path: Path) -> None:
     """An image of pairs, uint8 (K, C, H, W) each: samples above, the training images nearest to them below."""
-    both = torch.cat((samples, real)).float() / 255
+    both = panels(torch.cat((samples, real))).float() / 255
     side = max(1, 64 // both.shape[-1])
     both = both.repeat_interleave(side, dim=2).repeat_interleave(side, dim=3)
     grid = make_grid(both, nrow=len(samples), padding=2, pad_value=1.0)

@@ -99,6 +99,8 @@ def load_model(cfg: DictConfig, run: Path, checkpoint: str = "last", weights: st
     _expect_fit(path, model.state_dict(), state)
     model.load_state_dict(state)
     model.classes = read_classes(run) or ()
+    low_high = cfg.data.get("range")
+    model.value_range = None if low_high is None else (float(low_high[0]), float(low_high[1]))
     if compile := cfg.module.get("compile"):
         model.compile_network(compile)
     return model.eval()

@@ -118,6 +118,7 @@ TOP: Mapping[str, Kind] = {
         lambda value: isinstance(value, list) and value != [] and all(map(SEED.fits, value)),
     ).or_null(),
     "num_samples": count(1).or_null(),
+    "per_class": count(1),
     "batch_size": count(1),
     "levels": count(2),
     "step": count(1).or_null(),

@@ -19,6 +19,7 @@ from torch import Tensor
 from diffusion.editing.base import Edit
 from diffusion.editing.frame import Frame, paste, resize
 from diffusion.editing.pipeline import EditPipeline
+from diffusion.editing.restore import RestoreEdit
 from diffusion.errors import ConfigError
 from diffusion.evaluation import fingerprint
 from diffusion.experiment.build.build import build
@@ -26,6 +27,7 @@ from diffusion.experiment.build.load import identities, load_model, plain
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.signals import interruptible
 from diffusion.experiment.task.edit_config import check_output, images_of, mask_of
+from diffusion.experiment.task.restore import Restored, record, restore, truth_of
 from diffusion.experiment.task.sample import KEPT, device, settings_name
 from diffusion.experiment.task.sample_config import SETTINGS
 from diffusion.experiment.task.sample_output import replaced_folder
@@ -48,7 +50,7 @@ def edit(cfg: DictConfig) -> Path:
         ConfigError: what cannot be edited or written as requested, in one sentence.
         Preempted: Ctrl-C.
     """
-    run, files = Path(cfg.run), images_of(cfg.image)
+    run, files = Path(cfg.run), images_of(cfg.image, arrays=str(cfg.edit._target_).endswith("RestoreEdit"))
     with interruptible(KEPT):
         model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
         change: Edit = build(cfg.edit)
@@ -64,11 +66,17 @@ def edit(cfg: DictConfig) -> Path:
         )
         check_output(folder)
         with replaced_folder(folder) as beside, user_errors():
-            names = [
-                name
-                for job, mask in track(list(zip(jobs, masks, strict=True)), description="editing", transient=True)
-                for name in _edit(cfg, pipeline, request, job, mask, beside)
-            ]
+            names: list[str] = []
+            restored: dict[str, Restored] = {}
+            for job, mask in track(list(zip(jobs, masks, strict=True)), description="editing", transient=True):
+                if isinstance(change, RestoreEdit):
+                    restored[job[0].name] = restore(cfg, pipeline, request, job[0], beside)
+                    names += restored[job[0].name].files
+                else:
+                    names += _edit(cfg, pipeline, request, job, mask, beside)
+            if (metrics := record(restored, cfg.num_samples)) is not None:
+                (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
+                log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in metrics["metrics"].items()))
             (beside / SETTINGS).write_text(json.dumps({**facts, "files": names}, indent=2) + "\n", encoding="utf-8")
     log.info("%d images in %s, %d network calls each", len(names), folder, pipeline.calls // len(names))
     return folder
@@ -105,6 +113,7 @@ def _facts(cfg: DictConfig, pipeline: EditPipeline, files: Sequence[Path], masks
     return {
         **pipeline.describe(),
         "images": {str(file): sha256_of(file) for file in files},
+        **_truths(pipeline.edit, files),
         "masks": [{str(m): sha256_of(m)} if isinstance(m, Path) else m for m in masks],
         "text": list(cfg.text) if cfg.text else None,
         "negative": cfg.negative,
@@ -114,6 +123,12 @@ def _facts(cfg: DictConfig, pipeline: EditPipeline, files: Sequence[Path], masks
         "numerics": fingerprint.numerics(pipeline.device),
         "versions": fingerprint.versions(),
     }
+
+
+def _truths(change: Edit, files: Sequence[Path]) -> dict[str, Any]:
+    if not isinstance(change, RestoreEdit) or change.truth is None:
+        return {}
+    return {"truths": {str(file): sha256_of(place) for file in files if (place := truth_of(change, file)) is not None}}
 
 
 def _edit(
@@ -162,19 +177,10 @@ def _edit(
 
 
 def _frame(change: Edit, file: Path, image: Tensor, model: tuple[int, int], factor: int) -> Frame:
-    """Where the image is edited; what that does to it is said.
-
-    Raises:
-        ConfigError: a measurement of another size than the operator's.
-    """
+    """Where the image is edited; what that does to it is said."""
     size = (int(image.shape[-2]), int(image.shape[-1]))
     side = change.side(*size, model)
     frame = Frame(size, tuple(-(-one // factor) * factor for one in side))  # type: ignore[arg-type]
-    if change.measures and size != side:
-        raise ConfigError(
-            f"{file} has {size[1]} x {size[0]} pixels, and this operator measures {side[1]} x {side[0]} of an image of "
-            f"{model[1]} x {model[0]}; give a measurement of that size, or set the operator"
-        )
     if frame.resampled:
         log.warning(
             "%s has %d x %d pixels and is edited at %d x %d", file, size[1], size[0], frame.inner[1], frame.inner[0]

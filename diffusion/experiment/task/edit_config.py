@@ -10,6 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from PIL import ImageColor
 
+from diffusion.data.array_file import is_array
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.autoencoder_rules import has_latents
 from diffusion.experiment.run.saved_config import checkpoint_path, with_run
@@ -18,6 +19,8 @@ from diffusion.image_file import is_image
 
 MASKED = {"InpaintEdit"}
 """Edits that are nothing without a mask."""
+RESTORED = ("metrics.json", "mean", "spread")
+"""What edit=restore writes beside the images."""
 UNMASKED = {"OutpaintEdit", "VariationEdit", "BlendEdit", "UpscaleEdit", "RestoreEdit"}
 """Edits of the whole image."""
 
@@ -33,7 +36,7 @@ def whole(cfg: DictConfig) -> DictConfig:
     checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
     kind = str(merged.edit.get("_target_", "")).rpartition(".")[2]
     OmegaConf.set_struct(merged, False)
-    images = images_of(merged.image)
+    images = images_of(merged.image, arrays=kind == "RestoreEdit")
     if kind == "BlendEdit" and len(images) < 2:
         raise ConfigError("edit=blend makes one image of several, got one; set image=[a.png,b.png] or to a folder")
     if merged.output:
@@ -52,6 +55,8 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError(
             f"background is a colour name or '#rrggbb', got {merged.background!r}; try background=white"
         ) from None
+    if kind != "RestoreEdit" and merged.data.get("range") is not None:
+        raise ConfigError("edits are of 8-bit images, and this run is of arrays of floats; use edit=restore")
     conditioner = OmegaConf.to_container(merged.conditioner, resolve=True) if merged.get("conditioner") else {}
     if merged.labels is None and _reads_labels(conditioner):
         raise ConfigError("this run's model draws classes; set labels to the class of the result")
@@ -66,15 +71,21 @@ def whole(cfg: DictConfig) -> DictConfig:
     return merged
 
 
-def images_of(given: Any) -> list[Path]:
+def images_of(given: Any, arrays: bool = False) -> list[Path]:
     """``image`` as files: a file, a list of files, or the images of a folder by name.
+
+    arrays: files of arrays in a folder are images too.
 
     Raises:
         ConfigError: a file that is not there or no image, or a folder without one.
     """
     several = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
     if isinstance(several, str) and Path(several).is_dir():
-        found = sorted(path for path in Path(several).iterdir() if path.is_file() and is_image(path))
+        found = sorted(
+            path
+            for path in Path(several).iterdir()
+            if path.is_file() and (is_image(path) or (arrays and is_array(path)))
+        )
         if not found:
             raise ConfigError(f"image={several} is a folder without images; name a file or another folder")
     else:
@@ -96,14 +107,23 @@ def mask_of(mask: Any, image: Path, only: bool) -> Path | list[int] | None:
     """
     if mask is None or OmegaConf.is_list(mask):
         return None if mask is None else [int(side) for side in mask]
-    path = Path(str(mask))
+    return same_name(mask, image, "mask", "an image whose light pixels may change")
+
+
+def same_name(given: Any, image: Path, key: str, what: str) -> Path:
+    """The file ``given``, or the one in the folder ``given`` whose name is the image's but for the suffix.
+
+    Raises:
+        ConfigError: no such file.
+    """
+    path = Path(str(given))
     if path.is_dir():
         found = [one for one in sorted(path.iterdir()) if one.stem == image.stem and one.is_file()]
         if not found:
-            raise ConfigError(f"mask={path} has no mask named {image.stem}; add one, or leave that image out")
+            raise ConfigError(f"{key}={path} has no file named {image.stem}; add one, or leave that image out")
         return found[0]
     if not path.is_file():
-        raise ConfigError(f"mask={path} is no file; name an image whose light pixels may change, or a folder of them")
+        raise ConfigError(f"{key}={path} is no file; name {what}, or a folder with a file for each image")
     return path
 
 
@@ -120,7 +140,7 @@ def check_output(folder: Path) -> None:
     if os.path.ismount(folder):
         raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
     try:
-        own = {SETTINGS, "grid", *json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["files"]}
+        own = {SETTINGS, *RESTORED, "grid", *json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         own = set()
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in own)

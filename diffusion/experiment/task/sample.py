@@ -84,9 +84,10 @@ def sample(cfg: DictConfig) -> Path:
         check_output(folder)
         index = torch.arange(cfg.num_samples)
         with user_errors():
+            draw = pipeline.draw if model.value_range is None else pipeline.values
             images = torch.cat(
                 [
-                    pipeline.draw(block, cfg.seed, request.select(block)).cpu()
+                    draw(block, cfg.seed, request.select(block)).cpu()
                     for block in track(index.split(cfg.batch_size), description="sampling", transient=True)
                 ]
             )
@@ -100,6 +101,7 @@ def sample(cfg: DictConfig) -> Path:
             labels=None if labels is None else labels.tolist(),
             names=class_names(Path(main_stage(cfg).paths.run)),
             texts=prompts or pipeline.texts(index),
+            value_range=model.value_range,
         )
     log.info("%d images in %s, %d network calls each", len(images), folder, pipeline.calls // len(images))
     return folder

@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import nearest
 from diffusion.experiment.config.settings import TOP
-from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.experiment.run.saved_config import checkpoint_path, with_run
 from diffusion.experiment.run.stages import is_staged, main_stage, with_stages
 
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
 SETTINGS = "settings.json"
-OWN = re.compile(r"\d{6,}\.png|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
+OWN = re.compile(r"\d{6,}\.(png|npy)|settings\.json|samples\.npz|metadata\.jsonl|grid(\.png)?")
 """What a folder of samples holds, and nothing else."""
 POLICIES = ("balanced", "drawn")
 DEFAULT, EACH = 64, 4
@@ -60,6 +60,32 @@ def whole(cfg: DictConfig) -> DictConfig:
     merged.num_samples, merged.text = count, prompts
     merged.labels = numbered(main_stage(cfg) if is_staged(cfg) else merged, merged.labels, "labels")
     OmegaConf.set_struct(merged, True)
+    return merged
+
+
+def with_classes(cfg: DictConfig) -> DictConfig:
+    """What ``scripts/augment.py`` draws: the run's config and this invocation's.
+
+    Raises:
+        ConfigError: no run or checkpoint, a model without classes or with other conditions, or an output folder of
+            something else.
+    """
+    merged = with_run(cfg)
+    checkpoint_path(Path(merged.paths.run), str(merged.checkpoint))
+    conditioner: Any = OmegaConf.to_container(merged.conditioner, resolve=True) if merged.get("conditioner") else {}
+    if not str(conditioner.get("_target_", "")).endswith("LabelConditioner"):
+        raise ConfigError(
+            f"run={merged.run} is not of conditioner=label, and a data set is made of classes; give a run that is "
+            "conditioned on labels alone"
+        )
+    folder = Path(str(merged.output))
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and a data set is a folder; set output to another name")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / SETTINGS).is_file():
+        raise ConfigError(
+            f"{folder} holds files that scripts/augment.py did not write (it has no {SETTINGS}); set output to a new "
+            "folder"
+        )
     return merged
 
 

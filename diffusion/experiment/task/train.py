@@ -104,6 +104,7 @@ def run(cfg: DictConfig, begin: Callable[[], None] = announce) -> None:
     module = build_module(cfg)
     module.parts = plain(parts)
     module.model.classes = module.average.classes = data.classes or ()
+    module.model.value_range = module.average.value_range = data.value_range
     if cfg.resume is not None:
         _expect_same_parts(folder / LAST, module, parts)
     elif cfg.initial.run is not None:

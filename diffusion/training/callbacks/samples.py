@@ -15,6 +15,7 @@ from torchvision.utils import make_grid
 
 from diffusion.conditioner.none import NoConditioner
 from diffusion.files import replacing
+from diffusion.pipeline.keyed import panels
 from diffusion.training.callbacks.pause import Pause
 from diffusion.training.callbacks.prompt_grid import prompt_grid
 from diffusion.training.module.base import TrainingModule
@@ -110,12 +111,13 @@ def save_grid(
     inside: Path | None = None,
     texts: Sequence[str] | None = None,
 ) -> None:
-    """Images uint8 (B, C, H, W) -> one PNG, about square, small images enlarged to ``smallest`` pixels.
+    """Images uint8 (B, C, H, W) -> one PNG, about square, small images enlarged to ``smallest`` pixels, the
+    channels of others than grey and RGB side by side.
 
     inside: a folder that must be there. texts: B prompts, whose words stand beside the images (:func:`prompt_grid`).
     """
     factor = math.ceil(smallest / images.shape[-2])
-    pixels = images.cpu().repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+    pixels = panels(images).cpu().repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     if texts is None:
         grid = make_grid(pixels, nrow=math.ceil(math.sqrt(len(pixels))), padding=2, pad_value=128)
         image = Image.fromarray(grid.permute(1, 2, 0).numpy())

@@ -97,11 +97,13 @@ class AutoencoderModule(WholeModule):
         return torch.cat(pairs)
 
 
-def psnr(one: Tensor, other: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of images uint8 (B, C, H, W) -> (B,) float64, in dB: 10 log10(255^2 / mean squared
-    difference), at most ``EXACT``, that of equal images."""
+def psnr(one: Tensor, other: Tensor, peak: float = 255.0) -> Tensor:
+    """Peak signal-to-noise ratio of images (B, C, H, W) -> (B,) float64, in dB: 10 log10(peak^2 / mean squared
+    difference), at most ``EXACT``, that of equal images.
+
+    peak: the difference of the greatest and the least value, 255 of uint8."""
     error = (one.double() - other.double()).square().flatten(1).mean(1)
-    return (10 * torch.log10(255**2 / error)).clamp_max(EXACT)
+    return (10 * torch.log10(peak**2 / error)).clamp_max(EXACT)
 
 
 EXACT = 100.0
