@@ -63,7 +63,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         return ["network=unet_small"] if str(option) in UNREAD else small_data(name, tmp_path)
     if str(option) == "schedule/table":
         np.save(tmp_path / "betas.npy", np.linspace(1e-4, 0.02, 200))
-    if str(option) in ("evaluation/metric/clip_score", "evaluation/metric/r_precision"):
+    if str(option) in ("evaluation/emoji", "evaluation/metric/clip_score", "evaluation/metric/r_precision"):
         return [f"evaluation.clip.pretrained={tmp_path}"]  # which is not loaded
     if group == "text_encoder":
         return ["conditioner=text", *(["text_encoder.run=nothing"] if name == "run" else [])]
@@ -210,8 +210,8 @@ def test_every_file_composes_builds_and_works(option, tmp_path, monkeypatch):
         return
     cfg = compose(option, tmp_path)
     if group == "experiment":
-        taught = lambda **_: teacher(cfg.network.in_channels, instantiate(cfg.schedule))  # noqa: E731
-        monkeypatch.setattr("diffusion.experiment.build.load.load", taught)
+        loaded = lambda *_, kinds=(), **__: needed(cfg, kinds, tmp_path)  # noqa: E731
+        monkeypatch.setattr("diffusion.experiment.build.load.load", loaded)
     exercise = EXERCISES.get(group)
     assert exercise is not None, f"say in EXERCISES how a file of conf/{option.parent} is put to work"
     if not str(option).startswith(("hydra", "pipeline")):
@@ -381,6 +381,15 @@ def experiment(cfg, tmp_path, name):
     if (cfg.get("text_encoder") or {}).get("depth", 0) > 2:
         cfg.text_encoder.depth = 1
     check_training(cfg, images=2)
+
+
+def needed(cfg, kinds, tmp_path):
+    """For a run that is trained first: a teacher, or the CLIP of the emoji with its initial weights."""
+    if kinds != ("contrastive",):
+        return teacher(cfg.network.in_channels, instantiate(cfg.schedule))
+    clip = build(config(tmp_path, "experiment=emoji_clip").module.model)
+    clip.sha256 = "0" * 64
+    return clip.requires_grad_(False).eval()
 
 
 def stand_ins(cfg):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -22,6 +24,10 @@ class Autoencoder(nn.Module, ABC):
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Of the latents of what is encoded beside images of this shape (C, H, W); ``None``: as images are encoded."""
         return None
+
+    def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch with :attr:`column`, where it can be made of others; as it is where not."""
+        return batch
 
     @abstractmethod
     def encode(self, image: Tensor, randn_like: RandnLike | None = None) -> Tensor:

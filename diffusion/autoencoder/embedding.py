@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from diffusion.autoencoder.base import Autoencoder
+from diffusion.describe import key
 from diffusion.files import sha256_of
+from diffusion.image_encoder import ImageEncoder
 from diffusion.types import RandnLike
 
 
@@ -25,9 +29,12 @@ class EmbeddingAutoencoder(Autoencoder):
         statistics: a safetensors file with "mean" and "std" (E,) of the embeddings; 0 and 1 where ``None``.
         clip: what the sha256 of the encoder begins with that makes the embeddings; a pipeline refuses a stage of
             another. Not checked where ``None``.
+        run, checkpoint, weights: of a CLIP (:func:`diffusion.load`) that makes the embeddings of a batch's images where
+            it has no such column; it is frozen, and ``clip`` is its sha256. ``None``: the data have the column.
 
     Raises:
-        ValueError: sizes or a file that make no sense.
+        ValueError: sizes or a file that make no sense, or a CLIP of another width or other weights.
+        ConfigError: no run folder, or a run of something else.
     """
 
     column = "image_embedding"
@@ -41,6 +48,9 @@ class EmbeddingAutoencoder(Autoencoder):
         scale: float = 17.2,
         statistics: str | None = None,
         clip: str | None = None,
+        run: str | None = None,
+        checkpoint: str = "last",
+        weights: Literal["ema", "raw"] = "ema",
     ) -> None:
         super().__init__()
         if channels < 1 or resolution != 1:
@@ -57,6 +67,14 @@ class EmbeddingAutoencoder(Autoencoder):
             self.sha256 = sha256_of(Path(statistics))
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("std", std, persistent=False)
+        self.encoder: ImageEncoder | None = None
+        if run is not None:
+            self.encoder = ImageEncoder(run, checkpoint, weights, channels, clip, "autoencoder.channels")
+            self.clip = self.encoder.sha256
+            self.sha256 = self.clip if self.sha256 is None else key([self.clip, self.sha256])
+
+    def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return batch if self.encoder is None else self.encoder.completed(batch)
 
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (self.channels,)

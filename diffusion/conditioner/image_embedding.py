@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffusion.conditioner.base import Conditioner, check_drop
+from diffusion.image_encoder import ImageEncoder
 from diffusion.types import Cond
 
 
@@ -25,12 +26,17 @@ class ImageEmbeddingConditioner(Conditioner):
         drop: probability of training without the embedding.
         clip: what the sha256 of the encoder begins with that makes the embeddings; a pipeline refuses a stage of
             another. Not checked where ``None``.
+        run, checkpoint, weights: of a CLIP (:func:`diffusion.load`) that makes the embeddings of a batch's images where
+            it has no such column; it is frozen, and ``clip`` is its sha256. ``None``: the data have the column.
 
     Raises:
-        ValueError: widths or a null that make no sense.
+        ValueError: widths or a null that make no sense, or a CLIP of another width or other weights.
+        ConfigError: no run folder, or a run of something else.
     """
 
     columns = ("image_embedding",)
+    sha256: str | None = None
+    """Of the CLIP's weights."""
 
     def __init__(
         self,
@@ -41,6 +47,9 @@ class ImageEmbeddingConditioner(Conditioner):
         null: Literal["learned", "zero"] = "learned",
         drop: float = 0.1,
         clip: str | None = None,
+        run: str | None = None,
+        checkpoint: str = "last",
+        weights: Literal["ema", "raw"] = "ema",
     ) -> None:
         super().__init__()
         for key, value, least in (("embedding_dim", embedding_dim, 1), ("dim", dim, 0), ("token_dim", token_dim, 0)):
@@ -59,9 +68,16 @@ class ImageEmbeddingConditioner(Conditioner):
         check_drop(drop)
         self.embedding_dim, self.dim, self.token_dim, self.count = embedding_dim, dim, token_dim, tokens
         self.null, self.drop, self.clip = null, drop, clip
+        self.encoder: ImageEncoder | None = None
+        if run is not None:
+            self.encoder = ImageEncoder(run, checkpoint, weights, embedding_dim, clip, "conditioner.embedding_dim")
+            self.clip = self.sha256 = self.encoder.sha256
         self.to_vector = nn.Linear(embedding_dim, dim) if dim else None
         self.to_tokens = nn.Linear(embedding_dim, tokens * token_dim) if token_dim else None
         self.null_embedding = nn.Parameter(torch.zeros(embedding_dim)) if null == "learned" else None
+
+    def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        return batch if self.encoder is None else self.encoder.completed(batch)
 
     def forward(self, batch: Mapping[str, Any]) -> Cond:
         """batch["image_embedding"] (B, E) -> vector (B, dim), tokens (B, count, token_dim), and the null's.

@@ -17,6 +17,7 @@ from diffusion.experiment.config.options import composed, options
 from diffusion.experiment.config.validate import check
 from diffusion.operator.base import Operator
 from diffusion.operator.gray import GrayOperator
+from diffusion.pipeline.staged import MADE
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.testing.conditioner import check_conditioner, small_batch
 from diffusion.testing.data import check_data
@@ -67,6 +68,9 @@ def check_training(cfg: Any, images: int = 4) -> None:
     denoises = isinstance(module, DiffusionModule)
     shape = (cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
     batch = small_batch(module.model.conditioner.columns if denoises else (), images, shape=shape)
+    if denoises:  # what the model makes of images itself fits it
+        bare = {name: column for name, column in batch.items() if name not in MADE}
+        batch |= module.model.conditioner.completed(bare)
     made = module.configure_optimizers()
     optimizer = made["optimizer"] if isinstance(made, dict) else made
     loss = module.loss(batch, KeyedRandomness(range(images), seed=0, stream=SAMPLING)).total

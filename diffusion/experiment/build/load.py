@@ -30,8 +30,8 @@ from diffusion.experiment.run.status import read_status
 from diffusion.model import DiffusionModel, Identity
 from diffusion.training import kept
 
-REFERRED = {"conditioner": "text_encoder", "evaluation.metric": "evaluation.clip"}
-"""Rooms that hold a part of another, and where that stands."""
+REFERRED = {"conditioner": ("encoder", "text_encoder"), "evaluation.metric": ("judge", "evaluation.clip")}
+"""Rooms that hold a part of another, the name that it has there, and where it stands."""
 PREFIX = {"ema": "average.", "raw": "model."}
 """Where a checkpoint keeps which weights."""
 
@@ -210,7 +210,10 @@ def identities(cfg: DictConfig, *, scored: bool = False) -> dict[str, Identity]:
 
 def _refers(role: str, three: Sequence[str], rooms: Mapping[str, Any]) -> bool:
     """Is it a part of another room, named there by reference?"""
-    whose = next((own for room, own in REFERRED.items() if role.startswith(f"{room}.")), None)
+    whose = next(
+        (own for room, (name, own) in REFERRED.items() if role.startswith(f"{room}.") and role.endswith(f".{name}")),
+        None,
+    )
     return whose is not None and dict(_loaders(rooms)).get(whose) == three
 
 

@@ -41,6 +41,8 @@ ALONE = ("module.loss",)
 CLIP = "diffusion.contrastive.trainable.TrainableClip"
 """The one model of a module that is built too."""
 LOADER = "diffusion.load"
+EMBEDS = "diffusion.conditioner.image_embedding.ImageEmbeddingConditioner"
+"""Reads a CLIP when it is built, where it names the run of one."""
 LPIPS = {"_target_": "diffusion.evaluation.features.perceptual.perceptual", "extractor": "lpips"}
 """Half a gigabyte that an objective's metric reads when it is built."""
 LOADED = re.compile(r"diffusion\.(text_encoder\.(?!words\.)|autoencoder\.(?!identity\.|trainable_))")
@@ -228,6 +230,8 @@ def _with_stand_ins(value: Any, lpips: bool = False) -> Any:
     if value.get("_target_") == LOADER:
         return {"_target_": "diffusion.model.DiffusionModel", "denoiser": SMALL, "shape": [1, 4, 4]}
     out = {key: _with_stand_ins(inner, lpips) for key, inner in value.items()}
+    if value.get("_target_") == EMBEDS:
+        out["run"] = None
     return {**out, "features": "stem"} if out.get("features") and out != value else out  # a module of the other model
 
 

@@ -31,6 +31,8 @@ MAY_CHANGE: Mapping[str, str] = {
     "autoencoder.pretrained": "where the same weights lie",
     "autoencoder.run": "where the same weights lie",
     "text_encoder.run": "where the same weights lie",
+    "conditioner.run": "where the same weights lie",
+    "conditioner.parts.image.run": "where the same weights lie",
     "objective.teacher.run": "where the same weights lie",
     "autoencoder.sha256": "which file is expected; the checkpoint knows whose latents it is of",
     "autoencoder.max_batch": "how latents are computed",

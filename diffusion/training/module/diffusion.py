@@ -136,6 +136,7 @@ class DiffusionModule(TrainingModule):
         """What diffusion runs on: of images, or what was made of them before; drawn where there is a draw."""
         if "moments" in batch:
             return self.model.autoencoder.draw(batch["moments"], randn_like)
+        batch = self.model.autoencoder.completed(batch)
         if (column := self.model.autoencoder.column) not in batch:
             raise ValueError(
                 f"what is trained on is the column {column}, which this batch lacks (it has {', '.join(batch)}); use "
