@@ -19,7 +19,7 @@ LEAVES = {
     "augmentation",
     "data",
 }
-BASE = {"schedule", "condition", "types", "randomness", "errors", "files", "image_file", "hub"}
+BASE = {"schedule", "condition", "types", "randomness", "errors", "files", "image_file", "array_file", "hub"}
 ALLOWED = {
     "schedule": {"schedule"},
     "condition": set(),
@@ -28,6 +28,7 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "image_file": {"errors"},
+    "array_file": {"errors", "image_file"},
     "hub": {"errors", "files"},
     "guidance": BASE | {"operator"},
     "describe": set(),

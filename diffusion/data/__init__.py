@@ -9,7 +9,6 @@ of (seed, e, i) alone: they depend neither on the number of ranks and threads no
 """
 
 __all__ = [
-    "array_file",
     "arrays",
     "base",
     "bucket",

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, ImageOps
 
-from diffusion.data.array_file import ArraySlice, is_array, read_array, stack_of
+from diffusion.array_file import ArraySlice, is_array, read_array, stack_of
 from diffusion.data.collection.base import Collection, Missing
 from diffusion.data.collection.record import Record
 from diffusion.data.decoded import Memory, each_file, identity
@@ -26,7 +26,7 @@ FILTERS = ("none", "nearest", "box", "bilinear", "hamming")
 
 @dataclass(frozen=True, slots=True)
 class ArrayDecoder(Decoder):
-    """Reads an array (:func:`diffusion.data.array_file.read_array`) as float32 (C, H, W): v in [low, high] becomes
+    """Reads an array (:func:`diffusion.array_file.read_array`) as float32 (C, H, W): v in [low, high] becomes
     2 (v - low) / (high - low) - 1, and no value is clipped or rounded.
 
     channels: any number. filter: "none" where an array of another size is refused, or how it is resized.

@@ -10,8 +10,8 @@ from torch import Tensor
 
 
 def read(path: str) -> Tensor:
-    """An image file (:func:`diffusion.image_file.read_image`) as (C, H, W) in [-1, 1], or the tensor that a .npy or .pt
-    file holds.
+    """An image file (:func:`diffusion.image_file.read_image`) as (C, H, W) in [-1, 1], or the numbers that a .pt file
+    or an array (:func:`diffusion.array_file.read_array`) holds.
 
     Raises:
         ValueError: no such file, not one of these, or a transparent image.
@@ -19,13 +19,15 @@ def read(path: str) -> Tensor:
     file = Path(path)
     if not file.is_file():
         raise ValueError(f"no file {file}; give an image, .npy or .pt")
-    if file.suffix in (".npy", ".pt"):
+    if file.suffix == ".pt":
         try:
-            if file.suffix == ".pt":
-                return torch.load(file, weights_only=True).float()
-            return torch.from_numpy(np.load(file, allow_pickle=False)).float()
+            return torch.load(file, weights_only=True).float()
         except Exception as error:
-            raise ValueError(f"{file} is no .npy or .pt that can be read ({error})") from None
+            raise ValueError(f"{file} is no .pt that can be read ({error})") from None
+    from diffusion.array_file import is_array, read_array
+
+    if is_array(file):
+        return torch.from_numpy(read_array(file))
     from diffusion.image_file import read_image  # PIL, which a start waits for only where there is an image
 
     image = read_image(file)

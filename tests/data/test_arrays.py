@@ -14,7 +14,7 @@ from PIL import Image
 from scripts_in_process import script
 
 import diffusion
-from diffusion.data.array_file import is_array, read_array, stack_of
+from diffusion.array_file import is_array, read_array, stack_of
 from diffusion.data.arrays import ArrayDecoder, ArrayFolder
 from diffusion.errors import DataError
 from diffusion.testing.data import check_data

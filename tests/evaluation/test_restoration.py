@@ -129,6 +129,15 @@ def test_several_samples_of_arrays_give_a_mean_a_spread_and_scores(
     assert again["images"]["b.npy"] == found["images"]["b.npy"], "an image does not depend on those beside it"
 
 
+def test_a_volume_of_nifti_is_measured_too(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    truth = np.random.default_rng(0).uniform(-3, 5, (2, 8, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(truth, np.eye(4)), tmp_path / "a.nii")
+    found = restore(monkeypatch, runs / "arrays", tmp_path / "a.nii", tmp_path / "out", "edit.measure=0.1")
+    drawn = torch.from_numpy(np.load(tmp_path / "out" / "a.npy"))
+    assert found["metrics"] == pytest.approx(scores(drawn[None], torch.from_numpy(truth), (-3, 5)), abs=1e-4)
+
+
 def test_measurements_of_images_with_their_truths(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An image as a measurement, and floats that no image could hold."""
     small, truths = tmp_path / "small", tmp_path / "truths"

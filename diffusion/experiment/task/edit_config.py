@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from PIL import ImageColor
 
-from diffusion.data.array_file import is_array
+from diffusion.array_file import is_array
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.autoencoder_rules import has_latents
 from diffusion.experiment.run.saved_config import checkpoint_path, with_run

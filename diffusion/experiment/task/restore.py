@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
-from diffusion.data.array_file import is_array
+from diffusion.array_file import is_array
 from diffusion.data.arrays import ArrayDecoder
 from diffusion.data.image import Decoder
 from diffusion.editing.frame import resize
@@ -95,7 +95,7 @@ def measured(cfg: DictConfig, change: RestoreEdit, model: DiffusionModel, file: 
         random = KeyedRandomness([number], seed=cfg.seed, stream=MEASUREMENT)
         return (clean + change.measure * random.randn_like(clean))[0], truth
     due = list(change.operator(zeros).shape[1:])
-    if file.suffix in (".npy", ".pt"):
+    if file.suffix == ".pt" or is_array(file):
         y = read(str(file))
         y = y[None] if y.ndim == 2 else y
     elif due[0] in (1, 3):
