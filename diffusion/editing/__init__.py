@@ -5,15 +5,17 @@ of any size there and back.
 """
 
 from diffusion.editing.background import BackgroundEdit
-from diffusion.editing.base import Edit, Subject
+from diffusion.editing.base import Edit, Embedded, Subject
 from diffusion.editing.blend import BlendEdit
 from diffusion.editing.diffedit import DiffEdit
 from diffusion.editing.inpaint import InpaintEdit
+from diffusion.editing.interpolate import InterpolateEdit
 from diffusion.editing.invert import InvertEdit
 from diffusion.editing.outpaint import OutpaintEdit
 from diffusion.editing.pipeline import EditPipeline
 from diffusion.editing.restore import RestoreEdit
 from diffusion.editing.restyle import RestyleEdit
+from diffusion.editing.text_difference import TextDifferenceEdit
 from diffusion.editing.upscale import UpscaleEdit
 from diffusion.editing.variation import VariationEdit
 
@@ -23,12 +25,15 @@ __all__ = [
     "DiffEdit",
     "Edit",
     "EditPipeline",
+    "Embedded",
     "InpaintEdit",
+    "InterpolateEdit",
     "InvertEdit",
     "OutpaintEdit",
     "RestoreEdit",
     "RestyleEdit",
     "Subject",
+    "TextDifferenceEdit",
     "UpscaleEdit",
     "VariationEdit",
 ]

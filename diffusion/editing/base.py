@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -18,6 +19,23 @@ MaskUse = Literal["none", "optional", "needed"]
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    """An edit in the space of a CLIP, for a model that draws images with its embeddings (unCLIP's decoder).
+
+    images: (B, E) of unit length for each image.
+    text, source_text: (B, E) of unit length, of what the result is to be and of what the images show; the empty text
+        where there is none.
+    cond, source: (B, E) -> :attr:`Subject.cond` and :attr:`Subject.source` with this embedding in the image's place.
+    """
+
+    images: tuple[Tensor, ...]
+    text: Tensor
+    source_text: Tensor
+    cond: Callable[[Tensor], Cond]
+    source: Callable[[Tensor], Cond]
+
+
+@dataclass(frozen=True, slots=True)
 class Subject:
     """B samples of an edit, in the space where diffusion runs.
 
@@ -29,6 +47,8 @@ class Subject:
     noise: (B, c, h, w) standard normal. randn_like: source of all other noise.
     tile: (h, w) of the model's own samples.
     on_step: called after every sampling step.
+    embedded: of a model that draws images with the embeddings of a CLIP; ``cond`` and ``source`` have that of the first
+        image.
     """
 
     images: tuple[Tensor, ...]
@@ -42,6 +62,7 @@ class Subject:
     randn_like: RandnLike
     tile: tuple[int, int]
     on_step: OnStep | None = None
+    embedded: Embedded | None = None
 
     @property
     def x0(self) -> Tensor:
@@ -77,6 +98,18 @@ class Subject:
     def again(self, noise: Tensor, to: float = 1.0) -> Tensor:
         """Samples that start from what :meth:`invert` gave, or from a noise in its place."""
         return self.sample(noise, None if self.levels_from(to)[0] == 1 else (self.x0, to))
+
+    def of(self, number: int) -> Subject:
+        """The same of one of several images, which is described by its own embedding where there is one."""
+        one = replace(self, images=(self.images[number],))
+        if (space := self.embedded) is None:
+            return one
+        return replace(one, cond=space.cond(space.images[number]), source=space.source(space.images[number]))
+
+    def embedded_as(self, embedding: Tensor) -> Subject:
+        """The same, the result drawn with this embedding (B, E)."""
+        assert self.embedded is not None, "an edit asks for embeddings of what has some"
+        return replace(self, cond=self.embedded.cond(embedding))
 
     def masked(self, mask: Tensor) -> Subject:
         """The same with another mask (B, 1, h, w)."""

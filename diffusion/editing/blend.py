@@ -37,7 +37,7 @@ class BlendEdit(Edit):
         if len(weights) != count:
             raise ValueError(f"edit.weights has {len(weights)} weights for {count} images; set one for each")
         shares = torch.tensor(weights, device=subject.x0.device, dtype=subject.x0.dtype) / sum(weights)
-        noises = torch.stack([subject.invert(x0) for x0 in subject.images])
+        noises = torch.stack([own.invert(own.x0) for own in map(subject.of, range(count))])
         mean = torch.tensordot(shares, noises, 1)
         length = torch.tensordot(shares, noises.flatten(2).norm(dim=2), 1)
         scale = (length / mean.flatten(1).norm(dim=1).clamp_min(1e-12)).reshape(-1, *[1] * (mean.ndim - 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,10 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffusion.editing.base import Edit, Subject
+from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
+from diffusion.conditioner.joined import JoinedConditioner
+from diffusion.editing.base import Edit, Embedded, Subject
+from diffusion.image_encoder import ImageEncoder
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.labels import numbered
 from diffusion.pipeline.single import SinglePipeline
+from diffusion.pipeline.staged import parts_of
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.types import Cond
 
@@ -24,8 +29,8 @@ class EditPipeline(SinglePipeline):
     """Draws edits of images: variant i of an image depends on seed, i and the request for i only.
 
     ``Request.image`` is uint8 (B, C, H, W), or floats in [-1, 1], several images of one edit one after another in C;
-    ``Request.mask`` is
-    (B, 1, H, W), above 0 where the image may change.
+    ``Request.mask`` is (B, 1, H, W), above 0 where the image may change. A model that draws images with the embeddings
+    of a CLIP is given that of the image, or of the first of several, for the result and for what the images show.
 
     Args:
         model: in eval mode.
@@ -33,12 +38,14 @@ class EditPipeline(SinglePipeline):
         options: see :class:`SinglePipeline`.
 
     Raises:
-        ValueError: a sampler that cannot go backwards where the edit needs that.
+        ValueError: a sampler that cannot go backwards where the edit needs that, or a model that draws with embeddings
+            and names no CLIP that makes them.
     """
 
     def __init__(self, model: DiffusionModel, edit: Edit, **options: Any) -> None:
         super().__init__(model, **options)
         self.edit = edit
+        self.encoder = self._encoder()
         if edit.inverts:
             self.sampler.inverse_levels(model.schedule, 1.0)
 
@@ -63,6 +70,9 @@ class EditPipeline(SinglePipeline):
         like = torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype)
         noise = random.randn_like(like if self.edit.measures else images[0])
         condition = replace(request, image=None, mask=None)
+        embedded = self.embedded(pixels.split(channels, dim=1), index, seed, condition)
+        if embedded is not None:
+            condition = replace(condition, image_embedding=embedded.images[0])
         with self.counted() as denoiser:
             x = self.edit(
                 Subject(
@@ -77,13 +87,48 @@ class EditPipeline(SinglePipeline):
                     randn_like=random.randn_like,
                     tile=(int(self.shape[-2]), int(self.shape[-1])),
                     on_step=self.stepped,
+                    embedded=embedded,
                 )
             )
         return self.model.decode(x)
 
+    def check(self, request: Request = Request()) -> None:  # noqa: B008 - frozen and empty
+        if self.encoder is not None:
+            blank = torch.zeros(1, *(self.model.shape or ()), device=self.device)
+            request = replace(request, image_embedding=self._embedding(self.encoder, blank))
+        super().check(request)
+
+    def embedded(self, images: Sequence[Tensor], index: Tensor, seed: int, request: Request) -> Embedded | None:
+        """The images (B, C, H, W) each in [-1, 1] in the space of the model's CLIP; ``None`` where it has none."""
+        if self.encoder is None:
+            return None
+        described = self.edit.source if isinstance(self.edit.source, str) else ""
+        texts: Sequence[str] = request.text or [""] * len(index)
+        return Embedded(
+            images=tuple(self._embedding(self.encoder, image) for image in images),
+            text=self.encoder.clip.text(texts),
+            source_text=self.encoder.clip.text([described] * len(index)),
+            cond=lambda e: self.cond(index, seed, replace(request, image_embedding=e)),
+            source=lambda e: self.source(index, seed, replace(request, image_embedding=e)),
+        )
+
+    def _embedding(self, encoder: ImageEncoder, image: Tensor) -> Tensor:
+        embedding: Tensor = encoder.completed({"image": image})["image_embedding"]
+        return embedding.to(self.model.dtype)
+
+    def _encoder(self) -> ImageEncoder | None:
+        parts = parts_of(self.model.conditioner)
+        found = next((part for part in parts if isinstance(part, ImageEmbeddingConditioner)), None)
+        if found is not None and found.encoder is None:
+            raise ValueError(
+                "this model draws images with embeddings of a CLIP, and its conditioner names none that embeds an "
+                "image; edit with a run whose conditioner.run, or conditioner.parts.<part>.run, is one"
+            )
+        return None if found is None else found.encoder
+
     def source(self, index: Tensor, seed: int, request: Request) -> Cond:
         """The condition that describes the images: the edit's ``source``, or the null condition; what is requested
-        where the model has no null.
+        where the model has no null. The embedding of an image stays in it.
 
         Raises:
             ValueError: a class that the model does not have.
@@ -91,12 +136,24 @@ class EditPipeline(SinglePipeline):
         described = self.edit.source
         if described is None:
             cond = self.cond(index, seed, replace(request, negative=None))
+            if self.encoder is not None:
+                return self._embedding_alone(cond)
             return cond if cond.null is None else cond.drop()
         if self.num_classes:
             label = numbered(described, self.num_classes, self.model.classes)
             labels = torch.full((len(index),), int(torch.as_tensor(label)))
             return self.cond(index, seed, replace(request, label=labels, negative=None))
         return self.cond(index, seed, replace(request, text=[str(described)] * len(index), negative=None))
+
+    def _embedding_alone(self, cond: Cond) -> Cond:
+        """Without all parts but that of the image's embedding."""
+        conditioner = self.model.conditioner
+        if not isinstance(conditioner, JoinedConditioner):
+            return cond
+        for name, part in conditioner.parts.items():
+            if "image_embedding" not in part.columns and cond.parts[name].null is not None:
+                cond = cond.without(name)
+        return cond
 
     def describe(self) -> dict[str, Any]:
         from diffusion.describe import describe

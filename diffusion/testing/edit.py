@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from diffusion.denoiser import GaussianDenoiser
-from diffusion.editing.base import Edit, Subject
+from diffusion.editing.base import Edit, Embedded, Subject
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -57,4 +58,11 @@ def _subject(edit: Edit, index: list[int], masked: bool) -> Subject:
         noise=random.randn_like(torch.empty(len(index), 1, SIDE, SIDE)),
         randn_like=random.randn_like,
         tile=(SIDE, SIDE),
+        embedded=Embedded(*_embeddings(random, len(index), len(images)), lambda _: Cond(), lambda _: Cond()),
     )
+
+
+def _embeddings(random: KeyedRandomness, count: int, images: int) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+    """Of the images, of the new text and of the source: unit vectors of three numbers."""
+    found = [normalize(random.randn_like(torch.empty(count, 3)), dim=1) for _ in range(images + 2)]
+    return tuple(found[:-2]), found[-2], found[-1]

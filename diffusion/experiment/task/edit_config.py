@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ MASKED = {"InpaintEdit"}
 """Edits that are nothing without a mask."""
 RESTORED = ("metrics.json", "mean", "spread")
 """What edit=restore writes beside the images."""
-UNMASKED = {"OutpaintEdit", "VariationEdit", "BlendEdit", "UpscaleEdit", "RestoreEdit"}
+UNMASKED = {"OutpaintEdit", "VariationEdit", "BlendEdit", "UpscaleEdit", "RestoreEdit", "InterpolateEdit"}
+UNMASKED |= {"TextDifferenceEdit"}
 """Edits of the whole image."""
+SEVERAL = {"BlendEdit": "edit=blend makes one image of several", "InterpolateEdit": "edit=interpolate needs two images"}
+"""Edits of more than one image, and what they say to one."""
 
 
 def whole(cfg: DictConfig) -> DictConfig:
@@ -37,14 +41,14 @@ def whole(cfg: DictConfig) -> DictConfig:
     kind = str(merged.edit.get("_target_", "")).rpartition(".")[2]
     OmegaConf.set_struct(merged, False)
     images = images_of(merged.image, arrays=kind == "RestoreEdit")
-    if kind == "BlendEdit" and len(images) < 2:
-        raise ConfigError("edit=blend makes one image of several, got one; set image=[a.png,b.png] or to a folder")
+    if kind in SEVERAL and len(images) < 2:
+        raise ConfigError(f"{SEVERAL[kind]}, got one; set image=[a.png,b.png] or to a folder")
     if merged.output:
         check_output(Path(str(merged.output)))
     if kind in MASKED and merged.mask is None:
         raise ConfigError("edit=inpaint draws anew what a mask covers; set mask to a file or [top,left,height,width]")
     if kind in UNMASKED and merged.mask is not None:
-        option = kind.removesuffix("Edit").lower()
+        option = re.sub(r"(?<=.)([A-Z])", r"_\1", kind.removesuffix("Edit")).lower()
         raise ConfigError(f"edit={option} takes no mask, got mask={merged.mask}; leave mask out, or use edit=inpaint")
     if merged.text is None and merged.negative is not None:
         raise ConfigError("negative is the prompt that guidance leads away from; give text too")
