@@ -3,13 +3,16 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo test quick slow venv lint types format parts clean
+.PHONY: help demo studio test quick slow venv lint types format parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 demo: .venv/ready  ## train, sample and score a DDPM on real digits (about three minutes on two cores)
 	$(BIN)/python scripts/train.py experiment=digits_ddpm name=demo
+
+studio: .venv/ready  ## a page in the browser that draws with the runs in outputs/
+	$(BIN)/python scripts/studio.py
 
 test: .venv/ready lint  ## lint, types and the tests, but for the slow ones
 	@$(MAKE) --no-print-directory -j2 types quick
