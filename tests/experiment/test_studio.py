@@ -14,9 +14,9 @@ from model_folders import run_folder
 from PIL import Image
 from scripts_in_process import run_script
 
-from diffusion.errors import DataError
-from diffusion.experiment.studio import card, form, png
-from diffusion.experiment.studio.desk import STOPPED, Desk, View, record_of
+from diffusion.errors import ConfigError, DataError
+from diffusion.experiment.studio import card, form, masks, png, verbs
+from diffusion.experiment.studio.desk import STOPPED, Desk, View
 from diffusion.experiment.studio.drawing import Artist, changed
 from diffusion.experiment.studio.history import History
 from diffusion.experiment.studio.settings import Settings
@@ -152,8 +152,8 @@ def test_a_drawing_that_is_stopped_keeps_nothing(runs: Path, desk: Desk, artist:
 @pytest.mark.parametrize(
     ("run", "more", "sentence"),
     [
-        ("labelled", {"text": "a cat"}, "reads classes, and no prompt"),
-        ("plain", {"text": "a cat"}, "reads no condition, and no prompt"),
+        ("labelled", {"text": "a cat"}, "reads classes and no prompt"),
+        ("plain", {"text": "a cat"}, "reads no condition and no prompt"),
         ("plain", {"labels": ("1",)}, "has no classes"),
         ("worded", {}, "draws what a prompt says; write one"),
         ("labelled", {"labels": ("cat",)}, "got 'cat'"),
@@ -163,7 +163,10 @@ def test_a_drawing_that_is_stopped_keeps_nothing(runs: Path, desk: Desk, artist:
         ("labelled", {"sampler": "dddim"}, "did you mean|nearest first: ddim"),
         ("labelled", {"count": 0}, "from 1 to 64 images"),
         ("gone", {}, "does not exist"),
-        ("labelled", {"edit": "restyle", "image": "nowhere.png"}, "not there any more"),
+        ("labelled", {"edit": "restyle", "image": "nowhere.png"}, "not in the history"),
+        ("../history", {}, "is not below runs="),
+        ("labelled", {"edit": "restyle", "options": {"_target_": "os.system"}}, "edit._target_ is a number"),
+        ("labelled", {"edit": "restyle", "options": {"strength": {"_target_": "os.system"}}}, "is a number"),
     ],
 )
 def test_what_cannot_be_drawn_is_one_sentence(run: str, more: dict, sentence: str, runs: Path, desk: Desk) -> None:
@@ -178,17 +181,18 @@ def test_what_cannot_be_drawn_is_one_sentence(run: str, more: dict, sentence: st
 def test_a_run_that_changed_or_is_gone(runs: Path, tmp_path: Path, artist: Artist) -> None:
     run = Path(shutil.copytree(runs / "plain", tmp_path / "run"))
     history = History(tmp_path / "history")
+    desk = Desk(tmp_path, history)
     (file,) = history.keep(artist.draw(Settings(str(run), count=1)))
-    assert record_of(str(file))[1] == ""
+    assert desk.record_of(str(file))[1] == ""
     checkpoint = run / "checkpoints" / "last.ckpt"
     saved = torch.load(checkpoint, weights_only=True)
     first = next(name for name in saved["state_dict"] if name.startswith("average."))
     saved["state_dict"][first] = saved["state_dict"][first] + 1
     torch.save(saved, checkpoint)
-    assert "now has other weights" in record_of(str(file))[1]
+    assert "now has other weights" in desk.record_of(str(file))[1]
     assert artist.draw(Settings(str(run), count=1)).records[0]["run_sha256"] != png.read(file)["run_sha256"]
     shutil.rmtree(run)
-    assert record_of(str(file))[1].startswith("the run that drew this image is gone")
+    assert desk.record_of(str(file))[1].startswith("the run that drew this image is gone")
     assert History(tmp_path / "history").recent(9) == [file], "the history is still there"
 
 
@@ -196,16 +200,17 @@ def test_what_is_no_image_of_the_studio(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     Image.new("L", (4, 4)).save(tmp_path / "plain.png")
     png.save(Image.new("L", (4, 4)), tmp_path / "half.png", {"settings": {}})
-    png.save(
-        Image.new("L", (4, 4)), tmp_path / "other.png", {"settings": {"run": "a", "new": 1}, "number": 0, "command": ""}
-    )
+    later = {"settings": {"run": "a", "new": 1}, "number": 0, "seed": 0, "facts": {}}
+    later |= dict.fromkeys(["command", "version", "file", "run_sha256"], "")
+    png.save(Image.new("L", (4, 4)), tmp_path / "other.png", later)
+    desk = Desk(tmp_path, History(tmp_path))
     for name, sentence in (
         ("text", "is no image that can be read"), ("plain", "does not say how it was made"), ("half", "is damaged"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=sentence):
             png.read(tmp_path / f"{name}.png")
-        assert sentence in record_of(str(tmp_path / f"{name}.png"))[1]
-    assert "another version" in record_of(str(tmp_path / "other.png"))[1]
+        assert sentence in desk.record_of(str(tmp_path / f"{name}.png"))[1]
+    assert "another version" in desk.record_of(str(tmp_path / "other.png"))[1]
 
 
 def test_settings_and_fields_there_and_back(runs: Path) -> None:
@@ -223,3 +228,40 @@ def test_an_input_is_kept_once(tmp_path: Path) -> None:
     one, other = (history.take_in(Image.new("L", (4, 4), value)) for value in (1, 2))
     assert one != other == history.take_in(Image.new("L", (4, 4), 2))
     assert history.recent(9) == []
+
+
+@pytest.mark.parametrize("name", ["Vary subtle", "Upscale 2x", "Zoom out", "Pan right"])
+def test_a_verb_edits_an_image_under_its_own_class(name: str, runs: Path, desk: Desk) -> None:
+    *_, last = views(desk, Settings(str(runs / "labelled"), labels=("3", "7"), count=2, seed=8))
+    settings = verbs.verb(name, last.files[1])
+    assert (settings.labels, settings.seed, settings.image) == (("7",), 9, last.files[1])
+    *_, edit = views(desk, settings)
+    assert not edit.wrong, edit.sentence
+    size = {"Vary subtle": (8, 8), "Upscale 2x": (16, 16), "Zoom out": (12, 12), "Pan right": (12, 8)}[name]
+    assert {Image.open(file).size for file in edit.files} == {size}
+    if name == "Pan right":
+        np.testing.assert_array_equal(pixels(edit.files[0])[:, :8], pixels(last.files[1]))
+
+
+def test_what_a_brush_leaves_alone_stays_to_the_bit(runs: Path, desk: Desk) -> None:
+    *_, last = views(desk, Settings(str(runs / "plain"), count=1))
+    large, times = masks.enlarged(Image.open(last.files[0]))
+    assert (large.size, times) == ((512, 512), 64)
+    layer = np.zeros((512, 512, 4), dtype=np.uint8)
+    layer[: 3 * 64, 30 : 4 * 64 + 10, 3] = 255  # more than half of the first column's squares, little of the fifth's
+    mask = masks.mask_of({"layers": [layer]}, (8, 8))
+    assert mask is not None
+    expected = np.zeros((8, 8), dtype=bool)
+    expected[:3, :4] = True
+    np.testing.assert_array_equal(np.asarray(mask) > 127, expected)
+    kept = str(desk.history.take_in(mask))
+    *_, edit = views(desk, verbs.covered(Settings(str(runs / "plain"), seed=1), last.files[0], kept, 1.0))
+    assert not edit.wrong, edit.sentence
+    for file in edit.files:
+        np.testing.assert_array_equal(pixels(file)[~expected], pixels(last.files[0])[~expected])
+        assert (pixels(file)[expected] != pixels(last.files[0])[expected]).any()
+    assert masks.mask_of({"layers": []}, (8, 8)) is masks.mask_of(None, (8, 8)) is None
+    with pytest.raises(ConfigError, match="covers everything"):
+        masks.mask_of({"layers": [np.full((512, 512, 4), 255, dtype=np.uint8)]}, (8, 8))
+    with pytest.raises(ConfigError, match="nothing is covered"):
+        verbs.covered(Settings(str(runs / "plain")), last.files[0], None, 1.0)

@@ -102,9 +102,9 @@ def read(run: str) -> Card:
     )
 
 
-def samplers() -> list[str]:
-    """The options of ``sampler``."""
-    return sorted(path.stem for path in (CONF / "sampler").glob("[!_]*.yaml"))
+def options(group: str) -> list[str]:
+    """Of a group of the project's configs."""
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
 def _draws(run: Path) -> bool:

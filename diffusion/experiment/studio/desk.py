@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from diffusion.errors import UserError
+from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config.errors import one_line
 from diffusion.experiment.studio import card, png
 from diffusion.experiment.studio.history import History
@@ -84,6 +84,18 @@ class Desk:
         if ticket in self._stops:
             self._stops[ticket].set()
 
+    def check(self, settings: Settings) -> None:
+        """A page, and an image that is dropped on it, may name what the studio was opened for and nothing else.
+
+        Raises:
+            ConfigError: a run that is not below the folder of runs, or an image that is not in the history.
+        """
+        if not _inside(settings.run, self.folder):
+            raise ConfigError(f"the run {settings.run} is not below runs={self.folder}; choose one that is")
+        for path in filter(None, (settings.image, settings.mask)):
+            if not _inside(path, self.history.folder):
+                raise ConfigError(f"the image {path} is not in the history; drop it under Edit")
+
     def draw(self, settings: Settings, ticket: str) -> Iterator[View]:
         """A drawing as a page sees it; closing the iterator stops it.
 
@@ -121,12 +133,24 @@ class Desk:
         def drawn() -> View:
             if stop.is_set():
                 raise Stopped
+            self.check(settings)
             found = self.artist.draw(settings, watch)
             files = [str(path) for path in self.history.keep(found)]
             count = f"{len(files)} images" if len(files) > 1 else "1 image"
             return View(f"{count} in {_span(time.monotonic() - begun)}", 1.0, done=True, files=files)
 
         put(said(drawn))
+
+    def record_of(self, path: str) -> tuple[dict[str, Any] | None, str]:
+        """The record of an image, and why it cannot be made again, in a sentence; empty where it can."""
+        from diffusion.experiment.studio.drawing import changed
+
+        try:
+            record = png.read(path)
+            self.check(Settings.of(record["settings"]))
+            return record, changed(record) or ""
+        except UserError as error:
+            return None, one_line(error)
 
     def again(self, path: str) -> tuple[Drawn, bool]:
         """An image drawn once more from its record -> the drawing, and whether every pixel is the same.
@@ -135,7 +159,11 @@ class Desk:
             UserError: it cannot be read or drawn.
         """
         record = png.read(path)
-        made = self.artist.draw(Settings.of(record["settings"]), numbers=[record["number"]])
+        settings = Settings.of(record["settings"])
+        self.check(settings)
+        if not 0 <= record["number"] < settings.count:
+            raise ConfigError(f"the image is number {record['number']} of {settings.count}, and there is none such")
+        made = self.artist.draw(settings, numbers=[record["number"]])
         with Image.open(path) as image:
             same = image.size == made.images[0].size and image.tobytes() == made.images[0].tobytes()
         return made, same
@@ -155,16 +183,8 @@ def said(work: Callable[[], View]) -> View:
         return View(f"This failed, {type(error).__name__}: {reason}; the log has more.", wrong=True, done=True)
 
 
-def record_of(path: str) -> tuple[dict[str, Any] | None, str]:
-    """The record of an image, and a sentence: that it can be made again, or why not."""
-    from diffusion.experiment.studio.drawing import changed
-
-    try:
-        record = png.read(path)
-        sentence = changed(record)
-    except UserError as error:
-        return None, one_line(error)
-    return record, sentence or ""
+def _inside(path: str, folder: Path) -> bool:
+    return Path(path).resolve().is_relative_to(folder.resolve())
 
 
 def _span(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import OrderedDict
@@ -134,11 +135,9 @@ def changed(record: dict[str, Any]) -> str | None:
             f"{settings.run} now has other weights (sha256 {now[:12]}) than those that drew this image "
             f"({record['run_sha256'][:12]}); the same settings draw another image"
         )
-    images = {**record["facts"].get("images", {})}
-    for mask in record["facts"].get("masks", []):
-        images |= mask if isinstance(mask, dict) else {}
-    for path, sha256 in images.items():
-        if not Path(path).is_file() or sha256_of(path) != sha256:
+    known = json.dumps(record["facts"])
+    for path in filter(None, (settings.image, settings.mask)):
+        if not Path(path).is_file() or sha256_of(path) not in known:
             return f"{path}, of which this image was made, is gone or has changed; the same settings draw another image"
     return None
 

@@ -11,11 +11,11 @@ import gradio as gr
 from diffusion.errors import UserError
 from diffusion.experiment.config.errors import one_line
 from diffusion.experiment.studio import card, form, png, verbs
-from diffusion.experiment.studio.desk import Desk, View, record_of
+from diffusion.experiment.studio.desk import Desk, View
 from diffusion.experiment.studio.form import FIELDS, OWN
 from diffusion.experiment.studio.look import LOOK, head, say
 from diffusion.experiment.studio.settings import MOST, Settings
-from diffusion.experiment.studio.tabs import ONE, command, compare_tab, drawn, edit_tab, gallery
+from diffusion.experiment.studio.tabs import ONE, begin, command, compare_tab, drawn, edit_tab, gallery
 
 __all__ = ["LOOK", "build"]
 
@@ -69,6 +69,9 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
             for view in drawn(desk, lambda: form.settings_of(values), at):
                 yield *view, None, gr.update(visible=False)
 
+        def restore(path: str | None) -> tuple[Any, ...]:
+            return _restore(desk, path)
+
         def verb(name: str) -> Any:
             def made(at: str, path: str) -> Iterator[tuple[Any, ...]]:
                 for view in drawn(desk, lambda: verbs.verb(name, path), at):
@@ -76,7 +79,7 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
 
             return made
 
-        first: dict[str, Any] = {"fn": desk.ticket, "inputs": None, "outputs": ticket, **NOW}
+        first: dict[str, Any] = {"fn": lambda: begin(desk), "inputs": None, "outputs": [ticket, status], **NOW}
         gr.on([draw.click, fields["text"].submit], **first).then(drawing, [ticket, *inputs], shown, **ONE)
         for name, button in buttons.items():
             button.click(**first).then(verb(name), [ticket, chosen], shown, **ONE)
@@ -86,12 +89,12 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
         fields["run"].input(_fields_of, fields["run"], [*inputs[1:], about, status], **NOW)
         fields["new"].click(lambda: random.randrange(2**31), None, fields["seed"], **NOW)
         images.select(_choose, files, [chosen, record, details], **NOW)
-        dropped.upload(_restore, dropped, [*inputs, about, status, record], **NOW).then(
+        dropped.upload(restore, dropped, [*inputs, about, status, record], **NOW).then(
             lambda path: (path, gr.update(visible=True)), dropped, [chosen, details], **NOW
         )
         gr.on([history.select, refresh.click], lambda: _past(desk), None, [past, pictured], **NOW)
         past.select(_choose, pictured, [chosen, old, told], **NOW)
-        reuse.click(_restore, chosen, [*inputs, about, told, old], **NOW)
+        reuse.click(restore, chosen, [*inputs, about, told, old], **NOW)
         for button in (paint, rework):
             button.click(opened, chosen, into, **NOW).then(lambda: gr.update(selected="edit"), None, tabs, **NOW)
     return page
@@ -114,7 +117,9 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
         seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=110)
         new = gr.Button("Another seed", size="sm", min_width=100)
     with gr.Row():
-        sampler = gr.Dropdown([OWN, *card.samplers()], value=OWN, label="Sampler", elem_id="sampler", min_width=140)
+        sampler = gr.Dropdown(
+            [OWN, *card.options("sampler")], value=OWN, label="Sampler", elem_id="sampler", min_width=140
+        )
         steps = gr.Number(50, label="Steps", precision=0, minimum=1, elem_id="steps", min_width=90)
     with gr.Accordion("More", open=False):
         together = gr.Number(
@@ -175,12 +180,12 @@ def _choose(files: list[str], event: gr.SelectData) -> tuple[Any, ...]:
         return None, f"# {one_line(error)}", gr.update(visible=True)
 
 
-def _restore(path: str | None) -> tuple[Any, ...]:
+def _restore(desk: Desk, path: str | None) -> tuple[Any, ...]:
     """The fields as an image's record has them, about the run, a sentence, the record."""
     nothing = [gr.skip()] * (len(FIELDS) + 1)
     if path is None:
         return *nothing, say(View("no image is chosen; click on one", wrong=True)), ""
-    record, sentence = record_of(path)
+    record, sentence = desk.record_of(path)
     if record is None:
         return *nothing, say(View(sentence, wrong=True)), ""
     settings = Settings.of(record["settings"])

@@ -14,6 +14,11 @@ from diffusion.image_file import shown
 
 CHUNK = "alphabar"
 """Keyword of the chunk (PNG specification, tEXt): JSON in ASCII."""
+KINDS = {
+    "version": str, "command": str, "settings": dict, "run_sha256": str, "facts": dict, "seed": int, "number": int,
+    "file": str,
+}  # fmt: skip
+"""What a record holds, at least."""
 
 
 def save(image: Image.Image, path: Path, record: dict[str, Any]) -> None:
@@ -40,7 +45,8 @@ def read(path: Path | str) -> dict[str, Any]:
         raise DataError(f"{name} does not say how it was made; drop a PNG that the studio drew, as it was saved")
     try:
         record = json.loads(text)
-        _ = record["settings"]["run"], record["number"], record["command"]
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"what {name} says of how it was made is damaged; drop another copy of it") from None
-    return dict(record)
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not all(isinstance(record.get(key), kind) for key, kind in KINDS.items()):
+        raise DataError(f"what {name} says of how it was made is damaged; drop another copy of it")
+    return record

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.config.errors import unknown_option
 from diffusion.experiment.config.overrides import quote
-from diffusion.experiment.studio.card import Card
+from diffusion.experiment.studio.card import Card, options
 
 MOST = 64
 """Images of one drawing."""
 BATCH = 4
 """Images that are drawn together; at another number last bits may differ, so the settings name it."""
+
+
+KINDS: Mapping[str, Any] = {
+    "run": str,
+    **dict.fromkeys(["text", "negative", "sampler", "edit", "image", "mask"], str | None),
+    **dict.fromkeys(["count", "seed", "batch_size"], int),
+    "steps": int | None,
+    "scale": int | float | None,
+    "labels": list,
+    "options": dict,
+}
+"""Of the fields in a record, which may come from anybody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,12 +69,12 @@ class Settings:
         """Of :meth:`plain`.
 
         Raises:
-            ConfigError: a key that is none, or no run.
+            ConfigError: a key that is none, that lacks, or whose value is of another kind.
         """
-        known = {one.name for one in fields(Settings)}
-        if "run" not in plain or not plain.keys() <= known:
+        right = plain.keys() == KINDS.keys() and all(isinstance(plain[key], kind) for key, kind in KINDS.items())
+        if not right or not all(isinstance(label, str) for label in plain["labels"]):
             raise ConfigError("the settings in this image are of another version of the studio; set them by hand")
-        return Settings(**{**plain, "labels": tuple(plain.get("labels", ()))})
+        return Settings(**{**plain, "labels": tuple(plain["labels"])})
 
     def words(self, card: Card) -> list[str]:
         """The words of the command line.
@@ -93,6 +106,13 @@ class Settings:
         return " ".join([f"python scripts/{self.script}.py", *map(in_shell, self.words(card))])
 
     def _check(self, card: Card) -> None:
+        for group, option in (("sampler", self.sampler), ("edit", self.edit)):
+            if option is not None and option not in (known := options(group)):
+                raise unknown_option(group, option, known)
+        for key, value in self.options.items():  # nothing that Hydra would build
+            each = value if isinstance(value, list) else [value]
+            if not key.isidentifier() or key[0] == "_" or not all(isinstance(one, int | float) for one in each):
+                raise ConfigError(f"edit.{key} is a number or a list of numbers here, got {value!r}; leave it out")
         if self.text and card.reads != "text":
             what = "classes" if card.reads == "labels" else "no condition"
             raise ConfigError(
@@ -118,11 +138,7 @@ def in_shell(word: str) -> str:
 
 
 def _value(value: Any) -> str:
-    if isinstance(value, str):
-        return quote(value)
-    if isinstance(value, Sequence):
-        return f"[{','.join(map(_value, value))}]"
-    return "null" if value is None else str(value)
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 _PLAIN = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./")

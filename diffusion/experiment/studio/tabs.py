@@ -36,6 +36,11 @@ def command(name: str) -> gr.Code:
     )  # fmt: skip
 
 
+def begin(desk: Desk) -> tuple[str, str]:
+    """What a click does before its drawing's turn comes: a ticket, and a sentence."""
+    return desk.ticket(), say(View("Waiting in line"))
+
+
 def told(files: list[str], event: gr.SelectData) -> str:
     """How the image that was clicked on is made again."""
     try:
@@ -105,7 +110,7 @@ def edit_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> tuple[Calla
 
     into = [source, editor, status]
     taken.upload(take, taken, into, api_name=False)
-    gr.on([go.click], desk.ticket, None, ticket, queue=False, api_name=False).then(
+    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False).then(
         paint, [ticket, editor, source, strength, *inputs], [status, results, files], api_name=False, **ONE
     )
     results.select(told, files, record, queue=False, api_name=False)
@@ -145,7 +150,7 @@ def compare_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> gr.Dropd
             if not view.files:  # refused or stopped
                 return
 
-    gr.on([go.click], desk.ticket, None, ticket, queue=False, api_name=False).then(
+    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False).then(
         both, [ticket, other, *inputs], [status, *sides], api_name=False, **ONE
     )
     return other
