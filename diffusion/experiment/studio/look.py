@@ -9,22 +9,23 @@ import gradio as gr
 from diffusion.experiment.studio.desk import View
 
 CSS = """
-.gradio-container { max-width: 1480px !important; margin: 0 auto !important; }
+.gradio-container > main, main.app { max-width: 1400px !important; width: 100%; margin: 0 auto !important; }
 #head { padding: 6px 2px 0; }
 #head h1 { font-size: 1.35rem; font-weight: 650; margin: 0; letter-spacing: -.01em; }
 #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: .92rem; }
-#head svg { vertical-align: -3px; margin-right: 8px; }
+#head svg { display: inline; vertical-align: -4px; margin-right: 9px; }
+#new-seed { align-self: end; min-width: 0 !important; height: 42px; margin-bottom: 12px; }
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 .pixels .thumbnail-item { aspect-ratio: 1; }
+.pixels .grid-wrap.fixed-height { min-height: 260px; max-height: 70vh; }
 .about { font-size: .86rem; color: var(--body-text-color-subdued); }
 .say { font-size: .92rem; min-height: 34px; }
 .say .bar { height: 4px; border-radius: 2px; background: var(--border-color-primary); margin-top: 7px; }
 .say .bar i { display: block; height: 100%; background: var(--primary-500); transition: width .3s; }
 .say .wrong { color: #b42318; background: #fef3f2; border: 1px solid #fecdca; border-radius: 8px; padding: 8px 12px; }
 .dark .say .wrong { color: #fda29b; background: #3a1512; border-color: #7a271a; }
-.verbs { gap: 6px !important; }
-.verbs button { min-width: 0 !important; padding: 5px 8px; font-size: .84rem; font-weight: 500; }
-.drop { min-height: 0; }
+.verbs { gap: 6px !important; flex-wrap: wrap; }
+.verbs button { flex: 1 1 auto; min-width: 0 !important; padding: 5px 10px; font-size: .84rem; white-space: nowrap; }
 footer { display: none !important; }
 """
 HEAD = """<svg width="22" height="22" viewBox="0 0 22 22"><defs><linearGradient id="g" x1="0" x2="1">

@@ -27,7 +27,9 @@ NOW: dict[str, Any] = {"queue": False, "api_name": False, "show_progress": "hidd
 
 def build(desk: Desk, batch_size: int) -> gr.Blocks:
     """The page of a desk; batch_size: of drawings that do not say."""
-    with gr.Blocks(title="alphabar studio", analytics_enabled=False, delete_cache=(3600, 86400)) as page:
+    with gr.Blocks(
+        title="alphabar studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
+    ) as page:
         gr.HTML(head(str(desk.folder)), elem_id="head")
         ticket, files, chosen, pictured = gr.State(None), gr.State([]), gr.State(None), gr.State([])
         with gr.Row(equal_height=False):
@@ -49,7 +51,7 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
                         record = command("record")
                     dropped = gr.File(
                         label="Drop an image of the studio here: its settings come back", file_types=[".png"],
-                        height=96, elem_id="restore",
+                        height=132, elem_id="restore",
                     )  # fmt: skip
                 with gr.Tab("Edit", id="edit"):
                     opened, into = edit_tab(desk, ticket, inputs)
@@ -113,9 +115,9 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
     with gr.Row():
         count = gr.Slider(1, MOST, 4, step=1, label="Images", elem_id="count", min_width=120)
         scale = gr.Number(1.0, label="Guidance scale", info="1 is none", elem_id="scale", min_width=110)
-    with gr.Row(equal_height=True):
+    with gr.Row():
         seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=110)
-        new = gr.Button("Another seed", size="sm", min_width=100)
+        new = gr.Button("Another seed", size="sm", min_width=100, elem_id="new-seed")
     with gr.Row():
         sampler = gr.Dropdown(
             [OWN, *card.options("sampler")], value=OWN, label="Sampler", elem_id="sampler", min_width=140
@@ -165,7 +167,7 @@ def _updates(known: card.Card, values: dict[str, Any]) -> list[Any]:
         "labels": bool(known.classes),
         "scale": known.scale is not None,
     }
-    more = {name: {"visible": there[name]} if name in there else {} for name in FIELDS}
+    more: dict[str, dict[str, Any]] = {name: {"visible": there[name]} if name in there else {} for name in FIELDS}
     more["labels"]["choices"] = list(known.classes)
     return [gr.update(**more[name], **({} if values[name] is None else {"value": values[name]})) for name in FIELDS]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import secrets
 import socket
@@ -52,9 +53,9 @@ def start(cfg: DictConfig, uploads: str) -> tuple[Any, str]:
         if error.name != "gradio":
             raise
         raise ConfigError("the studio needs gradio, which is not installed; pip install 'alphabar[studio]'") from None
-    desk.warm()
     token = cfg.token or (None if cfg.host in LOCAL else secrets.token_urlsafe(12))
     opened = page.build(desk, cfg.batch_size).queue(default_concurrency_limit=8)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
     opened.launch(
         server_name=cfg.host,
         server_port=cfg.port,
@@ -65,9 +66,11 @@ def start(cfg: DictConfig, uploads: str) -> tuple[Any, str]:
         quiet=True,
         share=False,
         ssr_mode=False,
+        _frontend=False,  # a page that a busy machine answers late is no error
         footer_links=[],
         **page.LOOK,
     )
+    desk.warm()
     login = f"; log in with any name and the token {token} as the password" if token else ""
     return opened, f"http://{socket.gethostname() if cfg.host == '0.0.0.0' else cfg.host}:{cfg.port}{login}"
 

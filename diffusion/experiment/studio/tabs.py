@@ -71,7 +71,7 @@ def edit_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> tuple[Calla
                 brush=gr.Brush(colors=["#4f46e5"], default_size=48, color_mode="fixed"), layers=False, elem_id="editor",
                 elem_classes="pixels", height=560,
             )  # fmt: skip
-            taken = gr.File(label="Or drop an image to edit", file_types=["image"], height=96, elem_id="taken")
+            taken = gr.File(label="Or drop an image to edit", file_types=["image"], height=132, elem_id="taken")
         with gr.Column(scale=2):
             strength = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Strength", info="below 1 something of it stays")
             go = gr.Button("Draw what is covered", variant="primary", elem_id="cover")
