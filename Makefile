@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 SHELL := /bin/bash
 
-.PHONY: help demo text unclip test quick slow venv lint types format parts clean
+.PHONY: help demo text unclip studio test quick slow venv lint types format parts clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,7 @@ STAGES = pipeline=unclip pipeline.prior.run=$(UNCLIP)/prior pipeline.decoder.run
 # $(call trained,<folder>,<overrides>): a finished run stays as it is
 trained = grep -qs '"status": "finished"' $(1)/status.json || $(BIN)/python scripts/train.py $(2) hydra.run.dir=$(1)
 
-unclip: .venv/ready  ## DALL-E 2 on emoji: train CLIP, prior and decoder, draw prompts, score (half an hour on two cores); SHEETS=<folder> adds 64 pixels
+unclip: .venv/ready  ## DALL-E 2 on emoji: train CLIP, prior and decoder, draw prompts, score; SHEETS=<folder> adds 64 pixels
 	$(call trained,$(UNCLIP)/prior,experiment=emoji_prior)
 	$(call trained,$(UNCLIP)/decoder,experiment=emoji_decoder)
 	$(call trained,$(UNCLIP)/judge,experiment=emoji_clip seed=1 name=emoji_judge)
@@ -29,6 +29,9 @@ endif
 	$(BIN)/python scripts/sample.py $(STAGES) $(if $(SHEETS),pipeline.upsamplers.x2.run=$(UNCLIP)/upsampler) output=$(UNCLIP)/samples \
 	    text='[red heart,blue heart,green apple,blue apple,yellow circle,purple tree,cat face,pizza]' num_samples=64
 	$(BIN)/python scripts/evaluate.py $(STAGES) evaluation=emoji evaluation.clip.run=$(UNCLIP)/judge
+
+studio: .venv/ready  ## a page in the browser that draws with the runs in outputs/
+	$(BIN)/python scripts/studio.py
 
 test: .venv/ready lint  ## lint, types and the tests, but for the slow ones
 	@$(MAKE) --no-print-directory -j2 types quick

@@ -88,7 +88,15 @@ def test_the_package_itself_imports_nothing():
     assert imports(PACKAGE / "__init__.py", lazy=False) == set()
 
 
-EXPERIMENT = [{"process"}, {"config"}, {"run"}, {"build", "launch"}, {"task", "sweep"}, {"reproduce"}, {"cli"}]
+EXPERIMENT = [
+    {"process"},
+    {"config"},
+    {"run"},
+    {"build", "launch"},
+    {"task", "sweep"},
+    {"reproduce", "studio"},
+    {"cli"},
+]
 """The rooms of the experiment by level: each imports itself and the levels before its own."""
 GROUPS = {
     "callbacks",

@@ -17,6 +17,7 @@ from diffusion.errors import ConfigError
 
 PATHS = {
     "run",
+    "runs",
     "low_resolution",
     "checkpoint",
     "images",

@@ -85,6 +85,10 @@ TOP: Mapping[str, Kind] = {
     "checkpoint": TEXT.or_null(),
     "weights": RUN_WEIGHTS,
     "images": TEXT.or_null(),
+    "runs": TEXT,
+    "host": TEXT,
+    "port": Kind("a port, a whole number from 1 to 65535", lambda value: _whole(value) and 1 <= value <= 65535),
+    "token": TEXT.or_null(),
     "image": TEXT_OR_LIST,
     "mask": Kind(
         "a file or folder of masks, or a box [top, left, height, width] of whole numbers from 0, or null",

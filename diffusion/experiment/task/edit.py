@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,15 +52,10 @@ def edit(cfg: DictConfig) -> Path:
     """
     run, files = Path(cfg.run), images_of(cfg.image, arrays=str(cfg.edit._target_).endswith("RestoreEdit"))
     with interruptible(KEPT):
-        model = load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
-        change: Edit = build(cfg.edit)
-        pipeline = _pipeline(cfg, model, change)
-        jobs = [files] if change.images is None else [[file] for file in files]
+        pipeline, request = prepare(cfg)
+        jobs = [files] if pipeline.edit.images is None else [[file] for file in files]
         masks = [mask_of(cfg.mask, job[0], len(files) == 1) for job in jobs]
-        request = _request(cfg, model)
-        with user_errors():
-            pipeline.check(request)
-        facts = _facts(cfg, pipeline, files, masks)
+        facts = facts_of(cfg, pipeline, files, masks)
         folder = (
             Path(cfg.output) if cfg.output else run / "edits" / settings_name(cfg, cfg.num_samples, cfg.seed, facts)
         )
@@ -69,17 +64,43 @@ def edit(cfg: DictConfig) -> Path:
             names: list[str] = []
             restored: dict[str, Restored] = {}
             for job, mask in track(list(zip(jobs, masks, strict=True)), description="editing", transient=True):
-                if isinstance(change, RestoreEdit):
+                if isinstance(pipeline.edit, RestoreEdit):
                     restored[job[0].name] = restore(cfg, pipeline, request, job[0], beside)
                     names += restored[job[0].name].files
                 else:
-                    names += _edit(cfg, pipeline, request, job, mask, beside)
+                    names += _write(edited(cfg, pipeline, request, job, mask), job, beside)
             if (metrics := record(restored, cfg.num_samples)) is not None:
                 (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
                 log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in metrics["metrics"].items()))
             (beside / SETTINGS).write_text(json.dumps({**facts, "files": names}, indent=2) + "\n", encoding="utf-8")
     log.info("%d images in %s, %d network calls each", len(names), folder, pipeline.calls // len(names))
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Edited:
+    """One edit: the images as they were edited, uint8 (C, H, W), the mask, bool (H, W), and its variants."""
+
+    originals: list[Tensor]
+    mask: Tensor | None
+    results: list[Tensor]
+
+
+def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> tuple[EditPipeline, Request]:
+    """What edits as ``cfg`` (:func:`edit_config.whole`) says, and the request of each image's variants.
+
+    model: of ``cfg.run``, where it is loaded already.
+
+    Raises:
+        ConfigError: what cannot be edited as requested, in one sentence.
+    """
+    if model is None:
+        model = load_model(cfg, Path(cfg.run), cfg.checkpoint, cfg.weights).to(device())
+    change: Edit = build(cfg.edit)
+    pipeline, request = _pipeline(cfg, model, change), _request(cfg, model)
+    with user_errors():
+        pipeline.check(request)
+    return pipeline, request
 
 
 def _pipeline(cfg: DictConfig, model: DiffusionModel, change: Edit) -> EditPipeline:
@@ -108,7 +129,7 @@ def _request(cfg: DictConfig, model: DiffusionModel) -> Request:
     return Request.of(cfg.num_samples, text=text, negative=cfg.negative)
 
 
-def _facts(cfg: DictConfig, pipeline: EditPipeline, files: Sequence[Path], masks: Sequence[Any]) -> dict[str, Any]:
+def facts_of(cfg: DictConfig, pipeline: EditPipeline, files: Sequence[Path], masks: Sequence[Any]) -> dict[str, Any]:
     """What decides the results."""
     return {
         **pipeline.describe(),
@@ -131,10 +152,10 @@ def _truths(change: Edit, files: Sequence[Path]) -> dict[str, Any]:
     return {"truths": {str(file): sha256_of(place) for file in files if (place := truth_of(change, file)) is not None}}
 
 
-def _edit(
-    cfg: DictConfig, pipeline: EditPipeline, request: Request, files: Sequence[Path], given: Any, folder: Path
-) -> list[str]:
-    """One edit -> the names of the files of its variants.
+def edited(
+    cfg: DictConfig, pipeline: EditPipeline, request: Request, files: Sequence[Path], given: Path | list[int] | None
+) -> Edited:
+    """One edit of the image in a file, or of several; given: its mask (:func:`edit_config.mask_of`).
 
     Raises:
         ConfigError: an image or a mask that this model or this edit cannot take.
@@ -166,11 +187,18 @@ def _edit(
     results = [frame.back(one) for one in drawn]
     if mask is not None:
         results = [paste(one, image, mask, feather) for one in results]
+    return Edited([one for one, _ in originals], mask, results)
+
+
+def _write(edit: Edited, files: Sequence[Path], folder: Path) -> list[str]:
+    """The variants, and all side by side in ``grid/`` -> the names of the files of the variants."""
+    results, count = edit.results, len(edit.results)
     stem = files[0].stem if len(files) == 1 else "blend"
     names = [f"{stem}.png"] if count == 1 else [f"{stem}_{i}.png" for i in range(count)]
     for name, one in zip(names, results, strict=True):
         to_pil(one).save(folder / name)
-    shown = [one for one, _ in originals] + ([] if mask is None else [_shown(mask, channels)]) + results
+    channels = int(results[0].shape[0])
+    shown = edit.originals + ([] if edit.mask is None else [_shown(edit.mask, channels)]) + results
     size = (results[0].shape[-2], results[0].shape[-1])
     save_grid(torch.stack([resize(one, size) for one in shown]), folder / "grid" / f"{stem}.png")
     return names

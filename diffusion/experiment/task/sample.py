@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,43 +49,15 @@ def sample(cfg: DictConfig) -> Path:
         ConfigError: what cannot be drawn or written as requested, in one sentence.
         Preempted: Ctrl-C.
     """
-    run = Path(cfg.run)
     with interruptible(KEPT):
-        staged = build_staged(cfg, device(), cfg.batch_size, _plain(cfg.labels)) if is_staged(cfg) else None
-        model = staged.main.model if staged else load_model(cfg, run, cfg.checkpoint, cfg.weights).to(device())
-        prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
-        low = None if cfg.low_resolution is None else _images(Path(cfg.low_resolution), model)
-        request = Request.of(
-            cfg.num_samples, text=prompts, negative=cfg.negative, numbers=_plain(cfg.numbers), low_resolution=low
-        )
-        pipeline: KeyedPipeline
-        if staged is None:
-            columns = _columns(cfg, model.conditioner.columns, model, request)
-            pipeline = build_pipeline(cfg, model, cfg.batch_size, _plain(cfg.labels), columns, request)
-        else:
-            pipeline = staged
-            staged.columns.update(_columns(cfg, staged.reads, model, request))
-            with user_errors():
-                staged.check(request)
-        facts = {
-            **pipeline.describe(),
-            "text": prompts,
-            "negative": cfg.negative,
-            "numbers": _plain(cfg.numbers),
-            **({} if low is None else {"low_resolution": tensors_sha256({"low_resolution": low})}),
-            "checkpoint": cfg.checkpoint,
-            "weights": cfg.weights,
-            "seed": cfg.seed,
-            "num_samples": cfg.num_samples,
-            "compile": cfg.compile,
-            "matmul_precision": cfg.matmul_precision,
-        }
+        drawing = prepare(cfg)
+        pipeline, request, facts = drawing.pipeline, drawing.request, drawing.facts
         name = settings_name(cfg, cfg.num_samples, cfg.seed, facts)
         folder = Path(cfg.output) if cfg.output else Path(cfg.paths.run) / "samples" / name
         check_output(folder)
         index = torch.arange(cfg.num_samples)
         with user_errors():
-            draw = pipeline.draw if model.value_range is None else pipeline.values
+            draw = pipeline.draw if drawing.value_range is None else pipeline.values
             images = torch.cat(
                 [
                     draw(block, cfg.seed, request.select(block)).cpu()
@@ -92,7 +65,7 @@ def sample(cfg: DictConfig) -> Path:
                 ]
             )
             labels = pipeline.labels(index, cfg.seed)
-        where = {"numerics": fingerprint.numerics(model.device), "versions": fingerprint.versions()}
+        where = {"numerics": fingerprint.numerics(pipeline.device), "versions": fingerprint.versions()}
         where["numerics"]["most_at_once"] = pipeline.max_batch or cfg.batch_size
         write_samples(
             folder,
@@ -100,11 +73,66 @@ def sample(cfg: DictConfig) -> Path:
             facts | where,
             labels=None if labels is None else labels.tolist(),
             names=class_names(Path(main_stage(cfg).paths.run)),
-            texts=prompts or pipeline.texts(index),
-            value_range=model.value_range,
+            texts=drawing.prompts or pipeline.texts(index),
+            value_range=drawing.value_range,
         )
     log.info("%d images in %s, %d network calls each", len(images), folder, pipeline.calls // len(images))
     return folder
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What draws the samples of a request, the requests of all of them, their prompts, what decides them, and the units
+    of data that are floats."""
+
+    pipeline: KeyedPipeline
+    request: Request
+    prompts: list[str] | None
+    facts: dict[str, Any]
+    value_range: tuple[float, float] | None
+
+
+def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
+    """What draws as ``cfg`` (:func:`sample_config.whole`) says.
+
+    model: of ``cfg.run``, where it is loaded already and one run draws.
+
+    Raises:
+        ConfigError: what cannot be drawn as requested, in one sentence.
+    """
+    staged = build_staged(cfg, device(), cfg.batch_size, _plain(cfg.labels)) if is_staged(cfg) else None
+    if staged is not None:
+        model = staged.main.model
+    elif model is None:
+        model = load_model(cfg, Path(cfg.run), cfg.checkpoint, cfg.weights).to(device())
+    prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
+    low = None if cfg.low_resolution is None else _images(Path(cfg.low_resolution), model)
+    request = Request.of(
+        cfg.num_samples, text=prompts, negative=cfg.negative, numbers=_plain(cfg.numbers), low_resolution=low
+    )
+    pipeline: KeyedPipeline
+    if staged is None:
+        columns = _columns(cfg, model.conditioner.columns, model, request)
+        pipeline = build_pipeline(cfg, model, cfg.batch_size, _plain(cfg.labels), columns, request)
+    else:
+        pipeline = staged
+        staged.columns.update(_columns(cfg, staged.reads, model, request))
+        with user_errors():
+            staged.check(request)
+    facts = {
+        **pipeline.describe(),
+        "text": prompts,
+        "negative": cfg.negative,
+        "numbers": _plain(cfg.numbers),
+        **({} if low is None else {"low_resolution": tensors_sha256({"low_resolution": low})}),
+        "checkpoint": cfg.checkpoint,
+        "weights": cfg.weights,
+        "seed": cfg.seed,
+        "num_samples": cfg.num_samples,
+        "compile": cfg.compile,
+        "matmul_precision": cfg.matmul_precision,
+    }
+    return Drawing(pipeline, request, prompts, facts, model.value_range)
 
 
 def _columns(cfg: DictConfig, reads: Sequence[str], model: DiffusionModel, request: Request) -> dict[str, Any]:

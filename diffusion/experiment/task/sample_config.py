@@ -50,7 +50,7 @@ def whole(cfg: DictConfig) -> DictConfig:
             f"num_samples={count} is not as many for each of {len(prompts)} prompts; set num_samples to a multiple of "
             f"{len(prompts)}"
         )
-    kinds = _kinds(OmegaConf.to_container(merged.conditioner, resolve=True)) if merged.get("conditioner") else set()
+    kinds = kinds_of(OmegaConf.to_container(merged.conditioner, resolve=True)) if merged.get("conditioner") else set()
     if prompts is not None and kinds <= {"LabelConditioner", "NoConditioner", "JoinedConditioner"}:
         reads = "labels" if "LabelConditioner" in kinds else "no condition"
         raise ConfigError(
@@ -102,7 +102,7 @@ def numbered(cfg: DictConfig, labels: Any, key: str) -> Any:
         return POLICIES[0]
     if labels in POLICIES or not TOP["labels"].fits(labels):  # what is no label is refused with the other settings
         return labels
-    classes = _count(OmegaConf.to_container(cfg.conditioner, resolve=True)) if cfg.get("conditioner") else 0
+    classes = count_classes(OmegaConf.to_container(cfg.conditioner, resolve=True)) if cfg.get("conditioner") else 0
     if not classes:
         raise ConfigError(f"{key}={_shown(labels)} names a class, and this run's model has none; leave {key} out")
     names = class_names(Path(cfg.paths.run))
@@ -188,19 +188,19 @@ def _shown(labels: Any) -> str:
     return str(labels).replace(" ", "")
 
 
-def _kinds(conditioner: Any) -> set[str]:
+def kinds_of(conditioner: Any) -> set[str]:
     """The class of a conditioner, and those of its parts."""
     if not isinstance(conditioner, Mapping):
         return set()
     own = {str(conditioner["_target_"]).rpartition(".")[2]} if "_target_" in conditioner else set()
-    return own.union(*map(_kinds, conditioner.values()))
+    return own.union(*map(kinds_of, conditioner.values()))
 
 
-def _count(conditioner: Any) -> int:
+def count_classes(conditioner: Any) -> int:
     """Classes that a conditioner, or the first of its parts with any, reads."""
     if not isinstance(conditioner, Mapping):
         return 0
-    return int(conditioner.get("num_classes") or next(filter(None, map(_count, conditioner.values())), 0))
+    return int(conditioner.get("num_classes") or next(filter(None, map(count_classes, conditioner.values())), 0))
 
 
 def prompts_of(cfg: DictConfig) -> list[str] | None:
