@@ -94,8 +94,6 @@ async def walk(address: str, place: Path, tmp_path: Path) -> None:
 
         await one.click("#gallery .thumbnail-item")  # an image says how it is made, and is made again
         await one.until("document.querySelector('#record')?.innerText.includes('scripts/sample.py')")
-        if "STUDIO_SHOTS" in os.environ:
-            await one.screenshot(Path(os.environ["STUDIO_SHOTS"]) / "chosen.png")
         await one.click("#again")
         await one.until("document.querySelector('#status').innerText.includes('every pixel is the same')")
 
