@@ -122,10 +122,10 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
         sampler = gr.Dropdown(
             [OWN, *card.options("sampler")], value=OWN, label="Sampler", elem_id="sampler", min_width=140
         )
-        steps = gr.Number(50, label="Steps", precision=0, minimum=1, elem_id="steps", min_width=90)
+        steps = gr.Number(50, label="Steps", precision=0, elem_id="steps", min_width=90)
     with gr.Accordion("More", open=False):
         together = gr.Number(
-            batch_size, label="Drawn together", precision=0, minimum=1,
+            batch_size, label="Drawn together", precision=0,
             info="another number may change the last bits of an image, so its settings name it",
         )  # fmt: skip
     return {
