@@ -195,6 +195,7 @@ class DiffusionModel(nn.Module):
         negative: str | Sequence[str] | None = None,
         labels: int | str | Sequence[int | str] | None = None,
         image: Tensor | None = None,
+        mask: Tensor | None = None,
         numbers: Mapping[str, float | Sequence[float] | Tensor] | None = None,
         low_resolution: Tensor | None = None,
         image_embedding: Tensor | None = None,
@@ -215,6 +216,7 @@ class DiffusionModel(nn.Module):
             labels: ``balanced`` (sample i has class i mod C), ``drawn``, a class for all, or a list that samples go
                 through in turn. A class is its number, or its name where the run has names (:attr:`classes`).
             image: a condition (C, H, W) for all samples or (n, C, H, W).
+            mask: of a model that fills what is hidden, above 0 there, (1, H, W) for all samples or (n, 1, H, W).
             numbers: by name, of a model that reads some, such as ``{"size": (1024, 1024), "crop": (0, 0)}`` for all
                 samples; a tensor (m, k) is gone through in turn. The conditioner's usual ones otherwise.
             low_resolution: what an upsampler enlarges, in [-1, 1], (C, h, w) or (n, C, h, w).
@@ -240,6 +242,7 @@ class DiffusionModel(nn.Module):
             text=text,
             negative=negative,
             image=image,
+            mask=mask,
             numbers=numbers,
             low_resolution=low_resolution,
             image_embedding=image_embedding,

@@ -5,6 +5,7 @@ from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
 from diffusion.conditioner.joined import JoinedConditioner
 from diffusion.conditioner.label import LabelConditioner
 from diffusion.conditioner.low_resolution import LowResolutionConditioner
+from diffusion.conditioner.mask import MaskConditioner
 from diffusion.conditioner.none import NoConditioner
 from diffusion.conditioner.sizes import SizesConditioner
 from diffusion.conditioner.text import TextConditioner
@@ -15,6 +16,7 @@ __all__ = [
     "JoinedConditioner",
     "LabelConditioner",
     "LowResolutionConditioner",
+    "MaskConditioner",
     "NoConditioner",
     "SizesConditioner",
     "TextConditioner",

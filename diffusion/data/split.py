@@ -51,7 +51,9 @@ class Split:
 
     def requests_for(self, columns: Sequence[str]) -> dict[str, Any]:
         """:attr:`requests`, and the images themselves where a conditioner with these columns makes one of them."""
-        made = any(name in columns and name not in self.columns for name in ("low_resolution", "image_embedding"))
+        made = any(
+            name in columns and name not in self.columns for name in ("low_resolution", "image_embedding", "image")
+        )
         return {**self.requests, **({"image": ImageColumn(self)} if made else {})}
 
     def __len__(self) -> int:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
 from diffusion.conditioner.joined import JoinedConditioner
+from diffusion.conditioner.mask import MaskConditioner
 from diffusion.editing.base import Edit, Embedded, Subject
 from diffusion.image_encoder import ImageEncoder
 from diffusion.pipeline.base import Request
@@ -30,7 +31,8 @@ class EditPipeline(SinglePipeline):
 
     ``Request.image`` is uint8 (B, C, H, W), or floats in [-1, 1], several images of one edit one after another in C;
     ``Request.mask`` is (B, 1, H, W), above 0 where the image may change. A model that draws images with the embeddings
-    of a CLIP is given that of the image, or of the first of several, for the result and for what the images show.
+    of a CLIP is given that of the image, or of the first of several, for the result and for what the images show; a
+    model that fills what a mask hides is given the mask and the image.
 
     Args:
         model: in eval mode.
@@ -46,6 +48,7 @@ class EditPipeline(SinglePipeline):
         super().__init__(model, **options)
         self.edit = edit
         self.encoder = self._encoder()
+        self.fills = any(isinstance(part, MaskConditioner) for part in parts_of(model.conditioner))
         if edit.inverts:
             self.sampler.inverse_levels(model.schedule, 1.0)
 
@@ -70,6 +73,9 @@ class EditPipeline(SinglePipeline):
         like = torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype)
         noise = random.randn_like(like if self.edit.measures else images[0])
         condition = replace(request, image=None, mask=None)
+        if self.fills:
+            hidden = torch.ones_like(pixels[:, :1]) if request.mask is None else request.mask.to(pixels)
+            condition = replace(condition, image=pixels[:, :channels], mask=hidden)
         embedded = self.embedded(pixels.split(channels, dim=1), index, seed, condition)
         if embedded is not None:
             condition = replace(condition, image_embedding=embedded.images[0])
@@ -96,6 +102,9 @@ class EditPipeline(SinglePipeline):
         if self.encoder is not None:
             blank = torch.zeros(1, *(self.model.shape or ()), device=self.device)
             request = replace(request, image_embedding=self._embedding(self.encoder, blank))
+        if self.fills:
+            blank = torch.zeros(1, *(self.model.shape or ()), device=self.device)
+            request = replace(request, image=blank, mask=blank[:, :1])
         super().check(request)
 
     def embedded(self, images: Sequence[Tensor], index: Tensor, seed: int, request: Request) -> Embedded | None:
