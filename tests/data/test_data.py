@@ -29,13 +29,13 @@ NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
 
 PLACE = {"huggingface": "path", "webdataset": "shards"}
 """The key of a data set's place, ``root`` where it is not here."""
-OWN = ("image_folder", *PLACE)
+OWN = ("image_folder", "arrays", *PLACE)
 """Data sets of a user's own images."""
 
 
 def config(name: str, **settings: object) -> DictConfig:
     tree = OmegaConf.create({"seed": 7, "paths": {"data": "nowhere"}, "data": OmegaConf.load(CONF / f"{name}.yaml")})
-    tree.data.update(settings)
+    tree.data.update(({"range": [0, 1]} if name == "arrays" else {}) | settings)
     return tree.data
 
 
