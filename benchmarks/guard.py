@@ -24,9 +24,9 @@ from benchmarks.harness import Row, one_thread
 STORED = Path(__file__).with_name("ratios.json")
 SECONDS = {"training_step": 12, "update": 6, "digits": 14, "sampler": 16, "data": 8}
 """Budget of each file of rows."""
-SLACK = {"1": 1.3, "4": 2.0, "5": 1.3, "11": 4.0}
-"""Factor by which a row may be worse before it counts, 1.5 by default: row 11 alone differed by 2.7 between
-processors."""
+SLACK = {"1": 1.3, "4": 2.0, "5": 1.3, "11": 5.8}
+"""Factor by which a row may be worse before it counts, 1.5 by default: row 11 alone differed by 5.1 between
+machines, and 5.8 leaves its requirement of 20."""
 
 
 def measure(name: str) -> list[Row]:
