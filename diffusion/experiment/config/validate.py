@@ -24,6 +24,7 @@ from diffusion.experiment.config.errors import config_folders, in_other_option, 
 from diffusion.experiment.config.numbers import SLOW, counts
 from diffusion.experiment.config.rules import RULES
 from diffusion.experiment.config.settings import settings
+from diffusion.experiment.config.stand_ins import stand_in, with_stand_ins
 
 HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 META = {"network", "conditioner", "text_encoder", "autoencoder"}
@@ -40,20 +41,8 @@ ALONE = ("module.loss",)
 """Parts of other rooms that are built too."""
 CLIP = "diffusion.contrastive.trainable.TrainableClip"
 """The one model of a module that is built too."""
-LOADER = "diffusion.load"
-EMBEDS = "diffusion.conditioner.image_embedding.ImageEmbeddingConditioner"
-"""Reads a CLIP when it is built, where it names the run of one."""
-LPIPS = {"_target_": "diffusion.evaluation.features.perceptual.perceptual", "extractor": "lpips"}
-"""Half a gigabyte that an objective's metric reads when it is built."""
 LOADED = re.compile(r"diffusion\.(text_encoder\.(?!words\.)|autoencoder\.(?!identity\.|trainable_))")
 """Parts that read weights when they are built."""
-SMALL = {
-    "_target_": "diffusion.denoiser.NetworkDenoiser",
-    "network": {"_target_": "diffusion.network.mlp.MLP", "in_channels": 1, "resolution": 4, "width": 4, "depth": 1},
-    "schedule": {"_target_": "diffusion.schedule.cosine.CosineSchedule"},
-    "parameterization": {"_target_": "diffusion.parameterization.velocity.VelocityParameterization"},
-}
-"""A denoiser in the place of one that is not there yet."""
 _passed: set[str] = set()
 
 
@@ -161,7 +150,7 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
 def _check_built(path: str, values: Mapping[str, Any]) -> None:
     """Builds a part and drops it. What it reads of another model that the stand-in for that lacks, such as the classes
     of a classifier, is left to where the model is loaded."""
-    given, values = values, _with_stand_ins(values, lpips=path.startswith("objective"))
+    given, values = values, with_stand_ins(values, lpips=path.startswith("objective"))
     room, done = path.partition(".")[0], _name("built", path, values)
     whole = path == "module.model" and values["_target_"] == CLIP
     built = room in BUILT | META or path in ALONE or whole
@@ -181,7 +170,7 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
             elif path == "schedule":
                 built.check()
             elif values.get("_partial_") and path.count(".") == WRAPPERS.get(room, 0):
-                built(_stand_in(room))
+                built(stand_in(room))
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, AttributeError) and (room == "guidance" or values != given):
@@ -216,37 +205,6 @@ def _anywhere(trainer: Mapping[str, Any]) -> dict[str, Any]:
             )
     here = {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto", "precision": "32-true"}
     return {**trainer, **here, "callbacks": [], "logger": False, "_partial_": True}
-
-
-def _with_stand_ins(value: Any, lpips: bool = False) -> Any:
-    """A part's arguments, other runs' models (and LPIPS where ``lpips``) replaced by small ones: they are loaded when
-    the part is used."""
-    if isinstance(value, list):
-        return [_with_stand_ins(inner, lpips) for inner in value]
-    if not isinstance(value, Mapping):
-        return value
-    if lpips and {**value, **LPIPS} == value:
-        return {**value, "extractor": "digits-cnn-v1", "weights": None}
-    if value.get("_target_") == LOADER:
-        return {"_target_": "diffusion.model.DiffusionModel", "denoiser": SMALL, "shape": [1, 4, 4]}
-    out = {key: _with_stand_ins(inner, lpips) for key, inner in value.items()}
-    if value.get("_target_") == EMBEDS:
-        out["run"] = None
-    return {**out, "features": "stem"} if out.get("features") and out != value else out  # a module of the other model
-
-
-def _stand_in(room: str) -> Any:
-    """What a partial part is completed with in training, as small as can be."""
-    import torch
-
-    class Optimizer(torch.optim.Optimizer):
-        """Without the base's constructor, which imports torch's compiler."""
-
-        def __init__(self) -> None:
-            self.param_groups, self.defaults = [{"params": weights, "lr": 1.0}], {"lr": 1.0}
-
-    weights = [torch.nn.Parameter(torch.zeros(1))]
-    return {"optimizer": weights, "lr_scheduler": Optimizer()}.get(room) or instantiate(SMALL)
 
 
 def _check_steps(plain: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ from torch import Tensor
 
 from diffusion import __version__
 from diffusion.errors import ConfigError
-from diffusion.evaluation import fingerprint
 from diffusion.experiment.build.load import identity, load_model
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.saved_config import checkpoint_path
@@ -94,7 +93,7 @@ class Artist:
         pipeline.on_step = None if watch is None else _Steps(pipeline, batches, len(wanted), watch)
         with user_errors():
             drawn = pipeline.draw(index, cfg.seed, drawing.request.select(index)).cpu()
-        facts = {**drawing.facts, **_where(pipeline)}
+        facts = {**drawing.facts, **sampling.where(pipeline)}
         return list(drawn), facts, [f"{number:06d}.png" for number in wanted]
 
     def _edit(
@@ -107,7 +106,7 @@ class Artist:
         pipeline.on_step = None if watch is None else _Steps(pipeline, batches, cfg.num_samples, watch)
         with user_errors():
             results = editing.edited(cfg, pipeline, request, files, mask).results
-        facts = {**editing.facts_of(cfg, pipeline, files, [mask]), **_where(pipeline)}
+        facts = {**editing.facts_of(cfg, pipeline, files, [mask]), **sampling.where(pipeline)}
         names = [f"{file.stem}.png" if len(results) == 1 else f"{file.stem}_{number}.png" for number in wanted]
         return [results[number] for number in wanted], facts, names
 
@@ -167,9 +166,3 @@ class _Steps:
             return [editing.to_pil(image) for image in quantise(model.decode(states).clamp(-1, 1)).cpu()]
 
         self.watch(Progress(share, steps - left, steps, seconds, batch * self.pipeline.batch_size, preview))
-
-
-def _where(pipeline: SinglePipeline) -> dict[str, Any]:
-    """What last bits may depend on."""
-    numerics = {**fingerprint.numerics(pipeline.device), "most_at_once": pipeline.max_batch or pipeline.batch_size}
-    return {"numerics": numerics, "versions": fingerprint.versions()}

@@ -65,12 +65,10 @@ def sample(cfg: DictConfig) -> Path:
                 ]
             )
             labels = pipeline.labels(index, cfg.seed)
-        where = {"numerics": fingerprint.numerics(pipeline.device), "versions": fingerprint.versions()}
-        where["numerics"]["most_at_once"] = pipeline.max_batch or cfg.batch_size
         write_samples(
             folder,
             images,
-            facts | where,
+            facts | where(pipeline),
             labels=None if labels is None else labels.tolist(),
             names=class_names(Path(main_stage(cfg).paths.run)),
             texts=drawing.prompts or pipeline.texts(index),
@@ -78,6 +76,12 @@ def sample(cfg: DictConfig) -> Path:
         )
     log.info("%d images in %s, %d network calls each", len(images), folder, pipeline.calls // len(images))
     return folder
+
+
+def where(pipeline: KeyedPipeline) -> dict[str, Any]:
+    """What the last bits of drawn images may depend on."""
+    numerics = {**fingerprint.numerics(pipeline.device), "most_at_once": pipeline.max_batch or pipeline.batch_size}
+    return {"numerics": numerics, "versions": fingerprint.versions()}
 
 
 @dataclass(frozen=True, slots=True)
