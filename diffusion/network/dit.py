@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from diffusion.network.attention import CrossAttention, SelfAttention, check_tokens, heads_of
 from diffusion.network.base import Network, zero_
 from diffusion.network.embedding import MAX_PERIOD, Embedding, NumberEmbedding
-from diffusion.network.sizes import check_choice, check_least, refuse_image
+from diffusion.network.sizes import check_choice, check_least, check_patches, refuse_image
 from diffusion.types import Cond
 
 SINUSOIDS = 256
@@ -98,13 +98,7 @@ class DiT(Network):
         block_embeddings: bool = False,
     ) -> None:
         super().__init__()
-        if patch < 1 or resolution % patch:
-            raise ValueError(
-                f"{resolution}x{resolution} cannot be cut into patches of {patch}x{patch}; "
-                "set network.patch to a divisor of the resolution"
-            )
-        if width < 4 or width % 4:
-            raise ValueError(f"a token holds sines and cosines of two coordinates: width a multiple of 4, not {width}")
+        check_patches(resolution, patch, width)
         check_least(1, depth=depth, heads=heads)
         check_least(0.1, mlp_ratio=mlp_ratio)
         check_choice("frequency_shift", frequency_shift, (0, 1))

@@ -13,7 +13,7 @@ from diffusion.network.attention import SelfAttention, attend, check_tokens, hea
 from diffusion.network.base import Network, zero_
 from diffusion.network.dit import SINUSOIDS, fan_average_, images_of, modulate, sinusoidal_coordinates
 from diffusion.network.embedding import Embedding
-from diffusion.network.sizes import check_least, refuse_image
+from diffusion.network.sizes import check_least, check_patches, refuse_image
 from diffusion.types import Cond
 
 
@@ -141,13 +141,7 @@ class MMDiT(Network):
         second_attention: Sequence[int] = (),
     ) -> None:
         super().__init__()
-        if patch < 1 or resolution % patch:
-            raise ValueError(
-                f"{resolution}x{resolution} cannot be cut into patches of {patch}x{patch}; "
-                "set network.patch to a divisor of the resolution"
-            )
-        if width < 4 or width % 4:
-            raise ValueError(f"a token holds sines and cosines of two coordinates: width a multiple of 4, not {width}")
+        check_patches(resolution, patch, width)
         if outside := [i for i in second_attention if not 0 <= i < depth]:
             raise ValueError(f"network.second_attention names the blocks {outside}, and there are 0 to {depth - 1}")
         check_least(1, depth=depth, heads=heads)

@@ -52,6 +52,19 @@ def check_attention(attention: Sequence[int], sizes: list[int]) -> None:
         )
 
 
+def check_patches(resolution: int, patch: int, width: int) -> None:
+    """Raises:
+    ValueError: images that patches do not tile, or tokens that two sinusoidal coordinates do not fit into.
+    """
+    if patch < 1 or resolution % patch:
+        raise ValueError(
+            f"{resolution}x{resolution} cannot be cut into patches of {patch}x{patch}; "
+            "set network.patch to a divisor of the resolution"
+        )
+    if width < 4 or width % 4:
+        raise ValueError(f"a token holds sines and cosines of two coordinates: width a multiple of 4, not {width}")
+
+
 def check_least(least: float, **values: float) -> None:
     """Refuses a setting below ``least``."""
     for name, value in values.items():

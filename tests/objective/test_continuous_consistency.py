@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_flow_maps import MEAN, STD, At, Design, ExactMap, design, keyed, one_step_error, trained
+from flow_maps import MEAN, STD, At, Design, ExactMap, design, keyed, one_step_error, trained
 from test_objective import At as AtTime
 from torch import Tensor, nn
 

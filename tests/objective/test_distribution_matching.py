@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from flow_maps import MEAN, STD, Design, exact_map, gaussian
 from test_continuous_consistency import PlaneTeacher
-from test_flow_maps import MEAN, STD, Design, exact_map, gaussian
 from test_objective import At as AtTime
 from torch import Tensor, nn
 

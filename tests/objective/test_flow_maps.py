@@ -6,120 +6,45 @@ quadratic in both its expectation.
 
 from __future__ import annotations
 
-import itertools
-import math
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from flow_maps import (
+    MEAN,
+    STD,
+    At,
+    Design,
+    ExactMap,
+    design,
+    keyed,
+    measured,
+    one_step_error,
+    spread,
+    trained,
+)
 from torch import Tensor, nn
 
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.network.base import Network
 from diffusion.network.mlp import MLP
-from diffusion.objective.base import Step
 from diffusion.objective.flow_map import along, average_velocity, velocity
 from diffusion.objective.mean_flow import MeanFlowObjective
-from diffusion.objective.pairs.base import Pairs
 from diffusion.objective.pairs.draws import DrawsPairs
 from diffusion.objective.shortcut import ShortcutObjective
 from diffusion.objective.time_distribution.uniform import UniformTimeDistribution
 from diffusion.parameterization.flow import FlowParameterization
-from diffusion.randomness import TRAINING, KeyedRandomness, Randomness
 from diffusion.schedule.continuous_cosine import ContinuousCosineSchedule
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.schedule.edm import EDMSchedule
 from diffusion.schedule.flow import FlowSchedule
-from diffusion.types import Cond, Prediction, expand
+from diffusion.types import Cond, Prediction
 
-MEAN, STD = 0.7, 0.6
-FOUR = list(itertools.product((-1.0, 1.0), repeat=2))
 SCHEDULES = [FlowSchedule(), FlowSchedule(3.0), ContinuousCosineSchedule(), EDMSchedule()]
 TIMES = [(0.9, 0.3), (0.7, 0.7), (1.0, 0.0), (0.5, 0.25), (0.05, 0.01)]
 EVEN = DrawsPairs(UniformTimeDistribution(), UniformTimeDistribution(), apart=0.75)
 named = {"ids": lambda part: type(part).__name__}
-
-
-class Design(Randomness):
-    """The noise of a design, and given uniform numbers."""
-
-    def __init__(self, eps: Tensor, *uniform: float) -> None:
-        self.eps, self.uniform = eps, iter(uniform)
-        self.place, self.size = torch.arange(len(eps)), len(eps)
-
-    def rand(self) -> Tensor:
-        return torch.full((len(self.eps),), next(self.uniform, 0.5), dtype=torch.float64)
-
-    def shared(self, group: Tensor) -> Tensor:
-        return self.rand()
-
-    def randn_like(self, x: Tensor) -> Tensor:
-        return self.eps.to(x)
-
-
-def keyed(index: int | range, place: Tensor | None = None, size: int | None = None) -> KeyedRandomness:
-    index = range(index) if isinstance(index, int) else index
-    return KeyedRandomness(index, seed=0, stream=TRAINING, place=place, size=size)
-
-
-class At(Pairs):
-    """Every sample from one time to one time."""
-
-    def __init__(self, t: float, s: float) -> None:
-        self.times = t, s
-
-    def __call__(self, denoiser, randomness, step=None) -> tuple[Tensor, Tensor]:
-        return tuple(torch.full_like(randomness.rand(), time) for time in self.times)
-
-
-def design(mean: float = MEAN, std: float = STD) -> tuple[Tensor, Design]:
-    x0 = torch.tensor([[mean + std * a] for a, _ in FOUR], dtype=torch.float64)
-    return x0, Design(torch.tensor([[b] for _, b in FOUR], dtype=torch.float64))
-
-
-class ExactMap(nn.Module):
-    """The exact flow map of N(mean, std^2), its average velocity times a parameter; of ``null`` for vectors of 0."""
-
-    def __init__(self, schedule: Any, mean: float = MEAN, std: float = STD, null: float | None = None) -> None:
-        super().__init__()
-        self.schedule, self.mean, self.std, self.null = schedule, mean, std, null
-        self.gain = nn.Parameter(torch.ones((), dtype=torch.float64))
-        self.network = nn.Module()
-        self.network.numbers = ("to", "guidance")
-
-    def towards(self, x: Tensor, s: Any, cond: Cond) -> Cond:
-        at = torch.as_tensor(s, dtype=torch.float64).expand(len(x))
-        return replace(cond, numbers={**cond.numbers, "to": at})
-
-    def forward(self, x: Tensor, t: Any, cond: Cond) -> Prediction:
-        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
-        u, r, size = (expand(v, x) for v in (self.place(t), self.place(cond.numbers["to"]), self.size(t)))
-        mean = self.mean if cond.vector is None or self.null is None or cond.vector.any() else self.null
-        z, tau = x / size, self.std
-        here, there = (((1 - at) ** 2 * tau**2 + at**2) ** 0.5 for at in (u, r))
-        average = -mean + (z - (1 - u) * mean) * ((u + r) - tau**2 * (2 - u - r)) / (here * (here + there))
-        average = self.gain * average
-        return Prediction(z - u * average, z + (1 - u) * average)
-
-    def size(self, t: Tensor) -> Tensor:
-        return sum(self.schedule.coefficients(t))
-
-    def place(self, t: Tensor) -> Tensor:
-        return self.schedule.sigma(t) / self.size(t)
-
-
-def spread(schedule: Any, t: float, std: float = STD) -> float:
-    level = schedule.level(t)
-    u = level.sigma / (level.alpha + level.sigma)
-    return math.hypot((1 - u) * std, u)
-
-
-def measured(objective: Any, model: nn.Module, x0: Tensor, source: Randomness, **more: Any) -> tuple[Tensor, Tensor]:
-    """(losses (B,), the gradient of their mean by the parameter)."""
-    loss = objective(model, x0, more.pop("cond", Cond()), randomness=source, **more).total
-    (gradient,) = torch.autograd.grad(loss.mean(), model.gain)
-    return loss.detach(), gradient
 
 
 @pytest.mark.parametrize("tangent", ["data", "predicted"])
@@ -189,140 +114,6 @@ def test_the_adaptive_weight_makes_the_loss_one_of_its_norm() -> None:
     losses, gradient = measured(MeanFlowObjective(At(0.8, 0.3), p=1.0, c=0.5), model, x0, Design(eps))
     torch.testing.assert_close(losses, raw.detach() / (raw.detach() + 0.5))
     torch.testing.assert_close(gradient, log)
-
-
-class Euler(ExactMap):
-    """The map of N steps of Euler along the exact velocity of a Gaussian, on the straight path."""
-
-    steps = 128
-
-    def forward(self, x: Tensor, t: Any, cond: Cond) -> Prediction:
-        t = torch.as_tensor(t, dtype=torch.float64).expand(len(x))
-        z = x
-        for start, end in zip(t.tolist(), cond.numbers["to"].tolist(), strict=True):
-            assert (start, end) == (t[0], cond.numbers["to"][0]), "all samples jump alike"
-        start, end = round(float(t[0]) * self.steps * 2), round(float(cond.numbers["to"][0]) * self.steps * 2)
-        h = min(2, start - end)  # the target of a shortest jump is halved nowhere
-        for i in range(start, end, -h):
-            at = i / self.steps / 2
-            drift = -MEAN + (z - (1 - at) * MEAN) * (at - STD**2 * (1 - at)) / ((1 - at) ** 2 * STD**2 + at**2)
-            z = z - h / self.steps / 2 * drift
-        average = self.gain * (x - z) / (t[0] - cond.numbers["to"][0])
-        return Prediction(x - float(t[0]) * average, x + (1 - float(t[0])) * average)
-
-
-def test_shortcuts_bootstrapped_from_their_shortest_are_its_euler_steps() -> None:
-    """That map is the minimum of both losses; in one jump its slope is prod(1 - h (t - std^2 (1 - t)) / nu_t^2)."""
-    for at, level in ((0.3, 0.0), (0.9, 0.999), (0.999, 0.2), (0.5, 0.5)):
-        x0, source = design()
-        source.uniform = iter((level, at))
-        losses, gradient = measured(ShortcutObjective(128, 1.0, clip=None), Euler(FlowSchedule()), x0, source)
-        assert losses.max() < 1e-20
-        assert abs(float(gradient)) < 1e-10
-        source.uniform = iter((level, at))
-        losses, gradient = measured(ShortcutObjective(128, 0.0, clip=None), Euler(FlowSchedule()), x0, source)
-        t = (math.floor(at * 128) + 1) / 128
-        assert float(losses.mean()) == pytest.approx(STD**2 / spread(FlowSchedule(), t) ** 2, rel=1e-10)
-        assert abs(float(gradient)) < 1e-10
-    model, x = Euler(FlowSchedule()), torch.tensor([[0.0], [1.0]], dtype=torch.float64)
-    end = model(x, 1.0, model.towards(x, 0.0, Cond())).x0.detach()
-    slope = math.prod(
-        1 - (t - STD**2 * (1 - t)) / ((1 - t) ** 2 * STD**2 + t**2) / 128 for t in (i / 128 for i in range(128, 0, -1))
-    )
-    assert float(end[1] - end[0]) == pytest.approx(slope, rel=1e-10)
-    assert slope == pytest.approx(0.59352, abs=5e-6)
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES, **named)
-def test_the_exact_map_is_two_jumps_of_half_the_length(schedule: Any) -> None:
-    for level, at in ((0.0, 0.0), (0.3, 0.6), (0.99, 0.1)):
-        x0, source = design()
-        source.uniform = iter((level, at))
-        losses, gradient = measured(ShortcutObjective(16, 1.0, clip=None), ExactMap(schedule), x0, source)
-        assert losses.max() < 1e-20
-        assert abs(float(gradient)) < 1e-10
-
-
-def test_shortcuts_bootstrap_from_the_average_and_guide_only_the_shortest() -> None:
-    x0, source = design()
-    one, none = torch.ones(4, 1, dtype=torch.float64), torch.zeros(4, 1, dtype=torch.float64)
-    cond, null = Cond(vector=one, null=Cond(vector=none)), -0.4
-    objective = ShortcutObjective(16, 1.0, clip=None, scale=1.5)
-    average = ExactMap(FlowSchedule(), null=null)
-    step = Step(0, None, average, lambda: None)  # type: ignore[arg-type, return-value]
-    for level, mean in ((0.9, 1.5 * MEAN - 0.5 * null), (0.1, MEAN)):
-        source.uniform = iter((level, 0.7))
-        losses, _ = measured(objective, ExactMap(FlowSchedule(), mean=mean), x0, source, cond=cond, step=step)
-        assert losses.max() < 1e-20, "the target of jumps of 2 / steps, and no longer ones, is the guided map"
-    with pytest.raises(ValueError, match="needs a condition"):
-        objective(average, x0, Cond(), randomness=Design(source.eps, 0.9, 0.7))
-
-
-def test_a_share_of_each_batch_makes_longer_jumps_wherever_it_is_cut() -> None:
-    objective = ShortcutObjective(128, 0.125, clip=None)
-    whole = objective.longer(torch.arange(32))
-    assert whole.tolist() == [7, 15, 23, 31]
-    assert objective.longer(torch.arange(5, 18)).tolist() == [2, 10]
-
-
-def test_states_and_targets_are_bounded() -> None:
-    x0, source = design(mean=30.0)
-    losses, _ = measured(
-        ShortcutObjective(4, 1.0), ExactMap(FlowSchedule(), mean=30.0), x0, Design(source.eps, 0.0, 0.0)
-    )
-    model = ExactMap(FlowSchedule(), mean=30.0)
-    x = source.eps
-    said = model(x, 1.0, model.towards(x, 0.0, Cond()))
-    torch.testing.assert_close(losses, ((said.eps - said.x0) + 4.0).square().mean(1).detach())
-
-
-def gaussian(count: int, generator: torch.Generator) -> Tensor:
-    """Correlated in the plane; (B, 2, 1, 1)."""
-    z = torch.randn(count, 2, generator=generator)
-    return (torch.tensor([0.5, -0.3]) + z @ torch.tensor([[0.7, 0.4], [0.0, 0.3]])).reshape(count, 2, 1, 1)
-
-
-def exact_map(noise: Tensor) -> Tensor:
-    """The map of the ODE from N(0, 1) to :func:`gaussian`: mean + root of the covariance, times the noise."""
-    factor = torch.tensor([[0.7, 0.4], [0.0, 0.3]])
-    values, vectors = torch.linalg.eigh(factor.T @ factor)
-    root = vectors @ values.sqrt().diag() @ vectors.T
-    return (torch.tensor([0.5, -0.3]) + noise.flatten(1) @ root).reshape(noise.shape)
-
-
-def trained(
-    objective: Any, steps: int = 600, schedule: Any = None, lr: float = 5e-3, target: Any = None, scale: float = 0.003
-) -> Any:
-    """A small network, trained on the plane by hand with an average of its weights."""
-    torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(1)
-    network = MLP(2, 1, width=32, depth=1, numbers=("to",))
-    model = NetworkDenoiser(network, schedule or FlowSchedule(), target or FlowParameterization(), time_scale=scale)
-    average = torch.optim.swa_utils.AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.98))
-    extra = [p for module in objective.extra.values() for p in module.parameters()]
-    optimizer = torch.optim.Adam([*model.parameters(), *extra], lr=lr)
-    decay = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 1 - k / (steps + 1))
-    objective.check(model)
-    for number in range(steps):
-        step = Step(number, steps, average.module, lambda: None)  # type: ignore[arg-type, return-value]
-        loss = objective(model, gaussian(128, generator), Cond(), step=step).total.mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        decay.step()
-        average.update_parameters(model)
-    return average.module.eval()
-
-
-def one_step_error(model: Any) -> float:
-    """Of one jump from noise, relative to the spread of the data."""
-    noise = torch.randn(2000, 2, 1, 1, generator=torch.Generator().manual_seed(2))
-    with torch.no_grad():
-        said, wanted = (
-            model.jump(noise * model.schedule.prior_std(model.schedule.level(1.0)), 1.0, 0.0),
-            exact_map(noise),
-        )
-    return float((said - wanted).square().mean().sqrt() / wanted.std())
 
 
 LEARNED = {

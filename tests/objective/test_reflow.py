@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from flow_maps import MEAN, STD, design, one_step_error, trained
 from test_continuous_consistency import PlaneTeacher, exact_teacher
-from test_flow_maps import MEAN, STD, design, one_step_error, trained
 from torch import Tensor, nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser

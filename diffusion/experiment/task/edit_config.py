@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from diffusion.array_file import is_array
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.autoencoder_rules import has_latents
 from diffusion.experiment.run.saved_config import checkpoint_path, with_run
-from diffusion.experiment.task.sample_config import SETTINGS, numbered
+from diffusion.experiment.task.sample_config import SETTINGS, expect_folder, numbered
 from diffusion.image_file import is_image
 
 MASKED = {"InpaintEdit"}
@@ -137,12 +136,8 @@ def check_output(folder: Path) -> None:
     Raises:
         ConfigError: something would be lost.
     """
-    if not folder.exists():
+    if not expect_folder(folder, "edited images"):
         return
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is a file, and edited images are a folder; set output to another name")
-    if os.path.ismount(folder):
-        raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
     try:
         own = {SETTINGS, *RESTORED, "grid", *json.loads((folder / SETTINGS).read_text(encoding="utf-8"))["files"]}
     except (OSError, ValueError, KeyError, TypeError):

@@ -110,18 +110,29 @@ def numbered(cfg: DictConfig, labels: Any, key: str) -> Any:
     return found if isinstance(labels, list) else found[0]
 
 
+def expect_folder(folder: Path, what: str) -> bool:
+    """Whether there is something at ``folder``, which ``what`` are to replace.
+
+    Raises:
+        ConfigError: it is no folder, or one that cannot be replaced.
+    """
+    if not folder.exists():
+        return False
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file, and {what} are a folder; set output to another name")
+    if os.path.ismount(folder):
+        raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
+    return True
+
+
 def check_output(folder: Path) -> None:
     """Whether samples may go to ``folder``: it is not there, empty, or holds the samples of a request and nothing else.
 
     Raises:
         ConfigError: something would be lost.
     """
-    if not folder.exists():
+    if not expect_folder(folder, "samples"):
         return
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is a file, and samples are a folder; set output to another name")
-    if os.path.ismount(folder):
-        raise ConfigError(f"{folder} is where a disk is mounted and cannot be replaced; set output to a folder in it")
     there = sorted(path.name for path in folder.iterdir())
     foreign = [name for name in there if not OWN.fullmatch(name)]
     if there and (foreign or SETTINGS not in there):
