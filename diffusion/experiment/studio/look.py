@@ -18,6 +18,7 @@ CSS = """
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 .pixels .thumbnail-item { aspect-ratio: 1; }
 .pixels .grid-wrap.fixed-height { min-height: 260px; max-height: 70vh; }
+#gallery .gallery-container { min-height: 460px; }
 .about { font-size: .86rem; color: var(--body-text-color-subdued); }
 .say { font-size: .92rem; min-height: 34px; }
 .say .bar { height: 4px; border-radius: 2px; background: var(--border-color-primary); margin-top: 7px; }
