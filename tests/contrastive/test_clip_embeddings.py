@@ -15,7 +15,7 @@ from diffusion.conditioner.joined import JoinedConditioner
 from diffusion.contrastive.convolutional import ConvolutionalTower
 from diffusion.contrastive.trainable import TrainableClip
 from diffusion.data.split import Split
-from diffusion.experiment.config.validate import _with_stand_ins
+from diffusion.experiment.config.stand_ins import with_stand_ins
 from diffusion.image_encoder import ImageEncoder
 from diffusion.text_encoder.words import WordsTextEncoder
 
@@ -124,4 +124,4 @@ def test_samples_are_requested_of_the_embeddings_of_held_out_images() -> None:
 
 def test_a_config_is_checked_without_the_clip() -> None:
     node = {"_target_": "diffusion.conditioner.image_embedding.ImageEmbeddingConditioner", "run": "nowhere"}
-    assert _with_stand_ins({"parts": {"image": node}})["parts"]["image"]["run"] is None
+    assert with_stand_ins({"parts": {"image": node}})["parts"]["image"]["run"] is None
