@@ -38,6 +38,7 @@ MODULES = {
     "14": "importing",
     "15": "students",
     "16": "students",
+    "17": "generation",
 }
 
 

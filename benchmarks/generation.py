@@ -1,4 +1,5 @@
-"""Rows 9 and 10: drawing images in bf16 against float32, and guidance in the mode chosen against the other."""
+"""Rows 9, 10 and 17: drawing images in bf16 against float32, guidance in the mode chosen against the other, and one
+step of a student against a hundred of its teacher."""
 
 from __future__ import annotations
 
@@ -12,16 +13,22 @@ from diffusion.conditioner.label import LabelConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.experiment.config.resolvers import multiplies_bf16
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance, Mode
+from diffusion.model import DiffusionModel
 from diffusion.network.unet import UNet
 from diffusion.parameterization.epsilon import EpsilonParameterization
+from diffusion.parameterization.velocity import VelocityParameterization
+from diffusion.sampler.ancestral import AncestralSampler
+from diffusion.sampler.base import Sampler
+from diffusion.sampler.consistency import ConsistencySampler
 from diffusion.sampler.ddim import DDIMSampler
+from diffusion.schedule.continuous_cosine import ContinuousCosineSchedule
 from diffusion.schedule.linear import LinearSchedule
 from diffusion.types import Cond, Denoiser, Prediction
 
 
 def rows(budget: float = 120.0, batch: int = 16, steps: int = 2) -> list[Row]:
     """Row 9 for a U-Net of 64 channels, 1-2-2, attention at 16, on 32x32 images; row 10 for it at a large batch and a
-    small one, and for the network of the digits at training's and at evaluation's batch."""
+    small one, and for the network of the digits at training's and at evaluation's batch; row 17 for the digits."""
     large = UNet(3, 32, channels=64, channel_mult=[1, 2, 2], attention=[16], cond_dim=256)
     tiny = UNet(1, 8, channels=32, channel_mult=[1, 2], attention=[4], cond_dim=256)
     table = [_precision(large, (batch, 3, 32, 32), steps, budget / 3)]
@@ -32,7 +39,23 @@ def rows(budget: float = 120.0, batch: int = 16, steps: int = 2) -> list[Row]:
         ("digits 8x8", tiny, (256, 1, 8, 8), 1 / 9),
     ):
         table.append(_guidance(f"a DDIM step, {what}, batch {shape[0]}", network, shape, budget * share))
-    return table
+    return [*table, _one_step(budget / 3)]
+
+
+def _one_step(budget: float, number: int = 64) -> Row:
+    """A batch of digits by ``DiffusionModel.sample``, keyed noise and 8-bit images included."""
+    network = UNet(1, 8, channels=32, channel_mult=[1, 2], attention=[4]).eval()
+    denoiser = NetworkDenoiser(network, ContinuousCosineSchedule(log_snr_min=-8.764), VelocityParameterization())
+    model = DiffusionModel(denoiser, shape=(1, 8, 8))
+    samplers: dict[str, Sampler] = {"student": ConsistencySampler(1), "teacher": AncestralSampler(100)}
+
+    def draw(sampler: Sampler) -> Callable[[], Tensor]:
+        return lambda: model.sample(number, sampler=sampler, batch_size=number)
+
+    timings = race({name: draw(sampler) for name, sampler in samplers.items()}, budget)
+    what = f"{number} digits, one step of a student: images/s"
+    return Row("17", what, "100 ancestral steps", ratio(timings, "teacher", "student"), 40, 80, False,
+               counts(timings, "teacher", "student"))  # fmt: skip
 
 
 def _precision(network: UNet, shape: Sequence[int], steps: int, budget: float) -> Row:
