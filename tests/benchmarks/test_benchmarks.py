@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,12 +64,21 @@ def test_verdicts(value: float | None, smaller: bool, verdict: str) -> None:
 
 
 def test_the_sleeper_takes_as_long_as_it_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(harness, "FOREIGN", 99.0)
+    clock = [0.0]
+
+    def sleeper(seconds: float) -> Callable[[], None]:
+        def sleep() -> None:
+            clock[0] += seconds
+
+        return sleep
+
+    monkeypatch.setattr(harness, "FOREIGN", math.inf)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    timings = race({"long": lambda: time.sleep(0.02), "short": lambda: time.sleep(0.005)}, budget=5, samples=5)
+    monkeypatch.setattr(harness.time, "perf_counter", lambda: clock[0])
+    timings = race({"long": sleeper(0.02), "short": sleeper(0.005)}, budget=50, samples=5)
     assert all(t.clean for t in timings.values())
-    assert timings["long"].median == pytest.approx(0.02, rel=0.5)
-    assert 2 < ratio(timings, "long", "short") < 6
+    assert timings["long"].median == pytest.approx(0.02)
+    assert ratio(timings, "long", "short") == pytest.approx(4)
 
 
 def test_foreign_load_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
