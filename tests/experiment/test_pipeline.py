@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from model_folders import run_folder
+from model_folders import stages
 from scripts_in_process import run_script
 from test_settings import script
 
@@ -19,32 +18,12 @@ from diffusion.pipeline.cascade import CascadePipeline
 from diffusion.pipeline.refine import RefinePipeline
 from diffusion.pipeline.unclip import UnclipPipeline
 
-SMALL = ["sampler=ddim", "sampler.steps=2", "spacing=trailing"]
-WORDS = ["text_encoder.dim=8", "text_encoder.pooled_dim=6", "text_encoder.depth=1", "text_encoder.heads=2"]
 TEXTS = ["a cat", "a dog", "two", "three"]
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    place = tmp_path_factory.mktemp("runs")
-    folder = [f"data.root={place}", "data=image_folder", "data.channels=1"]
-    embedded = ["conditioner=text", *WORDS, "network.width=8", "network.depth=1", "network.heads=1"]
-    low = ["conditioner=low_resolution", "conditioner.factor=2", "network.attention=[]"]
-    image = ["conditioner.parts.image.embedding_dim=6", "conditioner.parts.image.dim=32"]
-    made = {
-        "base": ["conditioner=label"],
-        "other": ["conditioner=label", "schedule=linear", "parameterization=velocity"],
-        "large": [*folder, "data.resolution=16", *low],
-        "huge": [*folder, "data.resolution=32", *low],
-        "prior": ["autoencoder=embedding", "autoencoder.channels=6", "network=prior_tiny", "guidance=none", *embedded],
-        "wide": ["autoencoder=embedding", "autoencoder.channels=7", "network=prior_tiny", "guidance=none", *embedded],
-        "decoder": ["conditioner=unclip", *image, "conditioner.parts.image.token_dim=8", *WORDS],
-    }
-    for name, overrides in made.items():
-        run = run_folder(place, name, *SMALL, *overrides)
-        (run / ".hydra").mkdir()
-        shutil.copy(run / "config.yaml", run / ".hydra" / "config.yaml")
-    return {name: str(place / name) for name in made}
+    return stages(tmp_path_factory.mktemp("runs"))
 
 
 def stage(runs: dict[str, str], name: str, batch_size: int = 4):

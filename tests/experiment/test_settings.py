@@ -59,7 +59,7 @@ WRONG: dict[str, list[Any]] = {
     "lora": [7, "a", None, ["a"], [{}], [{"path": 7}], [{"path": "a", "scale": "b"}], [{"path": "a", "weight": 1}]],
     "numbers": [7, "a", [3], {"size": "a"}, {"size": []}, {"size": [1, "b"]}, {"crop": float("nan")}, {"crop": [[1]]}],
     "name": ["../x", "a/../../x", "/tmp/x", "", 7, None],
-    **dict.fromkeys(["freeze", "tags", "train", "evaluate", "set"], NO_LIST),
+    **dict.fromkeys(["freeze", "tags", "train", "evaluate", "set", "pipelines"], NO_LIST),
     "cells": [3, [3], None],
     **dict.fromkeys(["columns", "plot"], NO_NAMES),
 }

@@ -151,6 +151,7 @@ TOP: Mapping[str, Kind] = {
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
     "numbers": Kind("numbers by name, such as {size: [1024, 1024]}", _numbers).or_null(),
     "freeze": TEXTS,
+    "pipelines": TEXTS,
     "tags": TEXTS,
     "cells": Kind("a text or a list of texts", lambda value: TEXT.fits(value) or TEXTS.fits(value)),
     "columns": NAMES,

@@ -1,21 +1,24 @@
-"""Which runs can be drawn with, and what each of them reads; nothing here imports torch."""
+"""Which runs can be drawn with, and what each of them reads; only a pipeline's card imports torch."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.rooms import draws, kind
 from diffusion.experiment.run.saved_config import COMPOSED, RESOLVED, expect_run, read_file, read_resolved
+from diffusion.experiment.run.stages import main_stage, stages
 from diffusion.experiment.run.status import read_status
+from diffusion.experiment.studio.pipelines import config_of, is_pipeline
 from diffusion.experiment.task.sample_config import class_names, count_classes, kinds_of
 
 ROOMS = re.compile(r"^(network|sampler):", re.M)
@@ -30,7 +33,8 @@ class Card:
 
     reads: text, labels, or nothing. classes: their names, or their numbers where they have none.
     sampler, steps: the run's own. scale: the key of the guidance scale, and its value; ``None`` where there is nothing
-    to guide, or the scale is no number. unguided: guidance is added by choosing a scale.
+    to guide, or the scale is no number. unguided: guidance is added by choosing a scale. stages: of a pipeline, in
+    their order, each with a sampler and guidance of its own.
     """
 
     run: str
@@ -41,6 +45,7 @@ class Card:
     steps: int
     scale: tuple[str, float] | None
     unguided: tuple[str, ...] | None
+    stages: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -50,6 +55,8 @@ class Card:
             "labels": f"draws {len(self.classes)} classes",
             "": "draws without a condition",
         }[self.reads]
+        if self.stages:
+            return f"{what}: {', '.join(self.stages)}, each with its own sampler and guidance"
         guided = f", guidance scale {self.scale[1]:g}" if self.scale and self.unguided is None else ""
         return f"{what}; its own sampler is {self.sampler} with {self.steps} steps{guided}"
 
@@ -74,15 +81,36 @@ def find(folder: Path) -> list[str]:
 
 
 def read(run: str) -> Card:
-    """Raises:
-    ConfigError: no run folder, a damaged one, or one that draws no images.
+    """Of a run folder, or of a pipeline.
+
+    Raises:
+        ConfigError: no run folder, a damaged one, or one that draws no images.
     """
+    if is_pipeline(run):
+        return _staged(run)
     folder = Path(run)
     expect_run(folder, "run")
     resolved = read_resolved(folder)
     if not draws(resolved) or "network" not in resolved or "sampler" not in resolved:
         raise ConfigError(f"run={run} is {kind(resolved).noun} that draws no images; choose another run")
     read_file(folder, COMPOSED)
+    return _card(run, resolved, folder)
+
+
+def options(group: str) -> list[str]:
+    """Of a group of the project's configs."""
+    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
+
+
+@lru_cache(maxsize=16)
+def _staged(pipeline: str) -> Card:
+    cfg = config_of(pipeline)
+    own = main_stage(cfg)
+    card = _card(pipeline, own, Path(str(own.paths.run)))
+    return replace(card, scale=None, unguided=None, stages=tuple(stages(cfg)))
+
+
+def _card(run: str, resolved: DictConfig, folder: Path) -> Card:
     conditioner: Any = OmegaConf.to_container(resolved.conditioner) if resolved.get("conditioner") else {}
     count = count_classes(conditioner)
     names = {number: name for name, number in class_names(folder).items()}
@@ -100,11 +128,6 @@ def read(run: str) -> Card:
         scale=scaled[0] if scaled else ("guidance.classifier_free.scale", 1.0) if addable else None,
         unguided=tuple(guidance) if addable else None,
     )
-
-
-def options(group: str) -> list[str]:
-    """Of a group of the project's configs."""
-    return sorted(path.stem for path in (CONF / group).glob("[!_]*.yaml"))
 
 
 def _draws(run: Path) -> bool:

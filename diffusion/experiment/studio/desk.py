@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -51,11 +51,11 @@ class Desk:
     """Takes requests of any number of pages.
 
     Args:
-        runs: the folder of runs. history: where drawings are kept.
+        runs: the folder of runs. history: where drawings are kept. pipelines: the words of those that may draw.
     """
 
-    def __init__(self, runs: Path, history: History) -> None:
-        self.folder, self.history = runs, history
+    def __init__(self, runs: Path, history: History, pipelines: Sequence[str] = ()) -> None:
+        self.folder, self.history, self.pipelines = runs, history, tuple(pipelines)
         self._stops: dict[str, threading.Event] = {}
 
     @cached_property
@@ -70,8 +70,8 @@ class Desk:
         threading.Thread(target=lambda: self.artist, daemon=True).start()
 
     def runs(self) -> list[str]:
-        """Those that can be drawn with, the newest first."""
-        return card.find(self.folder)
+        """Those that can be drawn with, pipelines first, then the newest."""
+        return [*self.pipelines, *card.find(self.folder)]
 
     def ticket(self) -> str:
         """Of a drawing that is about to be requested: :meth:`stop` ends it, be it waiting or under way."""
@@ -88,9 +88,12 @@ class Desk:
         """A page, and an image that is dropped on it, may name what the studio was opened for and nothing else.
 
         Raises:
-            ConfigError: a run that is not below the folder of runs, or an image that is not in the history.
+            ConfigError: a run that is not below the folder of runs, a pipeline that the studio was not opened with, or
+                an image that is not in the history.
         """
-        if not _inside(settings.run, self.folder):
+        if settings.staged and settings.run not in self.pipelines:
+            raise ConfigError(f"the studio was not opened with {settings.run}; name it in pipelines")
+        if not settings.staged and not _inside(settings.run, self.folder):
             raise ConfigError(f"the run {settings.run} is not below runs={self.folder}; choose one that is")
         for path in filter(None, (settings.image, settings.mask)):
             if not _inside(path, self.history.folder):

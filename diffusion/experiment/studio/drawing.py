@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,15 @@ from PIL import Image
 from torch import Tensor
 
 from diffusion import __version__
+from diffusion.describe import key
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.load import identity, load_model
 from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.saved_config import checkpoint_path
+from diffusion.experiment.run.stages import is_staged, stages
 from diffusion.experiment.studio.card import read
 from diffusion.experiment.studio.compose import composed
+from diffusion.experiment.studio.pipelines import config_of
 from diffusion.experiment.studio.settings import Settings
 from diffusion.experiment.studio.watch import Progress, Watch
 from diffusion.experiment.task import edit as editing
@@ -30,8 +34,10 @@ from diffusion.experiment.task import sample as sampling
 from diffusion.experiment.task.edit_config import images_of, mask_of
 from diffusion.files import sha256_of
 from diffusion.model import DiffusionModel
-from diffusion.pipeline.keyed import quantise
+from diffusion.pipeline.keyed import KeyedPipeline, quantise
 from diffusion.pipeline.single import SinglePipeline
+from diffusion.pipeline.staged import StagedPipeline
+from diffusion.pipeline.unclip import UnclipPipeline
 from diffusion.schedule.base import Level
 
 KEPT = 2
@@ -67,14 +73,15 @@ class Artist:
             raise ConfigError(f"the image {settings.image} is not there any more; choose another")
         with self._lock:
             cfg = composed(settings.script, words)
-            model = self._model(cfg)
+            sha256 = _weights(cfg)  # before it draws: a run may be removed meanwhile
+            model = None if settings.staged else self._model(cfg)
             make = self._sample if settings.edit is None else self._edit
             images, facts, files = make(cfg, model, wanted, watch)
         common = {
             "version": __version__,
             "command": command,
             "settings": settings.plain(),
-            "run_sha256": identity(settings.run).sha256,
+            "run_sha256": sha256,
             "facts": facts,
         }
         records = [
@@ -84,26 +91,25 @@ class Artist:
         return Drawn([editing.to_pil(image) for image in images], records)
 
     def _sample(
-        self, cfg: DictConfig, model: DiffusionModel, wanted: list[int], watch: Watch | None
+        self, cfg: DictConfig, model: DiffusionModel | None, wanted: list[int], watch: Watch | None
     ) -> tuple[list[Tensor], dict[str, Any], list[str]]:
         drawing = sampling.prepare(cfg, model)
         pipeline, index = drawing.pipeline, torch.as_tensor(wanted)
-        assert isinstance(pipeline, SinglePipeline)
-        batches = len({number // cfg.batch_size for number in wanted})
-        pipeline.on_step = None if watch is None else _Steps(pipeline, batches, len(wanted), watch)
+        if watch is not None:
+            _Steps(pipeline, len({number // cfg.batch_size for number in wanted}), len(wanted), watch)
         with user_errors():
             drawn = pipeline.draw(index, cfg.seed, drawing.request.select(index)).cpu()
         facts = {**drawing.facts, **sampling.where(pipeline)}
         return list(drawn), facts, [f"{number:06d}.png" for number in wanted]
 
     def _edit(
-        self, cfg: DictConfig, model: DiffusionModel, wanted: list[int], watch: Watch | None
+        self, cfg: DictConfig, model: DiffusionModel | None, wanted: list[int], watch: Watch | None
     ) -> tuple[list[Tensor], dict[str, Any], list[str]]:
         pipeline, request = editing.prepare(cfg, model)
         (file,) = files = images_of(cfg.image)
         mask = mask_of(cfg.mask, file, True)
-        batches = -(-cfg.num_samples // cfg.batch_size)
-        pipeline.on_step = None if watch is None else _Steps(pipeline, batches, cfg.num_samples, watch)
+        if watch is not None:
+            _Steps(pipeline, -(-cfg.num_samples // cfg.batch_size), cfg.num_samples, watch)
         with user_errors():
             results = editing.edited(cfg, pipeline, request, files, mask).results
         facts = {**editing.facts_of(cfg, pipeline, files, [mask]), **sampling.where(pipeline)}
@@ -113,20 +119,20 @@ class Artist:
     def _model(self, cfg: DictConfig) -> DiffusionModel:
         """Of the run, loaded anew where its checkpoint has changed."""
         path = checkpoint_path(Path(cfg.run), cfg.checkpoint).resolve()
-        key = (str(path), path.stat().st_mtime_ns, cfg.weights)
-        if key not in self._models:
+        name = (str(path), path.stat().st_mtime_ns, cfg.weights)
+        if name not in self._models:
             while len(self._models) >= KEPT:
                 self._models.popitem(last=False)
-            self._models[key] = load_model(cfg, Path(cfg.run), cfg.checkpoint, cfg.weights).to(sampling.device())
-        self._models.move_to_end(key)
-        return self._models[key]
+            self._models[name] = load_model(cfg, Path(cfg.run), cfg.checkpoint, cfg.weights).to(sampling.device())
+        self._models.move_to_end(name)
+        return self._models[name]
 
 
 def changed(record: dict[str, Any]) -> str | None:
     """Why an image cannot be made again as it is, in a sentence; ``None`` where it can."""
     settings = Settings.of(record["settings"])
     try:
-        now = identity(settings.run).sha256
+        now = _weights(config_of(settings.run)) if settings.staged else identity(settings.run).sha256
     except ConfigError as error:
         return f"the run that drew this image is gone: {error}"
     if now != record["run_sha256"]:
@@ -141,28 +147,50 @@ def changed(record: dict[str, Any]) -> str | None:
     return None
 
 
+def _weights(cfg: DictConfig) -> str:
+    """The sha256 of the run's weights, or of those of a pipeline's stages."""
+    if not is_staged(cfg):
+        return identity(cfg.run).sha256
+    parts = stages(cfg).values()
+    return key([identity(one.run, str(one.checkpoint), str(one.weights)).sha256 for one in parts])
+
+
 class _Steps:
-    """Counts the steps of a pipeline for a watch."""
+    """Counts the steps of a pipeline for a watch, stage after stage.
 
-    def __init__(self, pipeline: SinglePipeline, batches: int, count: int, watch: Watch) -> None:
-        self.pipeline, self.batches, self.count, self.watch = pipeline, batches, count, watch
-        self.times = [level.t for level in pipeline.sampler.levels(pipeline.model.schedule)]
-        self.done, self.step, self.begun = 0, 0, time.monotonic()
+    A pass is one sampling of a batch by a stage: the prior of unCLIP has one for each candidate.
+    """
 
-    def __call__(self, step: int, level: Level, x: Tensor, x0: Tensor | None) -> None:
-        self.step += 1
-        left = sum(t < level.t for t in self.times)
-        steps, batch = self.step + left, self.done
-        share = (batch + self.step / steps) / self.batches
+    def __init__(self, pipeline: KeyedPipeline, batches: int, count: int, watch: Watch) -> None:
+        assert isinstance(pipeline, SinglePipeline | StagedPipeline)
+        every = list(pipeline.stages.values()) if isinstance(pipeline, StagedPipeline) else [pipeline]
+        self.passes = len(every) + (pipeline.candidates - 1 if isinstance(pipeline, UnclipPipeline) else 0)
+        self.batches, self.size, self.count, self.watch = batches, pipeline.batch_size, count, watch
+        self.done, self.step, self.begun, self.last = 0, 0, time.monotonic(), every[0]
+        for stage in every:
+            levels = stage.sampler.levels(stage.model.schedule)
+            stage.on_step = partial(self._step, stage, [level.t for level in levels])
+
+    def _step(
+        self, stage: SinglePipeline, times: list[float], step: int, level: Level, x: Tensor, x0: Tensor | None
+    ) -> None:
+        if self.step and stage is not self.last:  # a refiner takes over before the base's last level
+            self.done, self.step = self.done + 1, 0
+        self.last, self.step = stage, self.step + 1
+        left = sum(t < level.t for t in times)
+        steps, batch = self.step + left, self.done // self.passes
+        share = (self.done + self.step / steps) / (self.batches * self.passes)
         seconds = (time.monotonic() - self.begun) * (1 - share) / share
         if not left:
             self.done, self.step = self.done + 1, 0
-        rows = min(self.pipeline.batch_size, self.count - batch * self.pipeline.batch_size)
+        rows = min(self.size, self.count - batch * self.size)
         shown = x if x0 is None else x0
 
         def preview() -> list[Image.Image]:
-            model = self.pipeline.model
+            model = stage.model
+            if model.autoencoder.column != "image":
+                return []
             states = shown[: max(1, rows)].nan_to_num().to(model.dtype)
             return [editing.to_pil(image) for image in quantise(model.decode(states).clamp(-1, 1)).cpu()]
 
-        self.watch(Progress(share, steps - left, steps, seconds, batch * self.pipeline.batch_size, preview))
+        self.watch(Progress(share, steps - left, steps, seconds, batch * self.size, preview))

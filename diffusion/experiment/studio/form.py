@@ -33,8 +33,8 @@ def settings_of(values: Sequence[Any]) -> Settings:
         labels=tuple(map(str, given["labels"] or ())) if card.classes else (),
         count=given["count"],
         seed=given["seed"],
-        sampler=None if given["sampler"] in (None, "", OWN) else given["sampler"],
-        steps=_whole(given["steps"], "the number of steps"),
+        sampler=None if card.stages or given["sampler"] in (None, "", OWN) else given["sampler"],
+        steps=None if card.stages else _whole(given["steps"], "the number of steps"),
         scale=None if card.scale is None or given["scale"] is None else float(given["scale"]),
         batch_size=given["batch_size"],
     )

@@ -166,6 +166,8 @@ def _updates(known: card.Card, values: dict[str, Any]) -> list[Any]:
         "negative": known.reads == "text" and known.scale is not None,
         "labels": bool(known.classes),
         "scale": known.scale is not None,
+        "sampler": not known.stages,
+        "steps": not known.stages,
     }
     more: dict[str, dict[str, Any]] = {name: {"visible": there[name]} if name in there else {} for name in FIELDS}
     more["labels"]["choices"] = list(known.classes)

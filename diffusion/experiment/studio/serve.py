@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from diffusion.errors import ConfigError
+from diffusion.experiment.studio.card import read
 from diffusion.experiment.studio.desk import Desk
 from diffusion.experiment.studio.history import History
 from diffusion.files import check_writable
@@ -25,7 +26,7 @@ def serve(cfg: DictConfig) -> None:
     """Serves the page until Ctrl-C.
 
     Raises:
-        ConfigError: no folder of runs, a port that is in use, or no gradio.
+        ConfigError: no folder of runs, a pipeline that cannot draw, a port that is in use, or no gradio.
     """
     with tempfile.TemporaryDirectory(prefix="studio-") as uploads:
         opened, address = start(cfg, uploads)
@@ -43,8 +44,10 @@ def start(cfg: DictConfig, uploads: str) -> tuple[Any, str]:
     """
     output = Path(cfg.output) if cfg.output else Path(cfg.paths.outputs) / "studio"
     check_writable(output)
-    desk = Desk(Path(cfg.runs), History(output))
+    desk = Desk(Path(cfg.runs), History(output), list(cfg.pipelines))
     desk.runs()
+    for pipeline in desk.pipelines:
+        read(pipeline)
     _check_free(cfg.host, cfg.port)
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": uploads, "HF_HUB_OFFLINE": "1"}
     try:

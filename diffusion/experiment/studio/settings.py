@@ -11,6 +11,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import unknown_option
 from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.studio.card import Card, options
+from diffusion.experiment.studio.pipelines import is_pipeline, words_of
 
 MOST = 64
 """Images of one drawing."""
@@ -34,10 +35,11 @@ KINDS: Mapping[str, Any] = {
 class Settings:
     """All that decides the images of one drawing but the weights.
 
-    run: a run folder. text, negative: prompts, ``None`` where there is none. labels: classes that images have in turn,
-    by name or number; empty for all classes in turn. count: images, numbered from 0. seed: of the noise; image i
-    depends on (seed, i). sampler: an option, the run's own where ``None``. steps, scale: the run's own where ``None``.
-    edit: an option of ``edit``, ``None`` for drawing from noise. options: of the edit. image, mask: files.
+    run: a run folder, or the words of a pipeline (``pipeline=unclip pipeline.prior.run=...``). text, negative: prompts,
+    ``None`` where there is none. labels: classes that images have in turn, by name or number; empty for all classes in
+    turn. count: images, numbered from 0. seed: of the noise; image i depends on (seed, i). sampler: an option, the
+    run's own where ``None``. steps, scale: the run's own where ``None``. edit: an option of ``edit``, ``None`` for
+    drawing from noise. options: of the edit. image, mask: files.
     """
 
     run: str
@@ -54,6 +56,11 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     image: str | None = None
     mask: str | None = None
+
+    @property
+    def staged(self) -> bool:
+        """Do several runs draw together?"""
+        return is_pipeline(self.run)
 
     @property
     def script(self) -> str:
@@ -83,7 +90,8 @@ class Settings:
             ConfigError: a condition that the model does not read, none where it needs one, or a scale of no guidance.
         """
         self._check(card)
-        out = [f"run={self.run if '/' in self.run and not set(self.run) - _PLAIN else quote(self.run)}"]
+        plain = "/" in self.run and not set(self.run) - _PLAIN
+        out = words_of(self.run) if self.staged else [f"run={self.run if plain else quote(self.run)}"]
         if self.edit is not None:
             out += [f"edit={self.edit}", f"image={quote(str(self.image))}"]
             out += [f"mask={quote(self.mask)}"] if self.mask else []
@@ -113,6 +121,10 @@ class Settings:
             each = value if isinstance(value, list) else [value]
             if not key.isidentifier() or key[0] == "_" or not all(isinstance(one, int | float) for one in each):
                 raise ConfigError(f"edit.{key} is a number or a list of numbers here, got {value!r}; leave it out")
+        if self.staged and self.edit is not None:
+            raise ConfigError("an edit works with one run, and several drew this image; choose one, under Edit")
+        if self.staged and (self.sampler, self.steps, self.scale) != (None, None, None):
+            raise ConfigError("a pipeline has a sampler, steps and a scale for each stage; set them in pipelines=")
         if self.text and card.reads != "text":
             what = "classes" if card.reads == "labels" else "no condition"
             raise ConfigError(
