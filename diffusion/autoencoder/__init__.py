@@ -1,5 +1,7 @@
 """Autoencoders: images in [-1, 1] <-> the latents in which diffusion runs."""
 
+import logging
+
 __all__ = [
     "base",
     "identity",
@@ -11,3 +13,5 @@ __all__ = [
     "vq",
     "weights",
 ]
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it, and it tells of kernels for 4 bits

@@ -9,14 +9,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import config
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.cli.app import CONF
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.compose import Composer
 from diffusion.experiment.config.errors import nearest
+from diffusion.experiment.config.rooms import own_rooms
 
 ROOT = Path(__file__).parents[2]
 
@@ -249,3 +252,17 @@ def test_what_was_meant_is_a_key_of_this_script_and_part(script: str, arguments:
 @pytest.mark.parametrize("room", ["guidance", "callbacks", "logger"])
 def test_an_empty_list_means_none(room: str) -> None:
     compose(f"{room}=[]")
+
+
+def test_what_an_experiment_sets_of_parts_that_are_not_chosen_is_not_there(tmp_path: Path) -> None:
+    """emoji_text sets the guidance's scale and the prompts of the samples."""
+    chosen = config(tmp_path, "experiment=emoji_text")
+    assert chosen.guidance.classifier_free.scale == 4
+    assert chosen.callbacks.samples.text[0] == "red heart"
+    none = config(tmp_path, "experiment=emoji_text", "guidance=none", "callbacks=[]")
+    assert none.guidance == none.callbacks == {}
+    other = config(tmp_path, "experiment=emoji_text", "guidance=clip")
+    assert list(other.guidance) == ["clip"]
+    setting = "guidance.classifier_free.scale=3"
+    with pytest.raises(ConfigError, match=f"guidance has no classifier_free, which {setting} sets"):
+        own_rooms(OmegaConf.create({"guidance": {"classifier_free": {"scale": 3}}}), [setting])

@@ -26,7 +26,6 @@ from diffusion.training.module.base import TrainingModule
 from diffusion.training.module.diffusion import DiffusionModule
 
 log = logging.getLogger(__name__)
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # diffusers imports it, and it tells of kernels for 4 bits
 
 
 def build(node: Any, **extra: Any) -> Any:

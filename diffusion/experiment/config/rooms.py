@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.plain import class_name, section
@@ -25,6 +25,8 @@ DENOISERS = (
     "compile",
 )
 """Rooms and keys of a denoiser's training alone."""
+OF_PARTS = ("guidance", "callbacks")
+"""Rooms that hold parts by name. An experiment may set one that is not chosen any more."""
 OF_CLIPS = (*(room for room in DENOISERS if room != "text_encoder"), "autoencoder")
 """Those that the training of a CLIP does not have."""
 
@@ -62,7 +64,8 @@ DENOISER = Kind("diffusion", "a diffusion model")
 
 
 def own_rooms(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
-    """The config itself, without the rooms that its module's training does not have.
+    """The config itself, without the rooms that its module's training does not have, and without what an experiment
+    sets of guidance and callbacks that are not chosen.
 
     overrides: of the command line, which must not set what there is not.
 
@@ -77,7 +80,19 @@ def own_rooms(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
     with open_dict(cfg):
         for room in known.lacking:
             cfg.pop(room, None)
+        for room in OF_PARTS:
+            for name in _unchosen(cfg.get(room)):
+                given = [line for line in overrides if line.lstrip("+").startswith(f"{room}.{name}.")]
+                if given:
+                    raise ConfigError(f"{room} has no {name}, which {given[0]} sets; choose it too, or leave that out")
+                del cfg[room][name]
     return cfg
+
+
+def _unchosen(parts: Any) -> list[str]:
+    """Settings of parts that are not there."""
+    plain: Any = OmegaConf.to_container(parts, resolve=False) if isinstance(parts, DictConfig) else {}
+    return [name for name, part in plain.items() if isinstance(part, dict) and "_target_" not in part]
 
 
 def kind(cfg: DictConfig | Mapping[str, Any]) -> Kind:
