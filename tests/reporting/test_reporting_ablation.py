@@ -118,6 +118,13 @@ def test_published_numbers_are_the_papers():
     assert published("sid_cifar10", "cond") == {"fid_50k": 1.71}
     assert published("shortcut_imagenet256", "xl_4") == {"fid_50k": 7.8}
     assert published("mean_flow_imagenet256", "guided_80") == {"fid_50k": 19.15}
+    assert published("ldm_autoencoders", "kl_f8_c4") == {"rfid_50k": 0.9, "psnr_50k": 24.19, "ssim_50k": 0.69}
+    assert published("ldm_imagenet256", "ldm4_w1.5") == {"fid_50k": 3.6, "is_50k": 247.67}
+    assert published("ldm_text_guidance_clip", "w1.5") == {"fid_30k": 12.63, "is_30k": 30.29}
+    assert published("sd3_formulations", "rf_mode_1.75") == {"clip_score_10k": 25.3}
+    assert published("sdxl_sizes", "size_cond") == {"fid_5k": 36.53, "is_5k": 215.34}
+    assert published("zero_snr_coco", "zero_snr") == {"fid_10k": 21.66, "is_10k": 36.16}
+    assert published("lcm_sd21", "lcm_4") == {"fid_30k": 11.1, "clip_score_30k": 28.69}
 
 
 @pytest.mark.parametrize(
@@ -125,6 +132,7 @@ def test_published_numbers_are_the_papers():
     [
         (["sampler=ddim", "sampler.steps=7"], 7),
         (["sampler=heun", "sampler.steps=5"], 9),  # EDM: 2 S - 1
+        (["sampler=flow_map", "sampler.steps=4"], 4),  # jumps
         (["sampler=ddim", "sampler.steps=6", "conditioner=label", "guidance=[classifier_free,clip]"], 12),
         (["sampler=ddim", "sampler.steps=6", "conditioner=label", "guidance=[classifier_free]",
           "guidance.classifier_free.scale=1"], 6),
@@ -158,6 +166,27 @@ def test_arithmetic_is_that_of_the_layers(tmp_path):
     built = instantiate(settings.network, _convert_="all")
     weights = sum(layer.weight.numel() for layer in built.modules() if isinstance(layer, torch.nn.Linear))
     assert cost.flops(settings) == pytest.approx(2 * weights)
+
+
+def test_the_arithmetic_of_an_autoencoder_grows_with_the_area(tmp_path):
+    """Of convolutions, which are the same at every place."""
+    from diffusion.experiment.task import cost
+
+    small = ["module=autoencoder", "autoencoder=trainable_kl", "autoencoder.widths=[8,8]", "autoencoder.groups=4"]
+    data = ["data=image_folder", "data.root=x", "autoencoder.attention=false", "evaluation=reconstruction"]
+    prices = [cost.cost(config(tmp_path, *small, *data, f"data.resolution={side}")) for side in (16, 32)]
+    assert prices[1].train == 4 * prices[0].train > 0
+    assert prices[0].nfe == 0
+
+
+def test_what_draws_nothing_is_scored_without_a_seed(tmp_path):
+    from diffusion.experiment.reproduce.cells import Settings, configs
+
+    small = ["experiment=emoji_autoencoder", "autoencoder.widths=[8,8]", "module.loss.adversarial_start=1900"]
+    node = {**NODE, "train": small, "cells": {"a": {"evaluate": ["evaluation=reconstruction"]}}}
+    ((_, cfg, _),) = configs(Ablation.read("t", node).cells, Settings(seeds=[3], outputs=str(tmp_path)))
+    assert "seed" not in cfg.evaluation
+    assert cfg.trainer.max_steps == 2000, "rules of a training hold for its own steps"
 
 
 def test_overrides_inside_a_list_need_no_quotes():

@@ -12,7 +12,7 @@ LOADER = "diffusion.load"
 EMBEDS = "diffusion.conditioner.image_embedding.ImageEmbeddingConditioner"
 """Reads a CLIP when it is built, where it names the run of one."""
 LPIPS = {"_target_": "diffusion.evaluation.features.perceptual.perceptual", "extractor": "lpips"}
-"""Half a gigabyte that an objective's metric reads when it is built."""
+"""Half a gigabyte that an objective's metric or an autoencoder's loss reads when it is built."""
 SMALL = {
     "_target_": "diffusion.denoiser.NetworkDenoiser",
     "network": {"_target_": "diffusion.network.mlp.MLP", "in_channels": 1, "resolution": 4, "width": 4, "depth": 1},

@@ -41,6 +41,8 @@ from diffusion.reporting.table import SECONDS, TRAINING, cost
 log = logging.getLogger(__name__)
 
 FOLDER = "reproduce"
+UNSEEDED = {"evaluation=reconstruction", "evaluation=retrieval"}
+"""Evaluations that draw nothing."""
 Launch = Callable[[list[Cell]], int]
 
 
@@ -231,7 +233,8 @@ def _run(folder: Path) -> str:
 
 def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
     lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}", f"code={settings.code}"]
-    return score_overrides([_run(folder), *lines, f"seed={seed}", f"evaluation.seed={seed}"])
+    own = [] if UNSEEDED & {*lines} else [f"evaluation.seed={seed}"]
+    return score_overrides([_run(folder), *lines, f"seed={seed}", *own])
 
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:

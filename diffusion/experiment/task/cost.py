@@ -11,16 +11,17 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.experiment.build.build import build
+from diffusion.experiment.config.rooms import draws, trains_autoencoder
 from diffusion.guidance.base import guide
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
-from diffusion.training.flops import STEP, network_flops
+from diffusion.training.flops import STEP, count, network_flops
 from diffusion.types import Cond, Prediction
 
 
 @dataclass(frozen=True)
 class Cost:
-    """nfe: network calls a sample, ``None`` where they depend on another run. In floating-point operations: ``train``
-    of the whole training, ``sample`` of all samples of one evaluation."""
+    """nfe: network calls a sample, ``None`` where they depend on another run, 0 of what draws no images. In
+    floating-point operations: ``train`` of the whole training, ``sample`` of all samples of one evaluation."""
 
     nfe: float | None
     train: float
@@ -33,11 +34,12 @@ def cost(cfg: DictConfig) -> Cost:
     A call's arithmetic is counted on the network itself, without memory or time: two for each multiplication with
     its addition; a training step is taken as three calls. Element-wise work is not counted.
     """
-    calls = network_calls(cfg)
+    calls = network_calls(cfg) if draws(cfg) else 0.0
     once = flops(cfg)
     samples = int(cfg.evaluation.get("num_samples") or 0) * int(cfg.evaluation.get("repeats", 1))  # 0 of a likelihood
     batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
-    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), (calls or 0.0) * once * samples)
+    each = (calls or 0.0) if draws(cfg) else 1.0
+    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), each * once * samples)
 
 
 def network_calls(cfg: DictConfig) -> float | None:
@@ -59,16 +61,38 @@ def network_calls(cfg: DictConfig) -> float | None:
 
 
 def flops(cfg: DictConfig) -> float:
-    """Floating-point operations of one network call on one sample."""
-    key = repr(OmegaConf.to_container(cfg.network, resolve=True))
-    if key not in _KNOWN:
-        coder, width = cfg.autoencoder, cfg.network.get("cond_dim") or 0
+    """Floating-point operations of one network call on one sample; of an autoencoder those of an image's way through
+    it, of a CLIP those of its image tower."""
+    if not draws(cfg):
         with torch.device("meta"):
-            network, cond = build(cfg.network), Cond(vector=torch.empty(1, width)) if width else Cond()
+            network = build(cfg.autoencoder if trains_autoencoder(cfg) else cfg.module.model.image)
+            image = torch.empty(1, cfg.data.channels, cfg.data.resolution, cfg.data.resolution)
+            return count(lambda: network(image))
+    key = repr([OmegaConf.to_container(cfg.network, resolve=True), cfg.get("text_encoder")])
+    if key not in _KNOWN:
+        coder = cfg.autoencoder
+        with torch.device("meta"):
+            network, cond = build(cfg.network), _condition(cfg)
         _KNOWN[key] = network_flops(network, (coder.channels, coder.resolution, coder.resolution), cond)
     return _KNOWN[key]
 
 
+def _condition(cfg: DictConfig) -> Cond:
+    """As wide and long as the network reads it, of one sample: texts of full length, a class as one token."""
+    vector, tokens, channels = (cfg.network.get(key) or 0 for key in ("cond_dim", "token_dim", "image_channels"))
+    text, side = cfg.get("text_encoder") or {}, cfg.autoencoder.resolution
+    length = text.get("length", CLIP_TOKENS) + text.get("t5_length", 0) if text else 1
+    return Cond(
+        vector=torch.empty(1, vector) if vector else None,
+        tokens=torch.empty(1, length, tokens) if tokens else None,
+        image=torch.empty(1, channels, side, side) if channels else None,
+        numbers={name: torch.empty(1, 2) for name in cfg.network.get("numbers") or () if name in PAIRS},
+    )
+
+
+CLIP_TOKENS = 77
+PAIRS = ("size", "crop", "target_size")
+"""Numbers of a height and a width."""
 _KNOWN: dict[str, float] = {}
 
 
@@ -81,3 +105,7 @@ class _Counted(GaussianDenoiser):
         self.calls += len(x)
         answer = super().__call__(x, t, cond)
         return Prediction(x0=answer.x0, eps=answer.eps, var_mix=torch.zeros_like(x))
+
+    def jump(self, x: Tensor, t: float, s: float, cond: Cond = Cond()) -> Tensor:  # noqa: B008 - frozen and empty
+        self.calls += len(x)
+        return super().jump(x, t, s, cond)

@@ -76,7 +76,10 @@ def whole(cfg: DictConfig) -> DictConfig:
     if "_target_" not in (merged.get("evaluation") or {}):
         raise ConfigError("the run has no evaluation of its own; add evaluation=<name>")
     OmegaConf.set_struct(merged, False)
+    steps = OmegaConf.select(merged, "trainer.max_steps")  # of the training, which rules compare with its settings
     merged.trainer, merged.images, merged.output = cfg.get("trainer"), None, cfg.output
+    if merged.trainer is not None and steps is not None:
+        merged.trainer.max_steps = steps
     merged.text, merged.text_file = prompts_of(merged), None
     asked = [key for key in ("labels", "text", "negative") if merged[key] is not None]
     if asked and not draws(merged):
