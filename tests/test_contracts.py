@@ -17,6 +17,7 @@ from PIL import Image
 from tiny_kl import save_tiny, save_tiny_convolutional, save_tiny_vq
 
 from diffusion.conditioner.label import LabelConditioner
+from diffusion.conditioner.text import TextConditioner
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
 from diffusion.errors import ConfigError
 from diffusion.evaluation import naming
@@ -36,6 +37,7 @@ from diffusion.schedule.cosine import CosineSchedule
 from diffusion.testing import check_option, check_training, options
 from diffusion.testing.network import TinyNetwork
 from diffusion.testing.option import CHECKS, ENTRIES, chosen_with
+from diffusion.text_encoder.words import WordsTextEncoder
 from diffusion.types import Cond
 
 OPTIONS = [Path(group) / name for group, name in options(CONF)]
@@ -267,9 +269,9 @@ def autoencoder(cfg, tmp_path, name):
     assert built.decode(latent).shape == image.shape
 
 
-def teacher(channels=1, schedule=None):
+def teacher(channels=1, schedule=None, conditioner=None):
     denoiser = NetworkDenoiser(TinyNetwork(channels), schedule or CosineSchedule(), VelocityParameterization())
-    return DiffusionModel(denoiser, LabelConditioner(10, 4), shape=(channels, 8, 8))
+    return DiffusionModel(denoiser, conditioner or LabelConditioner(10, 4), shape=(channels, 8, 8))
 
 
 class Second(GaussianDenoiser):
@@ -389,7 +391,9 @@ def experiment(cfg, tmp_path, name):
 def needed(cfg, kinds, tmp_path):
     """For a run that is trained first: a teacher, or the CLIP of the emoji with its initial weights."""
     if kinds != ("contrastive",):
-        return teacher(cfg.network.in_channels, instantiate(cfg.schedule))
+        words = TextConditioner(WordsTextEncoder(dim=4, pooled_dim=4, depth=1, heads=1, vocabulary=16), dim=4)
+        reads_text = "encoder" in cfg.conditioner
+        return teacher(cfg.network.in_channels, instantiate(cfg.schedule), words if reads_text else None)
     clip = build(config(tmp_path, "experiment=emoji_clip").module.model)
     clip.sha256 = "0" * 64
     return clip.requires_grad_(False).eval()

@@ -227,6 +227,10 @@ def test_a_denoisers_training_takes_no_part_of_an_autoencoders(words: str, sente
 def test_what_an_autoencoder_has_not_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for line, sentence in (
         (f"scripts/train.py {WORDS} autoencoder=trainable_kl network=dit_s2", "module=autoencoder has no network"),
+        (
+            f"scripts/train.py {WORDS} autoencoder=trainable_kl ~callbacks.checkpoint",
+            "measures latents with its last checkpoint",
+        ),
         (f"scripts/evaluate.py run={run} sampler=ddim", "is an autoencoder, which has no sampler"),
         (f"scripts/evaluate.py run={run} labels=drawn", "an autoencoder draws nothing"),
         (f"scripts/evaluate.py run={run} plan=true", "how long reconstructions take is not foretold"),

@@ -30,6 +30,8 @@ def trained_autoencoder(cfg: Plain) -> str | None:
                 "autoencoder=run autoencoder.run=<run folder>"
             )
         return None
+    if "trainer" in cfg and not any(class_name(part) == "Checkpoint" for part in section(cfg, "callbacks").values()):
+        return "module=autoencoder measures latents with its last checkpoint, and keeps none; add callbacks=checkpoint"
     if coder not in TRAINABLE:
         return (
             f"module=autoencoder trains autoencoder={' or '.join(TRAINABLE.values())}, and this is "
