@@ -57,6 +57,8 @@ class Augmented(ImageData):
     ) -> None:
         if per_class is not None and per_class < 1:
             raise DataError(f"data.per_class is at least 1, or null for all images, got {per_class}")
+        if subset < 0:
+            raise DataError(f"data.subset is 0 or more, got {subset}")
         if not keep_real and synthetic.run is None:
             raise DataError(
                 "data.keep_real=false trains on samples alone, and no run makes any; set data.synthetic.run"

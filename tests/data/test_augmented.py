@@ -14,6 +14,7 @@ from diffusion.data.augmented import Augmented, chosen
 from diffusion.data.digits import Digits
 from diffusion.data.synthetic import Synthetic
 from diffusion.errors import ConfigError, DataError
+from diffusion.experiment.config.validate import check
 
 SMALL = ["data.resolution=8", "sampler=ddim", "sampler.steps=2", "spacing=trailing"]
 
@@ -59,7 +60,8 @@ def test_real_images_and_the_samples_that_sampling_draws(run: Path, tmp_path: Pa
 def test_what_cannot_be_trained_on_is_refused(run: Path, tmp_path: Path) -> None:
     for words, sentence in (
         ({"keep_real": False}, "no run makes any; set data.synthetic.run"),
-        ({"per_class": 0}, "data.per_class is at least 1, or null"),
+        ({"per_class": 0}, r"data\.per_class is at least 1, or null"),
+        ({"subset": -1}, r"data\.subset is 0 or more, got -1"),
     ):
         with pytest.raises(DataError, match=sentence):
             Augmented(Digits(), Synthetic(), **words)
@@ -70,6 +72,14 @@ def test_what_cannot_be_trained_on_is_refused(run: Path, tmp_path: Path) -> None
         Augmented(Digits(), Synthetic(str(plain)), cache=str(tmp_path)).setup()
     with pytest.raises(ConfigError, match="nothing is not a run folder"):
         Augmented(Digits(), Synthetic("nothing"), cache=str(tmp_path)).setup()
+
+
+def test_a_run_on_some_of_the_images_is_of_the_same_data_set(tmp_path: Path) -> None:
+    weak = run_folder(tmp_path, "weak", "data=augmented", "data.per_class=4", "conditioner=label")
+    words = ["guidance=auto", f"guidance.auto.weak.run={weak}", "conditioner=label", "evaluation=none", "logger=csv"]
+    check(config(tmp_path, *words))
+    with pytest.raises(ConfigError, match="is of another data set"):
+        check(config(tmp_path, *words, "data=augmented", "data@data.real=fashion_mnist", "network=unet_small"))
 
 
 @pytest.mark.parametrize("name", ["digits", "fashion"])
