@@ -45,6 +45,7 @@ SMALL = ["evaluation=none", "logger=csv"]
 JUMPS = ["network=mlp", "network.numbers=[to]", "schedule=flow", "parameterization=flow"]
 CIRCLE = ["network=mlp", "schedule=trig", "parameterization=edm"]
 STUDENT = ["network=mlp", "objective.teacher.run=another"]
+CLASSIFIER = ["objective=classification", "network=classifier_digits", "conditioner=label"]
 LATENT = [f"experiment/imagenet256_{name}" for name in ("dit", "min_snr", "shortcut", "mean_flow")]
 PERCEPTUAL = [f"experiment/{name}" for name in ("cifar10_cd", "cifar10_ct", "imagenet64_cd", "imagenet64_ct")]
 LPIPS = ["objective.metric.network.extractor=digits-cnn-v1", "objective.metric.resolution=null"]
@@ -81,8 +82,9 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "conditioner/class_sizes": ["network=ldm_tiny", "network.numbers=[size]"],
         "conditioner/sdxl": ["network.numbers=[size,crop,target_size]"],
         "conditioner/sizes": ["network.numbers=[size,crop,target_size]", "guidance=none"],
+        "evaluation/classification": CLASSIFIER,
         "evaluation/fashion_mnist": ["data=fashion_mnist", "network=unet_small"],
-        "objective/classification": ["network=classifier_digits", "conditioner=label"],
+        "objective/classification": CLASSIFIER,
         "objective/hybrid": ["parameterization.learned_variance=true"],
         "objective/metric/lpips": LPIPS,
         "objective/matching": ["objective.teacher.run=another"],
@@ -170,7 +172,7 @@ def small_data(name: str, tmp_path: Path) -> list[str]:
         file = [f"data.path={tmp_path / 'train.parquet'}", f"data.cache={tmp_path / 'cache'}"]
         return [*file, "data.batch_size=4", "data.resolution=8"]
     size = ["data.resolution=8"] if name == "image_folder" else []
-    return [] if name in ("digits", "emoji") else [f"data.root={tmp_path}", "data.batch_size=4", *size]
+    return [] if name in ("augmented", "digits", "emoji") else [f"data.root={tmp_path}", "data.batch_size=4", *size]
 
 
 def compose(option: Path, tmp_path: Path):
@@ -293,7 +295,7 @@ def data(cfg, tmp_path, name):
 def evaluation(cfg, tmp_path, name):
     if cfg.evaluation:
         built = instantiate(cfg.evaluation, _convert_="all")
-        if name in ("reconstruction", "retrieval"):
+        if name in ("classification", "reconstruction", "retrieval"):
             assert (built.num_samples, built.batch_size) == (None, cfg.evaluation.batch_size)
             return
         assert (built.batch_size, built.labels) == (cfg.evaluation.get("batch_size", 128), "balanced")
@@ -429,7 +431,7 @@ def ablation(cfg, tmp_path, name):
         assert cost(cell_cfg).train > 0
         if draws(cell_cfg):
             instantiate(cell_cfg.sampler, _convert_="all")
-            assert cell_cfg.evaluation.num_samples > 0
+            assert cell_cfg.evaluation.num_samples is None or cell_cfg.evaluation.num_samples > 0
 
 
 EXERCISES = {

@@ -10,6 +10,7 @@ of (seed, e, i) alone: they depend neither on the number of ranks and threads no
 
 __all__ = [
     "arrays",
+    "augmented",
     "base",
     "bucket",
     "captions",
@@ -31,6 +32,7 @@ __all__ = [
     "ordered",
     "shards",
     "split",
+    "synthetic",
     "walk",
     "webdataset",
 ]

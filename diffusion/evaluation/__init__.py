@@ -13,6 +13,7 @@ torch-fidelity's.
 
 __all__ = [
     "callback",
+    "classification",
     "evaluator",
     "features",
     "fingerprint",

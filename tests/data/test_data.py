@@ -24,7 +24,7 @@ from diffusion.data.digits import Digits
 from diffusion.data.mnist import MNIST
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
-NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem != "none")
+NAMES = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in ("augmented", "none"))
 
 
 PLACE = {"huggingface": "path", "webdataset": "shards"}

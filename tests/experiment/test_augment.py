@@ -79,3 +79,34 @@ def test_other_folders_and_models_without_classes_are_refused(
     shutil.copy(plain / "config.yaml", plain / ".hydra" / "config.yaml")
     assert script(["augment", f"run={plain}", f"output={tmp_path / 'made'}"], monkeypatch) == 2
     assert "is not of conditioner=label" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_classifier_of_samples_is_trained_after_its_model_and_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = "data=augmented,data.per_class=8,trainer.max_steps=2,evaluation=none,sampler=ddim,sampler.steps=2"
+    words = [
+        "train",
+        "experiment=digits_augmented_classifier",
+        "data.per_class=8",
+        "data.synthetic.per_class=4",
+        f"needs.generator=[experiment=digits_ddpm,conditioner=label,{few}]",
+        "trainer.max_steps=3",
+        "logger=csv",
+        f"paths.outputs={tmp_path}",
+        f"paths.data={tmp_path}",
+    ]
+    assert script(words, monkeypatch) == 0
+    (folder,) = (tmp_path / "digits_augmented_classifier").iterdir()
+    environment = json.loads((folder / "environment.json").read_text())
+    (model,) = (tmp_path / "digits_ddpm").iterdir()
+    assert environment["parts"]["data.synthetic"]["run"] == str(model)
+    (drawn,) = tmp_path.rglob("synthetic/*.npy")
+    assert np.load(drawn).shape == (40, 1, 8, 8)
+    (file,) = folder.glob("evaluation/*/metrics.json")
+    scored = json.loads(file.read_text())["metrics"]
+    assert 0 <= scored["accuracy_897"] <= 1
+    file.unlink()
+    assert script(["evaluate", f"run={folder}", "evaluation=classification"], monkeypatch) == 0
+    assert json.loads(file.read_text())["metrics"] == scored

@@ -5,7 +5,13 @@ from __future__ import annotations
 from diffusion.experiment.config.plain import Plain, class_name, in_parts, section
 from diffusion.experiment.config.rooms import KINDS, kind
 
-SCORERS = {"ReconstructionEvaluator": "reconstruction", "RetrievalEvaluator": "retrieval"}
+CLASSIFICATION = "classification"
+"""The objective of a classifier, and its evaluation."""
+SCORERS = {
+    "ClassificationEvaluator": CLASSIFICATION,
+    "ReconstructionEvaluator": "reconstruction",
+    "RetrievalEvaluator": "retrieval",
+}
 """Evaluations of models that draw no images, and their options."""
 
 
@@ -13,6 +19,11 @@ def scored_as_trained(cfg: Plain) -> str | None:
     """Samples are scored of what draws some, and everything else has an evaluation of its own."""
     evaluation, trained = class_name(section(cfg, "evaluation")), kind(cfg)
     scorer = SCORERS.get(evaluation)
+    classifies = class_name(section(cfg, "objective")) == "ClassificationObjective"
+    if classifies and evaluation and scorer != CLASSIFICATION:
+        return "a classifier draws no samples to score; use evaluation=classification, or evaluation=none"
+    if scorer == CLASSIFICATION:
+        return None if classifies else "evaluation=classification scores objective=classification; choose another"
     if trained.score is None:
         module = next((own.option for own in KINDS.values() if own.score == scorer), "")
         return (

@@ -132,6 +132,7 @@ def _identity(cfg: Plain) -> dict[str, Any]:
     """What tells data sets apart: the class, its own names and sizes, a folder of images by its last name; and what
     is made of images before a network sees them."""
     data, coder = section(cfg, "data"), section(cfg, "autoencoder")
+    data = section(data, "real") or data  # of data=augmented
     facts = {key: data.get(key) for key in ("dataset", "channels", "resolution", "num_classes") if key in data}
     folder = {"folder": Path(str(data["root"])).name} if class_name(data) == "ImageFolder" else {}
     latents = f"{coder.get('channels')} x 1/{coder.get('factor')}" if has_latents(cfg) else "none"

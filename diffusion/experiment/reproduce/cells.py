@@ -25,6 +25,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffusion.errors import ConfigError
 from diffusion.experiment.config import resolvers, validate
 from diffusion.experiment.config.folder import CONF
+from diffusion.experiment.config.module_rules import SCORERS
 from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session
 from diffusion.experiment.reproduce import published
@@ -41,8 +42,6 @@ from diffusion.reporting.table import SECONDS, TRAINING, cost
 log = logging.getLogger(__name__)
 
 FOLDER = "reproduce"
-UNSEEDED = {"evaluation=reconstruction", "evaluation=retrieval"}
-"""Evaluations that draw nothing."""
 Launch = Callable[[list[Cell]], int]
 
 
@@ -233,8 +232,8 @@ def _run(folder: Path) -> str:
 
 def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
     lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}", f"code={settings.code}"]
-    own = [] if UNSEEDED & {*lines} else [f"evaluation.seed={seed}"]
-    return score_overrides([_run(folder), *lines, f"seed={seed}", *own])
+    undrawn = any(f"evaluation={scorer}" in lines for scorer in SCORERS.values())  # and nothing has a seed
+    return score_overrides([_run(folder), *lines, f"seed={seed}", *([] if undrawn else [f"evaluation.seed={seed}"])])
 
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.experiment.build.build import build
+from diffusion.experiment.config.module_rules import SCORERS
+from diffusion.experiment.config.plain import class_name, section
 from diffusion.experiment.config.rooms import draws, trains_autoencoder
 from diffusion.guidance.base import guide
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
@@ -34,7 +36,7 @@ def cost(cfg: DictConfig) -> Cost:
     A call's arithmetic is counted on the network itself, without memory or time: two for each multiplication with
     its addition; a training step is taken as three calls. Element-wise work is not counted.
     """
-    calls = network_calls(cfg) if draws(cfg) else 0.0
+    calls = 0.0 if class_name(section(cfg, "evaluation")) in SCORERS else network_calls(cfg)
     once = flops(cfg)
     samples = int(cfg.evaluation.get("num_samples") or 0) * int(cfg.evaluation.get("repeats", 1))  # 0 of a likelihood
     batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))

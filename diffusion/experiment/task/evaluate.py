@@ -23,6 +23,7 @@ from torch import nn
 from diffusion.errors import ConfigError
 from diffusion.evaluation.evaluator import Evaluator, Forecast, Result
 from diffusion.evaluation.forecast import duration
+from diffusion.evaluation.held_out import HeldOutEvaluator
 from diffusion.evaluation.sample_folder import load_images
 from diffusion.experiment.build.build import build, build_data, prepare_process
 from diffusion.experiment.build.load import load_model, trained
@@ -162,7 +163,7 @@ def _score_model(cfg: DictConfig, evaluator: Any, model: Model | nn.Module, data
         "code": environment()["git"],
     }
     samples: Any = model
-    if isinstance(model, DiffusionModel | StagedPipeline):
+    if isinstance(model, DiffusionModel | StagedPipeline) and not isinstance(evaluator, HeldOutEvaluator):
         samples = _pipeline(cfg, evaluator, model, data)
     if rank() == 0:
         keep_other(target(cfg), about["checkpoint_sha256"], code_of(resolved(cfg), SCORING))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.experiment.config.rooms import draws, kind
+from diffusion.experiment.config.module_rules import SCORERS
+from diffusion.experiment.config.plain import class_name, section
 from diffusion.experiment.config.validate import resolved
 from diffusion.experiment.run.code import KEEP, SCORING, changed, code_of, files_of, read_code, write_code
 from diffusion.experiment.run.saved_config import checkpoint_path
@@ -33,8 +34,8 @@ def target(cfg: DictConfig) -> Path:
     if cfg.get("negative") is not None:
         decides += [{"negative": cfg.negative}]
     settings = json.dumps(decides if len(decides) > 1 else decides[0], sort_keys=True)
-    if not draws(cfg):
-        name = cfg.evaluation.get("extractor") or kind(cfg).score
+    if (scorer := SCORERS.get(class_name(section(cfg, "evaluation")))) is not None:
+        name = cfg.evaluation.get("extractor") or scorer
         what = f"{Path(cfg.get('checkpoint', 'last')).stem}_{cfg.get('weights', 'ema')}"
         how = f"{name}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
         return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
