@@ -44,6 +44,7 @@ JUMPS = ["network=mlp", "network.numbers=[to]", "schedule=flow", "parameterizati
 CIRCLE = ["network=mlp", "schedule=trig", "parameterization=edm"]
 STUDENT = ["network=mlp", "objective.teacher.run=another"]
 LATENT = [f"experiment/imagenet256_{name}" for name in ("dit", "min_snr", "shortcut", "mean_flow")]
+LATENT += ["experiment/imagenet512_sizes"]
 PERCEPTUAL = [f"experiment/{name}" for name in ("cifar10_cd", "cifar10_ct", "imagenet64_cd", "imagenet64_ct")]
 LPIPS = ["objective.metric.network.extractor=digits-cnn-v1", "objective.metric.resolution=null"]
 """Its own weights are not here."""
@@ -124,7 +125,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "edit/restore": [f"edit.posterior.pigdm.measurement={tmp_path / 'y.npy'}"],
         **{
             f"experiment/{name}": ["module.loss.perceptual.extractor=null"]  # lpips, whose weights are not here
-            for name in ("ldm_kl_f4", "ldm_kl_f8", "ldm_vq_f4")
+            for name in ("ldm_kl_f4", "ldm_kl_f8", "ldm_vq_f4", "ldm_vq_f8")
         },
         "experiment/imagenet256_adm": ["data.resolution=64"],
         **{option: [f"autoencoder.pretrained={tmp_path / 'kl'}"] for option in LATENT},
@@ -389,7 +390,10 @@ def experiment(cfg, tmp_path, name):
 def needed(cfg, kinds, tmp_path):
     """For a run that is trained first: a teacher, or the CLIP of the emoji with its initial weights."""
     if kinds != ("contrastive",):
-        return teacher(cfg.network.in_channels, instantiate(cfg.schedule))
+        made = teacher(cfg.network.in_channels, instantiate(cfg.schedule))
+        if cfg.get("text_encoder"):
+            made.conditioner = build(cfg.conditioner)
+        return made
     clip = build(config(tmp_path, "experiment=emoji_clip").module.model)
     clip.sha256 = "0" * 64
     return clip.requires_grad_(False).eval()
