@@ -47,6 +47,7 @@ CIRCLE = ["network=mlp", "schedule=trig", "parameterization=edm"]
 STUDENT = ["network=mlp", "objective.teacher.run=another"]
 CLASSIFIER = ["objective=classification", "network=classifier_digits", "conditioner=label"]
 LATENT = [f"experiment/imagenet256_{name}" for name in ("dit", "min_snr", "shortcut", "mean_flow")]
+LATENT += ["experiment/imagenet512_sizes"]
 PERCEPTUAL = [f"experiment/{name}" for name in ("cifar10_cd", "cifar10_ct", "imagenet64_cd", "imagenet64_ct")]
 LPIPS = ["objective.metric.network.extractor=digits-cnn-v1", "objective.metric.resolution=null"]
 """Its own weights are not here."""
@@ -128,7 +129,7 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         "edit/restore": [f"edit.posterior.pigdm.measurement={tmp_path / 'y.npy'}"],
         **{
             f"experiment/{name}": ["module.loss.perceptual.extractor=null"]  # lpips, whose weights are not here
-            for name in ("ldm_kl_f4", "ldm_kl_f8", "ldm_vq_f4")
+            for name in ("ldm_kl_f4", "ldm_kl_f8", "ldm_vq_f4", "ldm_vq_f8")
         },
         "experiment/imagenet256_adm": ["data.resolution=64"],
         **{option: [f"autoencoder.pretrained={tmp_path / 'kl'}"] for option in LATENT},

@@ -58,6 +58,10 @@ class Emoji(ImageData):
         templates: of captions.
         background: behind transparent pixels, on which colours are composited as they are stored (sRGB values,
             v = a c + (1 - a) b); a name or "#rrggbb".
+        sizes: of the originals, in pixels: image s of concept c has sizes[(c + s) mod their number], is reduced to it
+            (means over squares) and enlarged again (bicubic), and the column "size" (2,) says so. Training images
+            alone; empty for images as they are, without the column.
+        least_size: training images of smaller ones of ``sizes`` are left out.
 
     Raises:
         DataError: a style, category, template or colour that is none; in :meth:`setup`, no sheet, or another's.
@@ -75,6 +79,8 @@ class Emoji(ImageData):
         leave_out: Sequence[str] = (),
         templates: Sequence[str] = TEMPLATES,
         background: str = "white",
+        sizes: Sequence[int] = (),
+        least_size: int = 0,
         batch_size: int = 64,
         flip: bool = False,
         num_workers: int = 0,
@@ -94,6 +100,7 @@ class Emoji(ImageData):
         )
         self.styles, self.leave_out, self.templates = tuple(styles), tuple(leave_out), tuple(templates)
         self.label, self.held_out = label, held_out
+        self.sizes, self.least_size = tuple(sizes), least_size
         self.folder = SHEETS if root is None else Path(root)
         self.decoder = Decoder(channels, resolution, background=background)  # which checks channels and colour
         for key, value, known in (("label", label, LABELS), ("held_out", held_out, ("concepts", "pairs"))):
@@ -106,6 +113,11 @@ class Emoji(ImageData):
             raise DataError("data.styles is empty; name one style or more, such as data.styles=[twemoji]")
         if resolution not in (32, 64):
             raise DataError(f"emoji have 32 or 64 pixels, got data.resolution={resolution}; set data.resolution=32")
+        if any(size < 1 or resolution % size for size in self.sizes) or (self.sizes and max(self.sizes) < least_size):
+            raise DataError(
+                f"data.sizes divide data.resolution={resolution}, and one of them is at least data.least_size="
+                f"{least_size}, got {list(self.sizes)}; set data.sizes=[{resolution}] or []"
+            )
         if root is None and (lacking := next((s for s in self.styles if not self._sheet(s).is_file()), None)):
             raise DataError(
                 f"the package holds emoji at 32 pixels in {', '.join(_embedded())}, and not {lacking} at {resolution}; "
@@ -128,7 +140,8 @@ class Emoji(ImageData):
                     continue
                 pair = row["pair_style"] == self.styles[style]
                 if row["split"] != "test" and not pair:
-                    train.append((concept, style))
+                    if self._size(concept, style) >= self.least_size:
+                        train.append((concept, style))
                 elif pair == (self.held_out == "pairs"):
                     test.append((concept, style))
         flat = [self._flat(sheet) for sheet, _ in tiles]
@@ -146,6 +159,7 @@ class Emoji(ImageData):
             "background": self.decoder.background,
             "templates": list(self.templates),
             "held_out": self.held_out,
+            **({"sizes": list(self.sizes), "least_size": self.least_size} if self.sizes else {}),
         }
 
     def _split(self, samples: Sequence[tuple[int, int]], flat: Sequence[Tensor], *, drawn: bool) -> Split:
@@ -158,13 +172,23 @@ class Emoji(ImageData):
             labels = torch.tensor([order.index(_concepts()[c]["category"]) for c in concepts], dtype=torch.int64)
         else:
             labels = numbers[self.label == "style"]
+        images = [flat[style][concept] for concept, style in samples]
+        more = {"style": numbers[1], "concept": numbers[0]}
+        if drawn and self.sizes:
+            sizes = [self._size(concept, style) for concept, style in samples]
+            images = [_as_small(image, size) for image, size in zip(images, sizes, strict=True)]
+            more["size"] = torch.tensor(sizes, dtype=torch.int64)[:, None].expand(-1, 2)
         return Split(
-            torch.stack([flat[style][concept] for concept, style in samples]) if samples else flat[0][:0],
+            torch.stack(images) if samples else flat[0][:0],
             labels if self.num_classes else torch.zeros(len(samples), dtype=torch.int64),
             texts,
-            {"style": numbers[1], "concept": numbers[0]},
+            more,
             TemplateCaptions(self.templates, words) if drawn else None,
         )
+
+    def _size(self, concept: int, style: int) -> int:
+        """Of the original, in pixels."""
+        return self.sizes[(concept + style) % len(self.sizes)] if self.sizes else self.resolution
 
     def _words(self, concept: int, style: int) -> dict[str, Sequence[str]]:
         """For each field of a template."""
@@ -184,6 +208,17 @@ class Emoji(ImageData):
 
     def _sheet(self, style: str) -> Path:
         return self.folder / f"{style}_{self.resolution}.webp"
+
+
+def _as_small(image: Tensor, size: int) -> Tensor:
+    """(C, H, H) uint8 -> what remains of it at ``size`` pixels, enlarged again."""
+    side = image.shape[-1]
+    if size == side:
+        return image
+    bands = [Image.fromarray(band.numpy()).resize((size, size), Image.Resampling.BOX) for band in image]
+    return torch.stack(
+        [torch.from_numpy(np.array(band.resize((side, side), Image.Resampling.BICUBIC))) for band in bands]
+    )
 
 
 def _tiles(path: Path, size: int) -> tuple[Image.Image, np.ndarray]:

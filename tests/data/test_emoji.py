@@ -186,3 +186,28 @@ def test_every_style_has_its_credit_and_the_whole_fits_in_a_wheel() -> None:
 def test_a_template_repeats_a_field_with_one_word() -> None:
     captions = TemplateCaptions(["{text} {text}"], [{"text": ["a", "b"]}])
     assert {captions.draw(torch.tensor([0]), 0, epoch)[0] for epoch in range(30)} == {"a a", "b b"}
+
+
+def test_small_originals_are_the_same_images_with_less_in_them(twemoji: Emoji) -> None:
+    """Whole ones keep their bits, the others their mean; sizes go round by concept and style; held-out images stay."""
+    data = Emoji(styles=["twemoji"], label="concept", num_classes=1914, sizes=[8, 16, 32])
+    data.setup()
+    small, whole = data.split("train"), twemoji.split("train")
+    sizes, concepts = small.more["size"], small.more["concept"]
+    assert torch.equal(sizes, torch.tensor([8, 16, 32])[concepts % 3][:, None].expand(-1, 2))
+    same = (small.images == whole.images).flatten(1).all(1)
+    assert same[sizes[:, 0] == 32].all()
+    assert same[sizes[:, 0] == 8].float().mean() < 0.01
+    means = (small.images.double().mean((1, 2, 3)) - whole.images.double().mean((1, 2, 3))).abs()
+    assert means.max() < 4
+    assert torch.equal(data.split("test").images, twemoji.split("test").images)
+    assert "size" not in data.split("test").more
+    large = Emoji(styles=["twemoji"], label="concept", num_classes=1914, sizes=[8, 16, 32], least_size=32)
+    large.setup()
+    assert torch.equal(large.split("train").images, whole.images[sizes[:, 0] == 32])
+
+
+@pytest.mark.parametrize(("sizes", "least"), [([8, 12], 0), ([0], 0), ([8, 16], 32)])
+def test_sizes_that_are_none(sizes: list[int], least: int) -> None:
+    with pytest.raises(DataError, match=r"data\.sizes divide data\.resolution=32"):
+        Emoji(sizes=sizes, least_size=least)
