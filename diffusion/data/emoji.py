@@ -17,6 +17,7 @@ from diffusion.data.base import ImageData, SplitName
 from diffusion.data.captions import TemplateCaptions
 from diffusion.data.captions.templates import check_templates
 from diffusion.data.image import Decoder
+from diffusion.data.references import References
 from diffusion.data.split import Split
 from diffusion.errors import DataError
 from diffusion.image_file import read_image, shown
@@ -56,6 +57,8 @@ class Emoji(ImageData):
         held_out: the test split's images: "concepts" that were never trained on, or "pairs" of a concept and a style.
         leave_out: categories that are left out, such as Flags.
         templates: of captions.
+        references: give each image another concept's image in the same style, the column "reference", drawn in each
+            epoch; a held-out image has one of the held-out images, always the same.
         background: behind transparent pixels, on which colours are composited as they are stored (sRGB values,
             v = a c + (1 - a) b); a name or "#rrggbb".
 
@@ -74,6 +77,7 @@ class Emoji(ImageData):
         held_out: Literal["concepts", "pairs"] = "concepts",
         leave_out: Sequence[str] = (),
         templates: Sequence[str] = TEMPLATES,
+        references: bool = False,
         background: str = "white",
         batch_size: int = 64,
         flip: bool = False,
@@ -93,7 +97,7 @@ class Emoji(ImageData):
             seed=seed,
         )
         self.styles, self.leave_out, self.templates = tuple(styles), tuple(leave_out), tuple(templates)
-        self.label, self.held_out = label, held_out
+        self.label, self.held_out, self.references = label, held_out, references
         self.folder = SHEETS if root is None else Path(root)
         self.decoder = Decoder(channels, resolution, background=background)  # which checks channels and colour
         for key, value, known in (("label", label, LABELS), ("held_out", held_out, ("concepts", "pairs"))):
@@ -146,6 +150,7 @@ class Emoji(ImageData):
             "background": self.decoder.background,
             "templates": list(self.templates),
             "held_out": self.held_out,
+            **({"references": True} if self.references else {}),
         }
 
     def _split(self, samples: Sequence[tuple[int, int]], flat: Sequence[Tensor], *, drawn: bool) -> Split:
@@ -158,12 +163,14 @@ class Emoji(ImageData):
             labels = torch.tensor([order.index(_concepts()[c]["category"]) for c in concepts], dtype=torch.int64)
         else:
             labels = numbers[self.label == "style"]
+        images = torch.stack([flat[style][concept] for concept, style in samples]) if samples else flat[0][:0]
         return Split(
-            torch.stack([flat[style][concept] for concept, style in samples]) if samples else flat[0][:0],
+            images,
             labels if self.num_classes else torch.zeros(len(samples), dtype=torch.int64),
             texts,
             {"style": numbers[1], "concept": numbers[0]},
             TemplateCaptions(self.templates, words) if drawn else None,
+            references=References(images, numbers[1]) if self.references else None,
         )
 
     def _words(self, concept: int, style: int) -> dict[str, Sequence[str]]:

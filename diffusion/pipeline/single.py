@@ -99,7 +99,7 @@ class SinglePipeline(KeyedPipeline):
         if request.negative is None and "text" not in self.reads:
             negative = None  # a column for other stages of a pipeline
         batch |= {name: v.to(self.device) for name, v in self._numbers(batch.pop("numbers", {})).items()}
-        cond = self.model.condition(batch)
+        cond = self.model.condition(self.model.conditioner.unrequested(batch))
         return cond if negative is None else self.model.conditioner.negative(cond, {"text": negative})
 
     def _numbers(self, numbers: Mapping[str, Tensor]) -> Mapping[str, Tensor]:

@@ -51,6 +51,8 @@ WRONG: dict[str, list[Any]] = {
     "code": ["keeep", "yes", 1, None],
     "labels": [-1, 1.5, True, [], [1, -1], [0.5], {"a": 1}],
     "text": [7, [], [1], ""],
+    "style_reference": [7, [], [1], ""],
+    "style_weight": [-0.5, "much", True, [1], float("nan")],
     "image": [7, [], [1], "", None],
     "mask": [7, "", [1, 2, 3], [0, 0, -1, 4], [0.5, 0, 1, 1], True],
     "background": [7, None, "", ["white"]],
