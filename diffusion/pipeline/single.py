@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -14,6 +14,7 @@ from diffusion.describe import describe, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
 from diffusion.pipeline.base import BATCH, Request
 from diffusion.pipeline.keyed import KeyedPipeline
+from diffusion.pipeline.tiling import check_tiles, tiling
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.types import Cond, Denoiser
@@ -29,6 +30,7 @@ class SinglePipeline(KeyedPipeline):
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
+        tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
         batch_size, labels, columns, identities: see :class:`KeyedPipeline`; names are the model's classes.
 
     Raises:
@@ -46,6 +48,7 @@ class SinglePipeline(KeyedPipeline):
         labels: Literal["balanced", "drawn"] | int | str | Sequence[int | str] = "balanced",
         columns: Mapping[str, Any] | None = None,
         identities: Mapping[str, Any] | None = None,
+        tile: bool = False,
     ) -> None:
         sampler = sampler or model.sampler
         if sampler is None:
@@ -58,6 +61,9 @@ class SinglePipeline(KeyedPipeline):
         self.guidance = guidance
         self.denoiser = model.guided(guidance)
         self.shape = model.latent_shape
+        self.tile = tile
+        if tile:
+            check_tiles([one.network for one in _networks(self.denoiser)], model.conditioner.image_channels)
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +74,8 @@ class SinglePipeline(KeyedPipeline):
         return self.model.conditioner.columns
 
     def images(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
-        return self.model.decode(self.state(index, seed, request))
+        with self._tiled():
+            return self.model.decode(self.state(index, seed, request))
 
     @torch.no_grad()
     def state(
@@ -86,7 +93,7 @@ class SinglePipeline(KeyedPipeline):
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
         noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype))
         cond = self.cond(index, seed, request)
-        with self.counted() as denoiser:
+        with self.counted() as denoiser, self._tiled():
             fresh: dict[str, Any] = {"randn_like": random.randn_like, "on_step": self.stepped}
             if start is not None:
                 return self.sampler(denoiser, torch.zeros_like(noise), cond, start=start, **fresh)
@@ -150,11 +157,17 @@ class SinglePipeline(KeyedPipeline):
             "conditioner": describe(self.model.conditioner),
             "autoencoder": describe(self.model.autoencoder),
             "shape": list(self.shape),
+            **({"tile": True} if self.tile else {}),
             **self.described(),
             "parameterization": [describe(network.parameterization) for network in networks],
             "dtype": sorted({str(p.dtype) for network in networks for p in network.parameters()}),
             "weights_sha256": weights_sha256(*networks, self.model.conditioner, self.model.autoencoder),
         }
+
+    def _tiled(self) -> AbstractContextManager[None]:
+        if not self.tile:
+            return nullcontext()
+        return tiling([*(one.network for one in _networks(self.denoiser)), *self.model.autoencoder.networks])
 
     @contextmanager
     def counted(self) -> Iterator[Denoiser]:

@@ -44,7 +44,7 @@ WRONG: dict[str, list[Any]] = {
     "seeds": [[], 3, "0", [0, -1], [2**63]],
     "std": [*NO_SIZE, 0.5, 1],
     **dict.fromkeys(["noise_min", "noise_max", "tflops"], NO_SIZE),
-    **dict.fromkeys(["plan", "keep_freed_memory"], NO_SWITCH),
+    **dict.fromkeys(["plan", "tile", "keep_freed_memory"], NO_SWITCH),
     "weights": ["EMA", "Raw", "average", "", 1, None, ["ema"]],
     "compile": ["fast", 1, None],
     "matmul_precision": ["HIGH", "tf32", 1, None],

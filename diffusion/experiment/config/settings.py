@@ -131,6 +131,7 @@ TOP: Mapping[str, Kind] = {
     "noise_max": POSITIVE,
     "tflops": POSITIVE,
     "plan": BOOL,
+    "tile": BOOL,
     "keep_freed_memory": BOOL,
     "compile": Kind(
         f"true, false or a mode of torch.compile ({', '.join(COMPILE)})",

@@ -223,6 +223,7 @@ def build_pipeline(
             labels=labels,
             columns=columns,
             identities=plain(identities(cfg)),
+            tile=bool(cfg.get("tile", False)),
         )
         pipeline.check(request)
     return pipeline
