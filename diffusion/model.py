@@ -206,6 +206,7 @@ class DiffusionModel(nn.Module):
         steps: int | None = None,
         index: Sequence[int] | None = None,
         batch_size: int = BATCH,
+        image_size: Sequence[int] | None = None,
         tile: bool = False,
     ) -> Tensor:
         """Images uint8 (N, C, H, W), or float32 in the units of the data where these are floats (``value_range``): the
@@ -230,7 +231,7 @@ class DiffusionModel(nn.Module):
             sampler, guidance, steps: instead of the model's own.
             index: which of the n samples are drawn; all where ``None``.
             batch_size: samples that are drawn together. A kernel may depend on it in its last bits, and nothing else.
-            tile: images that can be laid side by side, of a U-Net.
+            image_size, tile: (H, W) other than the model's own; images that can be laid side by side. Of a U-Net.
 
         Raises:
             ValueError: no sampler, or a request that this model cannot draw.
@@ -240,6 +241,7 @@ class DiffusionModel(nn.Module):
             guidance=guidance,
             batch_size=batch_size,
             labels="balanced" if labels is None else labels,
+            image_size=image_size,
             tile=tile,
         )
         wanted = torch.arange(n) if index is None else torch.as_tensor(index)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
+from diffusion.network.unet import UNet
 from diffusion.pipeline.base import BATCH, Request
 from diffusion.pipeline.keyed import KeyedPipeline
 from diffusion.pipeline.tiling import check_tiles, tiling
@@ -30,6 +31,7 @@ class SinglePipeline(KeyedPipeline):
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
+        image_size: (H, W) of the images, of a U-Net; those of its training where ``None``.
         tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
         batch_size, labels, columns, identities: see :class:`KeyedPipeline`; names are the model's classes.
 
@@ -48,6 +50,7 @@ class SinglePipeline(KeyedPipeline):
         labels: Literal["balanced", "drawn"] | int | str | Sequence[int | str] = "balanced",
         columns: Mapping[str, Any] | None = None,
         identities: Mapping[str, Any] | None = None,
+        image_size: Sequence[int] | None = None,
         tile: bool = False,
     ) -> None:
         sampler = sampler or model.sampler
@@ -60,7 +63,7 @@ class SinglePipeline(KeyedPipeline):
         self.sampler = sampler
         self.guidance = guidance
         self.denoiser = model.guided(guidance)
-        self.shape = model.latent_shape
+        self.shape = model.latent_shape if image_size is None else sized(model, image_size)
         self.tile = tile
         if tile:
             check_tiles([one.network for one in _networks(self.denoiser)], model.conditioner.image_channels)
@@ -182,6 +185,29 @@ class SinglePipeline(KeyedPipeline):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def sized(model: DiffusionModel, image_size: Sequence[int]) -> tuple[int, ...]:
+    """The shape of latents of images of another size (H, W) than a model's own: a U-Net's convolutions take any that it
+    can halve, with the weights that they have.
+
+    Raises:
+        ValueError: a model that takes no other size, or a size that is none.
+    """
+    network, own = model.denoiser.network, model.latent_shape
+    if not isinstance(network, UNet) or model.conditioner.image_channels or model.shape is None:
+        raise ValueError(
+            f"image_size is for a U-Net that is given no image, and this run has {type(network).__name__} with "
+            f"conditions of {model.conditioner.image_channels} channels; leave image_size out"
+        )
+    factor = model.shape[-1] // own[-1]
+    multiple = factor * network.factor
+    if len(image_size) != 2 or any(side < 1 or side % multiple for side in image_size):
+        raise ValueError(
+            f"image_size is [height, width] in pixels, multiples of {multiple} for this run, got {list(image_size)}; "
+            f"set image_size to such sides, its own are {list(model.shape[1:])}"
+        )
+    return (own[0], *(side // factor for side in image_size))
 
 
 def _networks(denoiser: Any) -> list[NetworkDenoiser]:

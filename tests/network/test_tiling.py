@@ -97,11 +97,28 @@ def test_samples_of_shifted_noise_are_shifted() -> None:
     assert torch.equal(model.sample(1, tile=True), tiled.draw(index, 0))
 
 
+@torch.no_grad()
+def test_an_image_may_have_another_size() -> None:
+    """Whose noise is that of its own shape; the network of another shape, its convolutions alike."""
+    denoiser = NetworkDenoiser(unet(), CosineSchedule(), VelocityParameterization())
+    model = DiffusionModel(denoiser, autoencoder=Doubled(), sampler=DDIMSampler(2), shape=(2, 16, 16)).eval()
+    wide = DiffusionModel(denoiser, autoencoder=Doubled(), sampler=DDIMSampler(2), shape=(2, 16, 24)).eval()
+    index = torch.arange(2)
+    drawn = model.pipeline(image_size=(16, 24)).images(index, 0)
+    assert torch.equal(drawn, wide.pipeline().images(index, 0))
+    assert torch.equal(model.sample(2, image_size=(16, 16)), model.sample(2))
+    for size in ((16, 20), (16,), (0, 16)):
+        with pytest.raises(ValueError, match="multiples of 8 for this run"):
+            model.sample(1, image_size=size)
+
+
 def test_networks_that_know_places_and_images_with_edges_are_refused() -> None:
     network = DiT(in_channels=2, resolution=8, width=16, depth=1, heads=2, patch=2)
     denoiser = NetworkDenoiser(network, CosineSchedule(), VelocityParameterization())
     with pytest.raises(ValueError, match="DiT knows places by other means; leave it out"):
         pipeline(denoiser, DDIMSampler(1), (2, 8, 8), batch_size=1, tile=True)
+    with pytest.raises(ValueError, match="image_size is for a U-Net that is given no image"):
+        pipeline(denoiser, DDIMSampler(1), (2, 8, 8), batch_size=1, image_size=(8, 16))
     small = NetworkDenoiser(unet(image_channels=2), CosineSchedule(), VelocityParameterization())
     conditioner = LowResolutionConditioner(image_channels=2, factor=2)
     with pytest.raises(ValueError, match="is given an image, which has some"):

@@ -132,6 +132,10 @@ TOP: Mapping[str, Kind] = {
     "tflops": POSITIVE,
     "plan": BOOL,
     "tile": BOOL,
+    "image_size": Kind(
+        "[height, width] in pixels, or null",
+        lambda value: value is None or (isinstance(value, list) and len(value) == 2 and all(map(count(1).fits, value))),
+    ),
     "keep_freed_memory": BOOL,
     "compile": Kind(
         f"true, false or a mode of torch.compile ({', '.join(COMPILE)})",

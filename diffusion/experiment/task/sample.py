@@ -223,6 +223,7 @@ def build_pipeline(
             labels=labels,
             columns=columns,
             identities=plain(identities(cfg)),
+            image_size=_plain(cfg.get("image_size")),
             tile=bool(cfg.get("tile", False)),
         )
         pipeline.check(request)

@@ -59,8 +59,9 @@ def whole(cfg: DictConfig) -> DictConfig:
             f"text is requested, and this model reads {reads}; leave text out, or draw with a run of conditioner=text"
         )
     _check_style(merged, kinds)
-    if merged.tile and is_staged(cfg):
-        raise ConfigError("tile=true is for one run, and pipeline= names several; leave one of them out")
+    for key in ("tile", "image_size"):
+        if merged[key] and is_staged(cfg):
+            raise ConfigError(f"{key} is for one run, and pipeline= names several; leave one of them out")
     OmegaConf.set_struct(merged, False)
     merged.num_samples, merged.text = count, prompts
     merged.labels = numbered(main_stage(cfg) if is_staged(cfg) else merged, merged.labels, "labels")
