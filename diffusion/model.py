@@ -20,7 +20,7 @@ from diffusion.conditioner.base import Conditioner
 from diffusion.conditioner.none import NoConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.guidance.base import Wrapper, guide
-from diffusion.pipeline.base import BATCH, Request, check_read
+from diffusion.pipeline.base import BATCH, Request, check_read, styled
 from diffusion.pipeline.keyed import in_units
 from diffusion.sampler.base import Sampler
 from diffusion.schedule.base import Schedule
@@ -199,11 +199,15 @@ class DiffusionModel(nn.Module):
         numbers: Mapping[str, float | Sequence[float] | Tensor] | None = None,
         low_resolution: Tensor | None = None,
         image_embedding: Tensor | None = None,
+        style_reference: Tensor | None = None,
+        style_weight: float | Sequence[float] | None = None,
         sampler: Sampler | None = None,
         guidance: Mapping[str, Wrapper] | None = None,
         steps: int | None = None,
         index: Sequence[int] | None = None,
         batch_size: int = BATCH,
+        image_size: Sequence[int] | None = None,
+        tile: bool = False,
     ) -> Tensor:
         """Images uint8 (N, C, H, W), or float32 in the units of the data where these are floats (``value_range``): the
         same bits as ``scripts/sample.py`` draws for the same request.
@@ -221,9 +225,13 @@ class DiffusionModel(nn.Module):
                 samples; a tensor (m, k) is gone through in turn. The conditioner's usual ones otherwise.
             low_resolution: what an upsampler enlarges, in [-1, 1], (C, h, w) or (n, C, h, w).
             image_embedding: what unCLIP's decoder draws, (n, E), or (1, E) for all samples.
+            style_reference: an image whose style is taken and not its subject, (C, H, W) in [-1, 1] or uint8, or
+                several whose styles are averaged, (R, C, H, W), for all samples; (n, R, C, H, W) for each its own.
+            style_weight: how much of that style, a number for all samples or one each; 0 is none, 1 where ``None``.
             sampler, guidance, steps: instead of the model's own.
             index: which of the n samples are drawn; all where ``None``.
             batch_size: samples that are drawn together. A kernel may depend on it in its last bits, and nothing else.
+            image_size, tile: (H, W) other than the model's own; images that can be laid side by side. Of a U-Net.
 
         Raises:
             ValueError: no sampler, or a request that this model cannot draw.
@@ -233,6 +241,8 @@ class DiffusionModel(nn.Module):
             guidance=guidance,
             batch_size=batch_size,
             labels="balanced" if labels is None else labels,
+            image_size=image_size,
+            tile=tile,
         )
         wanted = torch.arange(n) if index is None else torch.as_tensor(index)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < n:
@@ -243,9 +253,10 @@ class DiffusionModel(nn.Module):
             negative=negative,
             image=image,
             mask=mask,
-            numbers=numbers,
+            numbers=styled(numbers, style_reference, style_weight),
             low_resolution=low_resolution,
             image_embedding=image_embedding,
+            reference=style_reference,
         )
         check_read(every, self.conditioner.columns)
         if self.value_range is not None:

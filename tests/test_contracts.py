@@ -69,8 +69,10 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
         return ["network=unet_small"] if str(option) in UNREAD else small_data(name, tmp_path)
     if str(option) == "schedule/table":
         np.save(tmp_path / "betas.npy", np.linspace(1e-4, 0.02, 200))
-    if str(option) in ("evaluation/emoji", "evaluation/metric/clip_score", "evaluation/metric/r_precision"):
-        return [f"evaluation.clip.pretrained={tmp_path}"]  # which is not loaded
+    judged = ("emoji", "emoji_pairs", *(f"metric/{name}" for name in ("clip_score", "concept", "r_precision", "style")))
+    if str(option.parent).startswith("evaluation") and str(option).removeprefix("evaluation/") in judged:
+        classifier = ["evaluation.metric.style.run=another"] if name in ("emoji_pairs", "style") else []
+        return [f"evaluation.clip.pretrained={tmp_path}", *classifier]  # which are not loaded
     if group == "text_encoder":
         return ["conditioner=text", *(["text_encoder.run=nothing"] if name == "run" else [])]
     return {
@@ -321,8 +323,12 @@ def likelihood(cfg, tmp_path, name):
 
 
 def metric(cfg, tmp_path, name):
-    """What its YAML file builds is what ``evaluation.metrics=[<name>]`` builds, and it says which way is better."""
+    """What its YAML file builds is what ``evaluation.metrics=[<name>]`` builds, unless it is one with a run of its own,
+    and it says which way is better."""
     built = instantiate(cfg.evaluation, _convert_="all")
+    if name == "style":
+        assert built.metrics[name].direction(name) == naming.better(name)
+        return
     cfg.evaluation.metric, cfg.evaluation.metrics = {}, [name]
     by_name = instantiate(cfg.evaluation, _convert_="all").metrics[name]
     assert built.metrics[name].describe() == by_name.describe()

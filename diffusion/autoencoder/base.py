@@ -21,6 +21,11 @@ class Autoencoder(nn.Module, ABC):
     sha256: str | None = None
     """Of the weights; ``None`` where there are none. Checkpoints and fingerprints name them by it, and hold none."""
 
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """The modules that encode and decode; also those that are no part of this one."""
+        return (self,)
+
     def latent_shape(self, shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Of the latents of what is encoded beside images of this shape (C, H, W); ``None``: as images are encoded."""
         return None

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffusion.autoencoder import weights
 from diffusion.autoencoder.base import Autoencoder
@@ -110,6 +110,10 @@ class PretrainedAutoencoder(Autoencoder):
     def model(self) -> Any:
         """The model of diffusers."""
         return self._held[0]
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        return self._held
 
     def in_parts(self, call: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         """``call`` of ``max_batch`` samples at a time, in the model's precision."""

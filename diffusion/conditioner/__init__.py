@@ -8,6 +8,7 @@ from diffusion.conditioner.low_resolution import LowResolutionConditioner
 from diffusion.conditioner.mask import MaskConditioner
 from diffusion.conditioner.none import NoConditioner
 from diffusion.conditioner.sizes import SizesConditioner
+from diffusion.conditioner.style_reference import StyleReferenceConditioner
 from diffusion.conditioner.text import TextConditioner
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "MaskConditioner",
     "NoConditioner",
     "SizesConditioner",
+    "StyleReferenceConditioner",
     "TextConditioner",
 ]

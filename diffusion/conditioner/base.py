@@ -69,6 +69,11 @@ class Conditioner(nn.Module, ABC):
         """The batch with the columns that can be made of others; as it is where there are none."""
         return batch
 
+    def unrequested(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The columns of samples, "index" among them, with those that stand for nothing where nothing is requested; as
+        they are where all have to be requested."""
+        return batch
+
     def degraded(self, cond: Cond, randomness: Randomness) -> Cond:
         """The condition as training sees it where nothing is dropped; as it is where nothing is degraded."""
         return cond

@@ -82,6 +82,11 @@ class JoinedConditioner(Conditioner):
             batch = part.completed(batch)
         return batch
 
+    def unrequested(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        for part in self.parts.values():
+            batch = part.unrequested(batch)
+        return batch
+
     def degraded(self, cond: Cond, randomness: Randomness) -> Cond:
         parts, source, changed = {}, dict(cond.source or {}), False
         for name, part in self.parts.items():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from diffusion.conditioner.base import Conditioner, check_drop
 from diffusion.text_encoder.base import Encoded, TextEncoder
+from diffusion.text_encoder.parts import mean, split
 from diffusion.text_encoder.weights import parse, weigh
 from diffusion.types import Cond
 
@@ -28,6 +29,8 @@ class TextConditioner(Conditioner):
         drop: probability of training without the text.
         column: of the batch, a list of B texts.
         prompt_weights: read weights in the texts, such as "a (red:1.3) heart" (:mod:`diffusion.text_encoder.weights`).
+        prompt_parts: encode the parts of a text such as "hot:: dog::2" apart, and take the mean of their encodings with
+            these weights (:func:`diffusion.text_encoder.parts.mean`).
         projected: a linear map brings the vector to ``dim``, and one with a layer norm the tokens to ``token_dim``, as
             in unCLIP's decoder (Ramesh et al. 2022, section 2.1; the norm is Karlo's).
 
@@ -44,6 +47,7 @@ class TextConditioner(Conditioner):
         drop: float = 0.1,
         column: str = "text",
         prompt_weights: bool = False,
+        prompt_parts: bool = False,
         projected: bool = False,
     ) -> None:
         super().__init__()
@@ -68,7 +72,7 @@ class TextConditioner(Conditioner):
         self.dim, self.token_dim = dim, token_dim
         self.null, self.drop, self.column = null, drop, column
         self.columns = (column,)
-        self.prompt_weights = prompt_weights
+        self.prompt_weights, self.prompt_parts = prompt_weights, prompt_parts
         self.to_vector = nn.Linear(encoder.pooled_dim, dim) if projected and dim else None
         self.to_tokens = None
         if projected and token_dim:
@@ -112,6 +116,12 @@ class TextConditioner(Conditioner):
         return Cond(vector=vector, tokens=tokens, mask=mask)
 
     def _encoded(self, texts: Sequence[str]) -> Encoded:
+        if not self.prompt_parts:
+            return self._whole(texts)
+        parts = [split(text) for text in texts]
+        return mean(self._whole([part.text for each in parts for part in each]), parts)
+
+    def _whole(self, texts: Sequence[str]) -> Encoded:
         if not self.prompt_weights:
             return self.encoder(texts)
         weighted = [parse(text) for text in texts]

@@ -17,6 +17,7 @@ from diffusion.data.base import ImageData, SplitName
 from diffusion.data.captions import TemplateCaptions
 from diffusion.data.captions.templates import check_templates
 from diffusion.data.image import Decoder
+from diffusion.data.references import References
 from diffusion.data.split import Split
 from diffusion.errors import DataError
 from diffusion.image_file import read_image, shown
@@ -56,6 +57,8 @@ class Emoji(ImageData):
         held_out: the test split's images: "concepts" that were never trained on, or "pairs" of a concept and a style.
         leave_out: categories that are left out, such as Flags.
         templates: of captions.
+        references: give each image another concept's image in the same style, the column "reference", drawn in each
+            epoch; a held-out image has one of the held-out images, always the same.
         background: behind transparent pixels, on which colours are composited as they are stored (sRGB values,
             v = a c + (1 - a) b); a name or "#rrggbb".
         sizes: of the originals, in pixels: image s of concept c has sizes[(c + s) mod their number], is reduced to it
@@ -78,6 +81,7 @@ class Emoji(ImageData):
         held_out: Literal["concepts", "pairs"] = "concepts",
         leave_out: Sequence[str] = (),
         templates: Sequence[str] = TEMPLATES,
+        references: bool = False,
         background: str = "white",
         sizes: Sequence[int] = (),
         least_size: int = 0,
@@ -99,7 +103,7 @@ class Emoji(ImageData):
             seed=seed,
         )
         self.styles, self.leave_out, self.templates = tuple(styles), tuple(leave_out), tuple(templates)
-        self.label, self.held_out = label, held_out
+        self.label, self.held_out, self.references = label, held_out, references
         self.sizes, self.least_size = tuple(sizes), least_size
         self.folder = SHEETS if root is None else Path(root)
         self.decoder = Decoder(channels, resolution, background=background)  # which checks channels and colour
@@ -160,6 +164,7 @@ class Emoji(ImageData):
             "templates": list(self.templates),
             "held_out": self.held_out,
             **({"sizes": list(self.sizes), "least_size": self.least_size} if self.sizes else {}),
+            **({"references": True} if self.references else {}),
         }
 
     def _split(self, samples: Sequence[tuple[int, int]], flat: Sequence[Tensor], *, drawn: bool) -> Split:
@@ -178,12 +183,14 @@ class Emoji(ImageData):
             sizes = [self._size(concept, style) for concept, style in samples]
             images = [_as_small(image, size) for image, size in zip(images, sizes, strict=True)]
             more["size"] = torch.tensor(sizes, dtype=torch.int64)[:, None].expand(-1, 2)
+        stacked = torch.stack(images) if samples else flat[0][:0]
         return Split(
-            torch.stack(images) if samples else flat[0][:0],
+            stacked,
             labels if self.num_classes else torch.zeros(len(samples), dtype=torch.int64),
             texts,
             more,
             TemplateCaptions(self.templates, words) if drawn else None,
+            references=References(stacked, numbers[1]) if self.references else None,
         )
 
     def _size(self, concept: int, style: int) -> int:

@@ -24,8 +24,8 @@ class StatefulLoader:
     The one number of its state counts *delivered global* batches since the start of training, not prefetched ones, and
     is the same on every rank: a state saved on 2 ranks can be loaded on 1. Sample i's key in epoch e is a hash of
     (seed, e, i); sorting the keys gives the epoch's order, and a key's last bit decides whether the image is mirrored.
-    A split's captions and the places where its images are cut are drawn by (seed, e, i) too. Where images have several
-    shapes, each batch has one (:func:`diffusion.data.bucket.order.arrange`).
+    A split's captions, references and the places where its images are cut are drawn by (seed, e, i) too. Where images
+    have several shapes, each batch has one (:func:`diffusion.data.bucket.order.arrange`).
 
     Args:
         split: the samples.
@@ -147,6 +147,8 @@ class StatefulLoader:
             batch["crop"] = cut.crops(rows, keys, flips)
         if self.split.captions is not None:
             batch["text"] = self.split.captions.draw(rows, self.seed, epoch)
+        if self.split.references is not None:
+            batch["reference"] = self.split.references.draw(rows, self.seed, epoch)
         return pinned(batch) if self.pin_memory else batch
 
     def _images(self, rows: Tensor, mirrored: Tensor, keys: np.ndarray | None) -> Tensor:

@@ -17,6 +17,8 @@ from diffusion.data.bucket.cut import Cut
 from diffusion.data.bucket.order import batches_of
 from diffusion.data.captions.base import Captions
 from diffusion.data.decoded import Streamed
+from diffusion.data.references import References
+from diffusion.types import Rows
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Split:
     more: further columns by name, (N, ...) tensors or N texts.
     captions: what draws the texts of a training epoch; these are ``texts`` in all of them where ``None``.
     cut: how images were or are cut, where this is known; their columns "size", "crop" and "target_size".
+    references: another image of the same style for each, the column "reference"; drawn anew in a training epoch.
     """
 
     images: Tensor | Streamed
@@ -37,15 +40,18 @@ class Split:
     more: Mapping[str, Tensor | tuple[str, ...]] = field(default_factory=dict)
     captions: Captions | None = None
     cut: Cut | None = None
+    references: References | None = None
 
     @property
-    def columns(self) -> dict[str, Tensor | tuple[str, ...]]:
+    def columns(self) -> dict[str, Tensor | tuple[str, ...] | Rows]:
         """All that is known of the images, by the names that a batch has for it."""
         captions = {} if self.texts is None else {"text": self.texts}
-        return {"label": self.labels, **captions, **self.more, **({} if self.cut is None else self.cut.columns)}
+        references = {} if self.references is None else {"reference": self.references}
+        cut = {} if self.cut is None else self.cut.columns
+        return {"label": self.labels, **captions, **self.more, **references, **cut}
 
     @property
-    def requests(self) -> dict[str, Tensor | tuple[str, ...]]:
+    def requests(self) -> dict[str, Tensor | tuple[str, ...] | Rows]:
         """The columns that samples are drawn for in turn: all but the label, which samples get by a rule."""
         return {name: column for name, column in self.columns.items() if name != "label"}
 
@@ -74,6 +80,8 @@ class Split:
             digest.update(json.dumps([name, column.tolist() if isinstance(column, Tensor) else column]).encode())
         if self.cut is not None:
             digest.update(self.cut.identity.encode())
+        if self.references is not None:
+            digest.update(self.references.sha256.encode())
         return digest.hexdigest()
 
     @property
@@ -106,7 +114,10 @@ class Split:
         numbers = rows.tolist()
         facts: dict[str, Any] = {"index": rows}
         for name, column in self.columns.items():
-            facts[name] = column.index_select(0, rows) if isinstance(column, Tensor) else [column[i] for i in numbers]
+            if isinstance(column, Tensor):
+                facts[name] = column.index_select(0, rows)
+            else:
+                facts[name] = [column[i] for i in numbers] if isinstance(column, tuple) else column.rows(rows)
         return facts
 
 

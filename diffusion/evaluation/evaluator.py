@@ -176,8 +176,16 @@ class Evaluator:
                 )
         texts = texts_of(samples, total, texts)
         for name, metric in self.metrics.items():
-            if isinstance(metric, ImageMetric) and metric.texts and texts is None:
+            if not isinstance(metric, ImageMetric):
+                continue
+            if metric.texts and texts is None:
                 raise ValueError(f"{name} needs captions, and there are none; leave it out of evaluation.metrics")
+            known = samples.columns if isinstance(samples, KeyedPipeline) else {}
+            if metric.column not in ("text", *known):
+                raise ValueError(
+                    f"{name} compares images with the column {metric.column} of the data, which these samples lack; "
+                    "score a run on data that have it, or leave it out of evaluation.metrics"
+                )
         if self.repeats > 1 and not generated:
             raise ValueError(f"images are one set of samples, and evaluation.repeats is {self.repeats}; set it to 1")
         if self.likelihood is not None:

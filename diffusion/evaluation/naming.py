@@ -11,7 +11,8 @@ from typing import Literal
 
 Better = Literal["lower", "higher"]
 OUTPUTS: Mapping[str, tuple[str, ...]] = {
-    **{name: (name,) for name in ("fd", "sfd", "fd_inf", "precision", "recall", "clip_score", "r_precision", "colour")},
+    **{name: (name,) for name in ("fd", "sfd", "fd_inf", "precision", "recall", "clip_score", "r_precision")},
+    **{name: (name,) for name in ("colour", "concept")},
     "fd_class": ("fd_class", "fd_class_worst"),
     "is": ("is", "is_std"),
     "kid": ("kid", "kid_std"),
@@ -24,7 +25,7 @@ BETTER: Mapping[str, Better] = {
         "lower",
     ),
     **dict.fromkeys(("NFE", "s / 1000 samples", "s of training"), "lower"),
-    **dict.fromkeys(("is", "precision", "recall", "clip_score", "r_precision", "colour"), "higher"),
+    **dict.fromkeys(("is", "precision", "recall", "clip_score", "r_precision", "colour", "concept", "style"), "higher"),
 }
 """Which way is better, of the shipped metrics: what their classes say, for readers that do not import torch."""
 

@@ -45,6 +45,7 @@ class Scoring:
         self.needed = sorted({layer for name, layer in plan.layers.items() if name in plan.metrics})
         self.compared = sorted({plan.layers[name] for name, one in plan.metrics.items() if one.reads and one.real})
         self.of_images = {name: one for name, one in plan.metrics.items() if isinstance(one, ImageMetric)}
+        self.columns = sorted({one.column for one in self.of_images.values()} - {"text"})
         self.held_out = next((name for name, one in plan.metrics.items() if one.held_out), None)
         self.better: dict[str, Better] = {}
         """Which way is better, of each metric that was computed, on rank 0."""
@@ -96,7 +97,9 @@ class Scoring:
             chosen = np.random.RandomState(self.plan.protocol.seed).permutation(len(index))[:total]
             index = torch.from_numpy(np.sort(chosen))
         texts = None if source.texts is None else [source.texts[i] for i in index.tolist()]
-        rows = self._rows(lambda at: eight_bit(source.images[index[at]]), len(index), "scoring real images", texts)
+        held = source.columns if self.columns else {}
+        given = {"text": texts, **{name: _at(held[name], index) for name in self.columns if name in held}}
+        rows = self._rows(lambda at: eight_bit(source.images[index[at]]), len(index), "scoring real images", given)
         self._held_out = Side(rows, source.labels[index], texts=texts)
         self._held = len(index)
 
@@ -122,7 +125,8 @@ class Scoring:
             index = torch.arange(start, start + n)
             side = Side(rows, given.labels(index, seed), texts=given.texts(index))
         else:
-            rows, cost = self._rows(lambda at: given[at], n, "scoring images", texts, self._score_held_out), {}
+            read = {"text": texts}
+            rows, cost = self._rows(lambda at: given[at], n, "scoring images", read, self._score_held_out), {}
             side = Side(rows, labels, texts=texts)
         images = rows.pop("image", None)
         scores = self.ranks.on_root(lambda: self._compute(side, n))
@@ -154,10 +158,11 @@ class Scoring:
             "versions": fingerprint.versions(),
         }
 
-    def _extract(self, images: Tensor, texts: Sequence[str] | None, only_features: bool = False) -> Rows:
+    def _extract(self, images: Tensor, given: Mapping[str, Any] | None) -> Rows:
+        """given: the columns that metrics of images read, ``None`` for features alone."""
         rows = {} if self.network is None else extract(self.network, images)
-        if not only_features:
-            rows |= {metric.name: metric.rows(images, texts) for metric in self.of_images.values()}
+        if given is not None:
+            rows |= {one.name: one.rows(images, given.get(one.column)) for one in self.of_images.values()}
         return rows
 
     def _rows(
@@ -165,16 +170,16 @@ class Scoring:
         take: Callable[[Tensor], Tensor],
         n: int,
         what: str,
-        texts: Sequence[str] | None,
+        given: Mapping[str, Any],
         meanwhile: Callable[[], None] | None = None,
     ) -> Rows:
-        """The rows of stored images, on rank 0."""
+        """The rows of stored images, with these columns, on rank 0."""
         return (
             FeatureGatherer(self.ranks)
             .gather(
                 n,
                 self.plan.batch_size,
-                lambda at: (self._extract(take(at), None if texts is None else [texts[i] for i in at.tolist()]), {}),
+                lambda at: (self._extract(take(at), {name: _at(column, at) for name, column in given.items()}), {}),
                 on_batch=lambda done, total: self.progress(what, done, total),
                 meanwhile=meanwhile,
             )
@@ -210,7 +215,7 @@ class Scoring:
             return Reference(Side({}), spec)
 
         def rows(at: Tensor) -> tuple[Rows, dict[str, float]]:
-            found = self._extract(eight_bit(source.images[at]), None, only_features=True)
+            found = self._extract(eight_bit(source.images[at]), None)
             return {layer: found[layer] for layer in self.compared}, {}
 
         return load_or_build(
@@ -249,7 +254,7 @@ class Scoring:
             images = pipeline.draw(index, plan.seed)
             _fits(list(images.shape[1:]), real)
             drawn = time.perf_counter()
-            rows = self._extract(images, pipeline.texts(index))
+            rows = self._extract(images, {name: pipeline.column(name, index) for name in ("text", *self.columns)})
             if plan.save_samples:
                 rows["image"] = images.cpu()
             ended = time.perf_counter()
@@ -290,6 +295,13 @@ class Scoring:
         images = given.draw(closest, self.plan.seed).cpu() if isinstance(given, KeyedPipeline) else given[closest]
         real = eight_bit(self.data.split(self.plan.reference).images[where[closest]])
         memorisation.save_pairs(images, real, path)
+
+
+def _at(column: Any, index: Tensor) -> Any:
+    """The values of a column for these images; ``None`` of none."""
+    if column is None or isinstance(column, Tensor):
+        return None if column is None else column[index]
+    return [column[i] for i in index.tolist()]
 
 
 def _fits(shape: list[int] | None, real: list[int] | None) -> None:

@@ -152,7 +152,7 @@ class Downsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=1 if centred else 0)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self.conv(x if self.centred else F.pad(x, (0, 1, 0, 1)))
+        return self.conv(x if self.centred else _padded(x, (0, 1, 0, 1), self.conv))
 
 
 class Upsample(nn.Module):
@@ -176,7 +176,7 @@ class Upsample(nn.Module):
         for i, above in enumerate(_halves(self.conv.weight, 2)):
             row = []
             for j, kernel in enumerate(_halves(above, 3)):
-                phase = F.conv2d(F.pad(x, (1 - j, j, 1 - i, i)), kernel, self.conv.bias)
+                phase = F.conv2d(_padded(x, (1 - j, j, 1 - i, i), self.conv), kernel, self.conv.bias)
                 row.append(phase.permute(0, 2, 3, 1) if last else phase)
             rows.append(_interleave(row, height + 1))
         out = _interleave(rows, height)
@@ -197,6 +197,11 @@ def run(stage: nn.Module, x: Tensor, context: Context, checkpointing: bool) -> T
     if checkpointing and stage.training and torch.is_grad_enabled():
         return checkpoint(stage, x, context, use_reentrant=False)
     return stage(x, context)
+
+
+def _padded(x: Tensor, sides: tuple[int, int, int, int], conv: nn.Conv2d) -> Tensor:
+    """As the convolution pads: with zeros, or round the edges."""
+    return F.pad(x, sides, mode="constant" if conv.padding_mode == "zeros" else conv.padding_mode)
 
 
 def _halves(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:

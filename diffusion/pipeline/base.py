@@ -20,7 +20,7 @@ class Request:
 
     text, negative: B prompts; ``negative`` replaces the null condition of classifier-free guidance.
     label: (B,) int64 classes. style: B words or numbers.
-    image, mask, reference: (B, C, H, W).
+    image, mask: (B, C, H, W). reference: (B, R, C, H, W), R images whose style is taken.
     numbers: (B,) or (B, k) each, by the names of the columns that a conditioner may read, such as "size".
     low_resolution: (B, C, h, w), what an upsampler enlarges. image_embedding: (B, E), what unCLIP's decoder draws.
     """
@@ -58,14 +58,30 @@ class Request:
 
 def check_read(request: Request, columns: Sequence[str]) -> None:
     """Raises:
-    ValueError: words are requested of a model whose condition, made of these columns, does not read them.
+    ValueError: words, or a style, are requested of a model whose condition, made of these columns, does not read
+        them.
     """
-    for name in ("text", "style"):
+    for name in ("text", "style", "reference"):
         if getattr(request, name) is not None and name not in columns:
+            key = "style_reference" if name == "reference" else name
             raise ValueError(
-                f"{name} is requested, and this model reads {', '.join(columns) or 'no condition'}; leave {name} out, "
+                f"{key} is requested, and this model reads {', '.join(columns) or 'no condition'}; leave {key} out, "
                 "or draw with a model that is conditioned on it"
             )
+
+
+def styled(numbers: Mapping[str, Any] | None, reference: Any, weight: Any) -> Mapping[str, Any] | None:
+    """``numbers`` with the weight of a style reference, a number or one a sample.
+
+    Raises:
+        ValueError: a weight and no reference.
+    """
+    if weight is None:
+        return numbers
+    if reference is None:
+        raise ValueError("style_weight weighs a style reference, and there is none; give style_reference too")
+    each = torch.as_tensor(weight, dtype=torch.float32)
+    return {**(numbers or {}), "style_weight": each[:, None] if each.ndim else each}
 
 
 class Pipeline(ABC):
@@ -80,7 +96,9 @@ def _each(name: str, value: Any, n: int) -> Any:
     if isinstance(value, Mapping):
         return {key: _in_turn(key, _components(own), n) for key, own in value.items()}
     if isinstance(value, Tensor):
-        value = value if value.ndim in (1, 4) or (name == "image_embedding" and value.ndim == 2) else value[None]
+        each = {"image_embedding": (2,), "reference": (5,)}.get(name, (1, 4))
+        value = value[None, None] if name == "reference" and value.ndim == 3 else value
+        value = value if value.ndim in each else value[None]
     elif isinstance(value, str | int):
         value = [value]
     return _in_turn(name, torch.as_tensor(value) if name == "label" else value, n)

@@ -110,7 +110,12 @@ class KeyedPipeline(Pipeline):
 
     def texts(self, index: Tensor) -> list[str] | None:
         """B captions, ``None`` where there are none."""
-        return None if "text" not in self.columns else self._turn("text", index)
+        found: list[str] | None = self.column("text", index)
+        return found
+
+    def column(self, name: str, index: Tensor) -> Any:
+        """What a column holds for these samples, ``None`` where there is no such column."""
+        return None if name not in self.columns else self._turn(name, index)
 
     def draw(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
         """index (B,) int64 -> uint8 (B, C, H, W) on the model's device."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
+from diffusion.network.unet import UNet
 from diffusion.pipeline.base import BATCH, Request
 from diffusion.pipeline.keyed import KeyedPipeline
+from diffusion.pipeline.tiling import check_tiles, tiling
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.types import Cond, Denoiser
@@ -29,6 +31,8 @@ class SinglePipeline(KeyedPipeline):
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
+        image_size: (H, W) of the images, of a U-Net; those of its training where ``None``.
+        tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
         batch_size, labels, columns, identities: see :class:`KeyedPipeline`; names are the model's classes.
 
     Raises:
@@ -46,6 +50,8 @@ class SinglePipeline(KeyedPipeline):
         labels: Literal["balanced", "drawn"] | int | str | Sequence[int | str] = "balanced",
         columns: Mapping[str, Any] | None = None,
         identities: Mapping[str, Any] | None = None,
+        image_size: Sequence[int] | None = None,
+        tile: bool = False,
     ) -> None:
         sampler = sampler or model.sampler
         if sampler is None:
@@ -57,7 +63,10 @@ class SinglePipeline(KeyedPipeline):
         self.sampler = sampler
         self.guidance = guidance
         self.denoiser = model.guided(guidance)
-        self.shape = model.latent_shape
+        self.shape = model.latent_shape if image_size is None else sized(model, image_size)
+        self.tile = tile
+        if tile:
+            check_tiles([one.network for one in _networks(self.denoiser)], model.conditioner.image_channels)
 
     @property
     def device(self) -> torch.device:
@@ -68,7 +77,8 @@ class SinglePipeline(KeyedPipeline):
         return self.model.conditioner.columns
 
     def images(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
-        return self.model.decode(self.state(index, seed, request))
+        with self._tiled():
+            return self.model.decode(self.state(index, seed, request))
 
     @torch.no_grad()
     def state(
@@ -86,7 +96,7 @@ class SinglePipeline(KeyedPipeline):
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
         noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype))
         cond = self.cond(index, seed, request)
-        with self.counted() as denoiser:
+        with self.counted() as denoiser, self._tiled():
             fresh: dict[str, Any] = {"randn_like": random.randn_like, "on_step": self.stepped}
             if start is not None:
                 return self.sampler(denoiser, torch.zeros_like(noise), cond, start=start, **fresh)
@@ -99,7 +109,7 @@ class SinglePipeline(KeyedPipeline):
         if request.negative is None and "text" not in self.reads:
             negative = None  # a column for other stages of a pipeline
         batch |= {name: v.to(self.device) for name, v in self._numbers(batch.pop("numbers", {})).items()}
-        cond = self.model.condition(batch)
+        cond = self.model.condition(self.model.conditioner.unrequested(batch))
         return cond if negative is None else self.model.conditioner.negative(cond, {"text": negative})
 
     def _numbers(self, numbers: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -150,11 +160,17 @@ class SinglePipeline(KeyedPipeline):
             "conditioner": describe(self.model.conditioner),
             "autoencoder": describe(self.model.autoencoder),
             "shape": list(self.shape),
+            **({"tile": True} if self.tile else {}),
             **self.described(),
             "parameterization": [describe(network.parameterization) for network in networks],
             "dtype": sorted({str(p.dtype) for network in networks for p in network.parameters()}),
             "weights_sha256": weights_sha256(*networks, self.model.conditioner, self.model.autoencoder),
         }
+
+    def _tiled(self) -> AbstractContextManager[None]:
+        if not self.tile:
+            return nullcontext()
+        return tiling([*(one.network for one in _networks(self.denoiser)), *self.model.autoencoder.networks])
 
     @contextmanager
     def counted(self) -> Iterator[Denoiser]:
@@ -169,6 +185,29 @@ class SinglePipeline(KeyedPipeline):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def sized(model: DiffusionModel, image_size: Sequence[int]) -> tuple[int, ...]:
+    """The shape of latents of images of another size (H, W) than a model's own: a U-Net's convolutions take any that it
+    can halve, with the weights that they have.
+
+    Raises:
+        ValueError: a model that takes no other size, or a size that is none.
+    """
+    network, own = model.denoiser.network, model.latent_shape
+    if not isinstance(network, UNet) or model.conditioner.image_channels or model.shape is None:
+        raise ValueError(
+            f"image_size is for a U-Net that is given no image, and this run has {type(network).__name__} with "
+            f"conditions of {model.conditioner.image_channels} channels; leave image_size out"
+        )
+    factor = model.shape[-1] // own[-1]
+    multiple = factor * network.factor
+    if len(image_size) != 2 or any(side < 1 or side % multiple for side in image_size):
+        raise ValueError(
+            f"image_size is [height, width] in pixels, multiples of {multiple} for this run, got {list(image_size)}; "
+            f"set image_size to such sides, its own are {list(model.shape[1:])}"
+        )
+    return (own[0], *(side // factor for side in image_size))
 
 
 def _networks(denoiser: Any) -> list[NetworkDenoiser]:

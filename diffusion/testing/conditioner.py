@@ -26,8 +26,8 @@ SLOTS = ("vector", "tokens", "image")
 def small_batch(
     columns: tuple[str, ...], count: int = 4, embedding_dim: int = 768, shape: tuple[int, int, int] = (1, 8, 8)
 ) -> dict[str, Any]:
-    """Images in [-1, 1], labels 0 and 1, texts, embeddings of images and low-resolution images where they are named,
-    and a number in [0, 1) in every other column that is named.
+    """Images in [-1, 1], labels 0 and 1, texts, embeddings of images, low-resolution and reference images where they
+    are named, and a number in [0, 1) in every other column that is named.
 
     embedding_dim: width of the embeddings. shape: of an image; a low-resolution one has a quarter of its side.
     """
@@ -38,6 +38,8 @@ def small_batch(
         numbers["image_embedding"] = torch.randn(count, embedding_dim, generator=random)
     if "low_resolution" in columns:
         numbers["low_resolution"] = torch.nn.functional.avg_pool2d(image, 4)
+    if "reference" in columns:
+        numbers["reference"] = image.flip(0)
     texts = [f"the number {i % 2}" for i in range(count)]
     return {**numbers, "image": image, "label": index % 2, "text": texts, "index": index}
 

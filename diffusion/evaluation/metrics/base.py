@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -61,13 +61,16 @@ class ImageMetric(Metric):
     """Of the number, and of the rows."""
     texts: ClassVar[bool] = False
     """Does it need captions?"""
+    column: str = "text"
+    """Of the samples: what :meth:`rows` compares images with, their captions or another column of the data."""
 
     def load(self, device: torch.device) -> None:
         """Called once before images come."""
 
     @abstractmethod
-    def rows(self, images: Tensor, texts: Sequence[str] | None) -> Tensor:
-        """uint8 (B, C, H, W), and B captions where there are any -> (B,) or (B, D) float32 on the CPU."""
+    def rows(self, images: Tensor, texts: Any) -> Tensor:
+        """uint8 (B, C, H, W), and B captions, or values of :attr:`column`, where there are any -> (B,) or (B, D)
+        float32 on the CPU."""
 
     def __call__(self, generated: Side, reference: Side, layer: str, held_out: Side | None = None) -> dict[str, float]:
         return {self.name: float(generated.rows[self.name].double().mean())}

@@ -17,6 +17,7 @@ from diffusion.evaluation.judge import Judge
 from diffusion.evaluation.metrics.base import Metric
 from diffusion.evaluation.metrics.clip_score import ClipScoreMetric
 from diffusion.evaluation.metrics.colour import ColourMetric
+from diffusion.evaluation.metrics.concept import ConceptMetric
 from diffusion.evaluation.metrics.fd import FDMetric
 from diffusion.evaluation.metrics.fd_class import FDClassMetric
 from diffusion.evaluation.metrics.fd_inf import FDInfMetric
@@ -32,7 +33,7 @@ from diffusion.evaluation.metrics.side import Side
 __all__ = ["METRICS", "Protocol", "Side", "check", "compute", "shipped"]
 
 METRICS = ("fd", "sfd", "fd_inf", "fd_class", "is", "kid", "precision", "recall", "memorisation", "clip_score",
-           "r_precision", "colour")  # fmt: skip
+           "r_precision", "colour", "concept")  # fmt: skip
 """In the order of a record."""
 
 
@@ -58,7 +59,8 @@ def shipped(
 ) -> dict[str, Metric]:
     """The shipped metrics of these names, with the settings of ``protocol``, in the order of a record.
 
-    clip: the judge of clip_score and r_precision. own: names that are left out, as they are somebody's own metrics.
+    clip: the judge of clip_score, r_precision and concept. own: names that are left out, as they are somebody's own
+        metrics.
 
     Raises:
         ValueError: an unknown metric.
@@ -82,6 +84,7 @@ def shipped(
         "clip_score": lambda: ClipScoreMetric(clip),
         "r_precision": lambda: RPrecisionMetric(clip),
         "colour": ColourMetric,
+        "concept": lambda: ConceptMetric(clip),
     }
     return {name: makers[name]() for name in METRICS if name in names and name not in own}
 

@@ -39,24 +39,24 @@ class RPrecisionMetric(JudgedMetric):
     def __init__(self, judge: Judge | str | None, candidates: int = 100, seed: int = 2020) -> None:
         super().__init__(judge)
         if candidates < 2:
-            raise ValueError(f"evaluation.metric.r_precision.candidates is at least 2, got {candidates}")
+            raise ValueError(f"evaluation.metric.{self.name}.candidates is at least 2, got {candidates}")
         self.candidates, self.seed = candidates, seed
 
     def check(self, n: int) -> None:
         if n < self.candidates:
             raise ValueError(
-                f"r_precision compares the caption of an image with {self.candidates - 1} others, and there are {n} "
+                f"{self.name} compares the caption of an image with {self.candidates - 1} others, and there are {n} "
                 f"samples; set evaluation.num_samples to at least {self.candidates}, or leave it out of "
                 "evaluation.metrics"
             )
 
     def check_samples(self, shape: Sequence[int] | None, texts: Sequence[str], record: Mapping[str, Any]) -> None:
         super().check_samples(shape, texts, record)
-        self._distinct(texts)
+        self._distinct(self.judged(texts))
 
     def took_part(self) -> None:
         raise ValueError(
-            "r_precision is judged by a CLIP that did not guide the sampling, and evaluation.clip is part of what is "
+            f"{self.name} is judged by a CLIP that did not guide the sampling, and evaluation.clip is part of what is "
             "scored; set evaluation.clip to another"
         )
 
@@ -68,12 +68,19 @@ class RPrecisionMetric(JudgedMetric):
     @torch.no_grad()
     def __call__(self, generated: Side, reference: Side, layer: str, held_out: Side | None = None) -> dict[str, float]:
         if generated.texts is None:
-            raise ValueError("r_precision needs captions, and these data have none; leave it out of evaluation.metrics")
-        distinct = self._distinct(generated.texts)
+            raise ValueError(
+                f"{self.name} needs captions, and these data have none; leave it out of evaluation.metrics"
+            )
+        texts = self.judged(generated.texts)
+        distinct = self._distinct(texts)
         vectors = torch.cat([self.judge.clip.text(part).cpu() for part in _parts(list(distinct))])
-        own = torch.tensor([distinct[text] for text in generated.texts])
+        own = torch.tensor([distinct[text] for text in texts])
         shares = nearest_shares(generated.rows[self.name], vectors, own, self.candidates, self.seed)
         return {self.name: float(shares.mean())}
+
+    def judged(self, texts: Sequence[str]) -> Sequence[str]:
+        """What is judged of captions: all of them."""
+        return texts
 
     def _distinct(self, texts: Sequence[str]) -> dict[str, int]:
         """The captions by their numbers.
@@ -84,7 +91,7 @@ class RPrecisionMetric(JudgedMetric):
         found = {text: number for number, text in enumerate(dict.fromkeys(texts))}
         if len(found) < self.candidates:
             raise ValueError(
-                f"r_precision compares the caption of an image with {self.candidates - 1} others, and these samples "
+                f"{self.name} compares the caption of an image with {self.candidates - 1} others, and these samples "
                 f"have {len(found)} distinct ones; give more captions, or leave it out of evaluation.metrics"
             )
         return found

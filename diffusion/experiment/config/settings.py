@@ -131,6 +131,11 @@ TOP: Mapping[str, Kind] = {
     "noise_max": POSITIVE,
     "tflops": POSITIVE,
     "plan": BOOL,
+    "tile": BOOL,
+    "image_size": Kind(
+        "[height, width] in pixels, or null",
+        lambda value: value is None or (isinstance(value, list) and len(value) == 2 and all(map(count(1).fits, value))),
+    ),
     "keep_freed_memory": BOOL,
     "compile": Kind(
         f"true, false or a mode of torch.compile ({', '.join(COMPILE)})",
@@ -148,6 +153,8 @@ TOP: Mapping[str, Kind] = {
         ),
     ),
     "text": TEXT_OR_LIST.or_null(),
+    "style_reference": TEXT_OR_LIST.or_null(),
+    "style_weight": Kind("a number from 0", lambda value: _number(value) and value >= 0).or_null(),
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
     "numbers": Kind("numbers by name, such as {size: [1024, 1024]}", _numbers).or_null(),
     "freeze": TEXTS,

@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
+from diffusion.data.image import Decoder
 from diffusion.describe import tensors_sha256
 from diffusion.errors import ConfigError
 from diffusion.evaluation import fingerprint
@@ -30,7 +31,7 @@ from diffusion.experiment.task.sample_output import write_samples
 from diffusion.experiment.task.staged import build_staged
 from diffusion.image_file import read_image
 from diffusion.model import DiffusionModel
-from diffusion.pipeline.base import Request, check_read
+from diffusion.pipeline.base import Request, check_read, styled
 from diffusion.pipeline.keyed import KeyedPipeline
 from diffusion.pipeline.single import SinglePipeline
 
@@ -111,8 +112,10 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
         model = load_model(cfg, Path(cfg.run), cfg.checkpoint, cfg.weights).to(device())
     prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
     low = None if cfg.low_resolution is None else _images(Path(cfg.low_resolution), model)
+    style = None if cfg.style_reference is None else _references(_plain(cfg.style_reference), model)
+    numbers = styled(_plain(cfg.numbers), style, cfg.style_weight)
     request = Request.of(
-        cfg.num_samples, text=prompts, negative=cfg.negative, numbers=_plain(cfg.numbers), low_resolution=low
+        cfg.num_samples, text=prompts, negative=cfg.negative, numbers=numbers, low_resolution=low, reference=style
     )
     pipeline: KeyedPipeline
     if staged is None:
@@ -128,6 +131,7 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
         "text": prompts,
         "negative": cfg.negative,
         "numbers": _plain(cfg.numbers),
+        **({} if style is None else _style_facts(cfg, style)),
         **({} if low is None else {"low_resolution": tensors_sha256({"low_resolution": low})}),
         "checkpoint": cfg.checkpoint,
         "weights": cfg.weights,
@@ -142,6 +146,7 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
 def _columns(cfg: DictConfig, reads: Sequence[str], model: DiffusionModel, request: Request) -> dict[str, Any]:
     """What the model is conditioned on and is not requested: the columns of the held-out images, in turn."""
     given = {name for name, _ in request} | ({"label"} if model.conditioner.num_classes else set())
+    given |= set() if request.text is None else {"reference"}  # a prompt alone asks for no style
     lacking = [column for column in reads if column not in given]
     if not lacking:
         return {}
@@ -174,6 +179,26 @@ def _images(path: Path, model: DiffusionModel) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
+def _references(files: str | list[str], model: DiffusionModel) -> torch.Tensor:
+    """The images of a style, as training reads them: uint8 (R, C, H, W).
+
+    Raises:
+        ConfigError: they cannot be read.
+    """
+    assert model.shape is not None
+    channels, _, width = model.shape
+    try:
+        decoder = Decoder(channels, width)
+        found = [decoder(Path(file)) for file in ([files] if isinstance(files, str) else files)]
+    except ValueError as error:
+        raise ConfigError(f"style_reference: {error}") from None
+    return torch.from_numpy(np.stack(found))
+
+
+def _style_facts(cfg: DictConfig, style: torch.Tensor) -> dict[str, Any]:
+    return {"style_reference": tensors_sha256({"style_reference": style}), "style_weight": cfg.style_weight}
+
+
 def build_pipeline(
     cfg: DictConfig,
     model: DiffusionModel,
@@ -198,6 +223,8 @@ def build_pipeline(
             labels=labels,
             columns=columns,
             identities=plain(identities(cfg)),
+            image_size=_plain(cfg.get("image_size")),
+            tile=bool(cfg.get("tile", False)),
         )
         pipeline.check(request)
     return pipeline

@@ -25,6 +25,8 @@ OWN = re.compile(r"\d{6,}\.(png|npy)|settings\.json|samples\.npz|metadata\.jsonl
 POLICIES = ("balanced", "drawn")
 DEFAULT, EACH = 64, 4
 """Samples where no number is given, and samples of each prompt."""
+REFERENCES = 16
+"""Images of a style reference: ``diffusion.conditioner.style_reference.MOST``, without torch."""
 
 
 def whole(cfg: DictConfig) -> DictConfig:
@@ -56,6 +58,10 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError(
             f"text is requested, and this model reads {reads}; leave text out, or draw with a run of conditioner=text"
         )
+    _check_style(merged, kinds)
+    for key in ("tile", "image_size"):
+        if merged[key] and is_staged(cfg):
+            raise ConfigError(f"{key} is for one run, and pipeline= names several; leave one of them out")
     OmegaConf.set_struct(merged, False)
     merged.num_samples, merged.text = count, prompts
     merged.labels = numbered(main_stage(cfg) if is_staged(cfg) else merged, merged.labels, "labels")
@@ -193,6 +199,30 @@ def _small(path: Path) -> int:
     if not (images := find_images(path).images):
         raise ConfigError(f"low_resolution={path} holds no images; name an image, a folder of images or an .npz")
     return len(images)
+
+
+def _check_style(cfg: DictConfig, kinds: set[str]) -> None:
+    """Raises:
+    ConfigError: a weight of no style reference, too many of these, one that is no file, or a model that reads none.
+    """
+    given: Any = OmegaConf.to_container(cfg.style_reference) if OmegaConf.is_list(cfg.style_reference) else None
+    files = given or ([] if cfg.style_reference is None else [cfg.style_reference])
+    if not files:
+        if cfg.style_weight is not None:
+            raise ConfigError("style_weight weighs a style reference, and there is none; give style_reference too")
+        return
+    if kinds and "StyleReferenceConditioner" not in kinds:
+        raise ConfigError(
+            "style_reference gives an image whose style is taken, and this model reads none; leave it out, or draw "
+            "with a run of conditioner=styled_text"
+        )
+    if len(files) > REFERENCES:
+        raise ConfigError(
+            f"style_reference is at most {REFERENCES} images, whose styles are averaged, got {len(files)}; name fewer"
+        )
+    for file in files:
+        if not Path(str(file)).is_file():
+            raise ConfigError(f"style_reference={file} is no file; name an image, or a list of images")
 
 
 def _shown(labels: Any) -> str:
