@@ -24,6 +24,7 @@ from diffusion.guidance.pigdm import PiGDMGuidance
 from diffusion.guidance.repaint import RePaintGuidance
 from diffusion.guidance.strength import Strength
 from diffusion.guidance.tmpd import TMPDGuidance
+from diffusion.guidance.twisted import TwistedGuidance
 
 __all__ = [
     "APGGuidance",
@@ -52,5 +53,6 @@ __all__ = [
     "StepReplay",
     "Strength",
     "TMPDGuidance",
+    "TwistedGuidance",
     "guide",
 ]
