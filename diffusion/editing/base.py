@@ -13,7 +13,7 @@ from torch import Tensor
 from diffusion.guidance.inpaint import InpaintGuidance
 from diffusion.operator.mask import MaskOperator
 from diffusion.sampler.base import OnStep, Sampler
-from diffusion.types import Cond, Denoiser, RandnLike, combine
+from diffusion.types import Cond, Denoiser, RandnLike, Reached, combine
 
 MaskUse = Literal["none", "optional", "needed"]
 
@@ -69,7 +69,7 @@ class Subject:
         """The image, or the first of several."""
         return self.images[0]
 
-    def sample(self, noise: Tensor, start: tuple[Tensor, float] | None = None) -> Tensor:
+    def sample(self, noise: Tensor, start: tuple[Tensor, float] | Reached | None = None) -> Tensor:
         """x_0 (B, c, h, w) from noise, or from a ``start``; what the mask keeps is replaced after every step, so that
         it comes out as it is in :attr:`x0`."""
         denoiser = self.denoiser
@@ -98,6 +98,15 @@ class Subject:
     def again(self, noise: Tensor, to: float = 1.0) -> Tensor:
         """Samples that start from what :meth:`invert` gave, or from a noise in its place."""
         return self.sample(noise, None if self.levels_from(to)[0] == 1 else (self.x0, to))
+
+    def back_and_forth(self, to: float = 1.0) -> Tensor:
+        """:attr:`x0` inverted up to a time, and samples from there: the image itself under its own condition, without
+        guidance, as far as the sampler's inverse is exact.
+
+        Raises:
+            ValueError: a sampler that draws noise.
+        """
+        return self.sample(self.noise, self.sampler.inverse(self.plain, self.x0, self.source, to=to))
 
     def of(self, number: int) -> Subject:
         """The same of one of several images, which is described by its own embedding where there is one."""

@@ -42,7 +42,7 @@ class DiffEdit(Edit):
             subject = subject.masked(
                 difference(subject, subject.cond, subject.source, self.noise_level, self.draws, self.threshold)
             )
-        return subject.again(subject.invert(subject.x0, self.to), self.to)
+        return subject.back_and_forth(self.to)
 
 
 def difference(subject: Subject, one: Cond, other: Cond, noise_level: float, draws: int, threshold: float) -> Tensor:
