@@ -120,7 +120,7 @@ class Subject:
         assert self.embedded is not None, "an edit asks for embeddings of what has some"
         return replace(self, cond=self.embedded.cond(embedding))
 
-    def masked(self, mask: Tensor) -> Subject:
+    def masked(self, mask: Tensor | None) -> Subject:
         """The same with another mask (B, 1, h, w)."""
         return replace(self, mask=mask)
 
@@ -144,6 +144,10 @@ class Edit(ABC):
     @abstractmethod
     def __call__(self, subject: Subject) -> Tensor:
         """The edited x_0, (B, c, h, w)."""
+
+    def found(self, subject: Subject) -> Tensor | None:
+        """The mask (B, 1, h, w) that this edit finds by itself where none is given, 1 where the image may change."""
+        return None
 
     def canvas(self, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The image uint8 (C, H, W) and its mask bool (H, W) as they are edited: most edits keep the size."""
