@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion.guidance.base import Codec
 from diffusion.guidance.inpaint import InpaintGuidance
 from diffusion.operator.mask import MaskOperator
 from diffusion.sampler.base import OnStep, Sampler
@@ -39,7 +40,7 @@ class Embedded:
 class Subject:
     """B samples of an edit, in the space where diffusion runs.
 
-    images: the encoded images, (B, c, h, w) each; one for most edits.
+    images: the encoded images, (B, c, h, w) each; one for most edits. A measurement is not encoded.
     mask: (B, 1, h, w), 1 where the image may change, ``None`` where all of it may.
     sampler, denoiser, cond: how samples are drawn, guidance included.
     plain, source: the denoiser without guidance, and the condition that describes the images: what they are inverted
@@ -47,6 +48,7 @@ class Subject:
     noise: (B, c, h, w) standard normal. randn_like: source of all other noise.
     tile: (h, w) of the model's own samples.
     on_step: called after every sampling step.
+    autoencoder: between images and that space, for what measures images.
     embedded: of a model that draws images with the embeddings of a CLIP; ``cond`` and ``source`` have that of the first
         image.
     """
@@ -63,6 +65,7 @@ class Subject:
     tile: tuple[int, int]
     on_step: OnStep | None = None
     embedded: Embedded | None = None
+    autoencoder: Codec | None = None
 
     @property
     def x0(self) -> Tensor:

@@ -68,7 +68,8 @@ class EditPipeline(SinglePipeline):
         pixels = request.image.to(self.device, self.model.dtype)
         if request.image.dtype == torch.uint8:
             pixels = pixels / 127.5 - 1
-        images = tuple(self.model.encode(image) for image in pixels.split(channels, dim=1))
+        split = pixels.split(channels, dim=1)
+        images = split if self.edit.measures else tuple(self.model.encode(image) for image in split)
         mask = None if request.mask is None else self._mask(request.mask, images[0])
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
         like = torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype)
@@ -94,6 +95,7 @@ class EditPipeline(SinglePipeline):
                 tile=(int(self.shape[-2]), int(self.shape[-1])),
                 on_step=self.stepped,
                 embedded=embedded,
+                autoencoder=self.model.autoencoder,
             )
             found = self.edit.found(subject) if mask is None else None
             drawn = self.model.decode(self.edit(subject if found is None else subject.masked(found)))

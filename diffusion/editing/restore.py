@@ -64,7 +64,7 @@ class RestoreEdit(Edit):
         def measured(denoiser: object) -> MeasurementGuidance:
             return self.wrapper(denoiser, measurement=subject.x0, simulate=False)  # type: ignore[arg-type, call-arg, return-value]
 
-        guided = guide(subject.denoiser, {name: measured})
+        guided = guide(subject.denoiser, {name: measured}, subject.autoencoder)
         return subject.sampler(
             guided, subject.noise, subject.cond, randn_like=subject.randn_like, on_step=subject.on_step
         )

@@ -21,7 +21,9 @@ from diffusion.guidance.mcg import MCGGuidance
 from diffusion.guidance.measurement import MeasurementGuidance
 from diffusion.guidance.mmps import MMPSGuidance
 from diffusion.guidance.pigdm import PiGDMGuidance
+from diffusion.guidance.psld import PSLDGuidance
 from diffusion.guidance.repaint import RePaintGuidance
+from diffusion.guidance.resample import ReSampleGuidance
 from diffusion.guidance.strength import Strength
 from diffusion.guidance.tmpd import TMPDGuidance
 from diffusion.guidance.twisted import TwistedGuidance
@@ -48,8 +50,10 @@ __all__ = [
     "MMPSGuidance",
     "MeasurementGuidance",
     "NoisyClassifier",
+    "PSLDGuidance",
     "PiGDMGuidance",
     "RePaintGuidance",
+    "ReSampleGuidance",
     "StepReplay",
     "Strength",
     "TMPDGuidance",

@@ -23,10 +23,10 @@ class Operator(ABC):
         """A x."""
 
     def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A^T y, images of ``shape`` (B, C, H, W)."""
+        """A^T y, images of ``shape`` (B, C, H, W); differentiable in y."""
         with torch.enable_grad():
             x = torch.zeros(shape, dtype=y.dtype, device=y.device, requires_grad=True)
-            (found,) = torch.autograd.grad(self(x), x, y)
+            (found,) = torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)
         return found
 
     @abstractmethod
