@@ -14,9 +14,13 @@ Filter = Callable[[Tensor], Tensor]
 
 
 class Operator(ABC):
-    """A map A of images (B, C, H, W), differentiable; linear but for :class:`NonlinearOperator`."""
+    """A map A of images (B, C, H, W), differentiable; linear but for :class:`NonlinearOperator`.
+
+    smooth: what it measures is an image, as smooth as the one it measures, so that noise can be told from it.
+    """
 
     linear: ClassVar[bool] = True
+    smooth: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
