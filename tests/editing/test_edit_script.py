@@ -133,7 +133,7 @@ def test_a_model_of_latents_restores_what_was_measured_of_images(
     folder = edit(monkeypatch, runs / "latent", tmp_path / "small.png", tmp_path / "out", *words, *more)
     assert Image.open(folder / "small.png").size == (64, 64)
     line = ["edit", f"run={runs / 'latent'}", f"image={tmp_path / 'small.png'}", "edit=restore"]
-    assert script(line, monkeypatch) == 1
+    assert script(line, monkeypatch) == 2
     assert "set guidance@edit.posterior=psld or resample" in capsys.readouterr().err
 
 
