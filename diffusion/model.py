@@ -171,7 +171,7 @@ class DiffusionModel(nn.Module):
 
     def guided(self, guidance: Mapping[str, Wrapper] | None = None) -> Denoiser:
         """The denoiser inside its guidance, or inside another."""
-        return guide(self.denoiser, self.guidance if guidance is None else guidance)
+        return guide(self.denoiser, self.guidance if guidance is None else guidance, self.autoencoder)
 
     def pipeline(
         self,

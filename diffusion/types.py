@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ __all__ = [
     "Denoiser",
     "Prediction",
     "RandnLike",
+    "Reached",
     "Rows",
     "Spacing",
     "combine",
@@ -57,6 +58,14 @@ class Prediction:
             return combine(alpha, self.x0, sigma, self.eps)
         level = schedule.level(t)
         return self.mix(level.alpha, level.sigma)
+
+
+class Reached(NamedTuple):
+    """Where a sampler goes on from: x (B, ...) at time t, and what its next step remembers of those before."""
+
+    x: Tensor
+    t: float
+    state: Any = None
 
 
 @runtime_checkable

@@ -35,18 +35,18 @@ class BackgroundEdit(InpaintEdit):
         check_difference(noise_level, draws, threshold)
         self.source, self.noise_level, self.draws, self.threshold = source, noise_level, draws, threshold
 
-    def __call__(self, subject: Subject) -> Tensor:
+    def found(self, subject: Subject) -> Tensor:
         """Raises:
         ValueError: neither a mask nor what the subject is.
         """
-        if subject.mask is None:
-            if self.source is None or subject.source.null is None:
-                raise ValueError(
-                    "edit=background keeps the subject: give a mask that covers the background, or name the subject "
-                    "with edit.source=... where the model has a null condition"
-                )
-            found = difference(
-                subject, subject.source, subject.source.drop(), self.noise_level, self.draws, self.threshold
+        if self.source is None or subject.source.null is None:
+            raise ValueError(
+                "edit=background keeps the subject: give a mask that covers the background, or name the subject "
+                "with edit.source=... where the model has a null condition"
             )
-            subject = subject.masked(1 - found)
-        return super().__call__(subject)
+        return 1 - difference(
+            subject, subject.source, subject.source.drop(), self.noise_level, self.draws, self.threshold
+        )
+
+    def __call__(self, subject: Subject) -> Tensor:
+        return super().__call__(subject if subject.mask is not None else subject.masked(self.found(subject)))

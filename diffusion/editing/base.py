@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from diffusion.guidance.base import Codec
 from diffusion.guidance.inpaint import InpaintGuidance
 from diffusion.operator.mask import MaskOperator
 from diffusion.sampler.base import OnStep, Sampler
-from diffusion.types import Cond, Denoiser, RandnLike, combine
+from diffusion.types import Cond, Denoiser, RandnLike, Reached, combine
 
 MaskUse = Literal["none", "optional", "needed"]
 
@@ -39,7 +40,7 @@ class Embedded:
 class Subject:
     """B samples of an edit, in the space where diffusion runs.
 
-    images: the encoded images, (B, c, h, w) each; one for most edits.
+    images: the encoded images, (B, c, h, w) each; one for most edits. A measurement is not encoded.
     mask: (B, 1, h, w), 1 where the image may change, ``None`` where all of it may.
     sampler, denoiser, cond: how samples are drawn, guidance included.
     plain, source: the denoiser without guidance, and the condition that describes the images: what they are inverted
@@ -47,6 +48,7 @@ class Subject:
     noise: (B, c, h, w) standard normal. randn_like: source of all other noise.
     tile: (h, w) of the model's own samples.
     on_step: called after every sampling step.
+    autoencoder: between images and that space, for what measures images.
     embedded: of a model that draws images with the embeddings of a CLIP; ``cond`` and ``source`` have that of the first
         image.
     """
@@ -63,13 +65,14 @@ class Subject:
     tile: tuple[int, int]
     on_step: OnStep | None = None
     embedded: Embedded | None = None
+    autoencoder: Codec | None = None
 
     @property
     def x0(self) -> Tensor:
         """The image, or the first of several."""
         return self.images[0]
 
-    def sample(self, noise: Tensor, start: tuple[Tensor, float] | None = None) -> Tensor:
+    def sample(self, noise: Tensor, start: tuple[Tensor, float] | Reached | None = None) -> Tensor:
         """x_0 (B, c, h, w) from noise, or from a ``start``; what the mask keeps is replaced after every step, so that
         it comes out as it is in :attr:`x0`."""
         denoiser = self.denoiser
@@ -99,6 +102,15 @@ class Subject:
         """Samples that start from what :meth:`invert` gave, or from a noise in its place."""
         return self.sample(noise, None if self.levels_from(to)[0] == 1 else (self.x0, to))
 
+    def back_and_forth(self, to: float = 1.0) -> Tensor:
+        """:attr:`x0` inverted up to a time, and samples from there: the image itself under its own condition, without
+        guidance, as far as the sampler's inverse is exact.
+
+        Raises:
+            ValueError: a sampler that draws noise.
+        """
+        return self.sample(self.noise, self.sampler.inverse(self.plain, self.x0, self.source, to=to))
+
     def of(self, number: int) -> Subject:
         """The same of one of several images, which is described by its own embedding where there is one."""
         one = replace(self, images=(self.images[number],))
@@ -111,7 +123,7 @@ class Subject:
         assert self.embedded is not None, "an edit asks for embeddings of what has some"
         return replace(self, cond=self.embedded.cond(embedding))
 
-    def masked(self, mask: Tensor) -> Subject:
+    def masked(self, mask: Tensor | None) -> Subject:
         """The same with another mask (B, 1, h, w)."""
         return replace(self, mask=mask)
 
@@ -135,6 +147,10 @@ class Edit(ABC):
     @abstractmethod
     def __call__(self, subject: Subject) -> Tensor:
         """The edited x_0, (B, c, h, w)."""
+
+    def found(self, subject: Subject) -> Tensor | None:
+        """The mask (B, 1, h, w) that this edit finds by itself where none is given, 1 where the image may change."""
+        return None
 
     def canvas(self, pixels: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The image uint8 (C, H, W) and its mask bool (H, W) as they are edited: most edits keep the size."""

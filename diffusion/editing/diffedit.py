@@ -37,12 +37,12 @@ class DiffEdit(Edit):
         self.source, self.to, self.noise_level = source, to, noise_level
         self.draws, self.threshold = draws, threshold
 
+    def found(self, subject: Subject) -> Tensor:
+        return difference(subject, subject.cond, subject.source, self.noise_level, self.draws, self.threshold)
+
     def __call__(self, subject: Subject) -> Tensor:
-        if subject.mask is None:
-            subject = subject.masked(
-                difference(subject, subject.cond, subject.source, self.noise_level, self.draws, self.threshold)
-            )
-        return subject.again(subject.invert(subject.x0, self.to), self.to)
+        subject = subject if subject.mask is not None else subject.masked(self.found(subject))
+        return subject.back_and_forth(self.to)
 
 
 def difference(subject: Subject, one: Cond, other: Cond, noise_level: float, draws: int, threshold: float) -> Tensor:

@@ -76,11 +76,14 @@ def paste(edited: Tensor, original: Tensor, mask: Tensor, feather: int = 0) -> T
 
     feather: width in pixels of the seam inside the mask, along which the one turns into the other.
     """
-    share = mask[None, None].float()
-    steps = [share]
-    for _ in range(1, feather):
-        shrunk = -F.max_pool2d(F.pad(-steps[-1], (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        steps.append(shrunk)
-    weight = torch.stack(steps).mean(0)[0]
+    weight = seam(mask[None, None].float(), feather)[0]
     mixed = (weight * edited.float() + (1 - weight) * original.float()).round().clamp(0, 255).to(torch.uint8)
     return torch.where(mask, mixed, original)
+
+
+def seam(mask: Tensor, width: int) -> Tensor:
+    """A mask of 0 and 1 (B, 1, H, W) that falls to 0 over ``width`` pixels inside of its edge; 0 or 1 leaves it."""
+    steps = [mask]
+    for _ in range(1, width):
+        steps.append(-F.max_pool2d(F.pad(-steps[-1], (1, 1, 1, 1), mode="replicate"), 3, stride=1))
+    return torch.stack(steps).mean(0)

@@ -10,7 +10,7 @@ from diffusion.editing.base import Edit, MaskUse, Subject, check_fraction
 class InvertEdit(Edit):
     """The noise at which the sampler arrives at the image under ``source``, without guidance, and samples from there
     under the new condition (Song et al. 2021, DDIM, section 5.4). With the same condition and no guidance the image
-    comes back, to the sampler's order.
+    comes back: to the sampler's order, or with ``sampler=bdia`` exactly.
 
     Args:
         source: what the image shows, a text or a class; the null condition where ``None``.
@@ -25,4 +25,4 @@ class InvertEdit(Edit):
         self.source, self.to = source, to
 
     def __call__(self, subject: Subject) -> Tensor:
-        return subject.again(subject.invert(subject.x0, self.to), self.to)
+        return subject.back_and_forth(self.to)

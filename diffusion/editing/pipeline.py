@@ -14,6 +14,7 @@ from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
 from diffusion.conditioner.joined import JoinedConditioner
 from diffusion.conditioner.mask import MaskConditioner
 from diffusion.editing.base import Edit, Embedded, Subject
+from diffusion.editing.frame import seam
 from diffusion.image_encoder import ImageEncoder
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.labels import numbered
@@ -67,7 +68,8 @@ class EditPipeline(SinglePipeline):
         pixels = request.image.to(self.device, self.model.dtype)
         if request.image.dtype == torch.uint8:
             pixels = pixels / 127.5 - 1
-        images = tuple(self.model.encode(image) for image in pixels.split(channels, dim=1))
+        split = pixels.split(channels, dim=1)
+        images = split if self.edit.measures else tuple(self.model.encode(image) for image in split)
         mask = None if request.mask is None else self._mask(request.mask, images[0])
         random = KeyedRandomness(index, seed=seed, stream=SAMPLING)
         like = torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype)
@@ -80,23 +82,24 @@ class EditPipeline(SinglePipeline):
         if embedded is not None:
             condition = replace(condition, image_embedding=embedded.images[0])
         with self.counted() as denoiser:
-            x = self.edit(
-                Subject(
-                    images=images,
-                    mask=mask,
-                    sampler=self.sampler,
-                    denoiser=denoiser,
-                    cond=self.cond(index, seed, condition),
-                    plain=self.model.denoiser,
-                    source=self.source(index, seed, condition),
-                    noise=noise,
-                    randn_like=random.randn_like,
-                    tile=(int(self.shape[-2]), int(self.shape[-1])),
-                    on_step=self.stepped,
-                    embedded=embedded,
-                )
+            subject = Subject(
+                images=images,
+                mask=mask,
+                sampler=self.sampler,
+                denoiser=denoiser,
+                cond=self.cond(index, seed, condition),
+                plain=self.model.denoiser,
+                source=self.source(index, seed, condition),
+                noise=noise,
+                randn_like=random.randn_like,
+                tile=(int(self.shape[-2]), int(self.shape[-1])),
+                on_step=self.stepped,
+                embedded=embedded,
+                autoencoder=self.model.autoencoder,
             )
-        return self.model.decode(x)
+            found = self.edit.found(subject) if mask is None else None
+            drawn = self.model.decode(self.edit(subject if found is None else subject.masked(found)))
+        return drawn if found is None else self._kept(drawn, pixels[:, :channels], found)
 
     def check(self, request: Request = Request()) -> None:  # noqa: B008 - frozen and empty
         if self.encoder is not None:
@@ -168,6 +171,16 @@ class EditPipeline(SinglePipeline):
         from diffusion.describe import describe
 
         return {**super().describe(), "edit": describe(self.edit)}
+
+    @staticmethod
+    def _kept(drawn: Tensor, image: Tensor, found: Tensor) -> Tensor:
+        """What a mask that was found on latents (B, 1, h, w) does not cover, as in the image: a decoder would change
+        it. Inside of the mask, one latent's width turns into the other."""
+        factor = drawn.shape[-1] // found.shape[-1]
+        if factor == 1:
+            return drawn
+        weight = seam(F.interpolate(found, scale_factor=factor), factor)
+        return torch.where(weight > 0, torch.lerp(image, drawn, weight), image)
 
     @staticmethod
     def _mask(mask: Tensor, latent: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping
 
@@ -12,6 +13,7 @@ from diffusion.editing.base import Edit, Subject
 from diffusion.guidance.base import Wrapper, guide
 from diffusion.guidance.measurement import MeasurementGuidance
 from diffusion.operator.base import Operator
+from diffusion.operator.noise import estimated_noise
 
 
 class RestoreEdit(Edit):
@@ -23,15 +25,21 @@ class RestoreEdit(Edit):
             scored.
         measure: the images are whole and true, and are measured first, with noise of this standard deviation;
             ``None``: they are measurements.
+        estimate_noise: the guidance's noise is estimated of each measurement.
 
     Raises:
-        ValueError: not one guidance, a noise below 0, or two true images.
+        ValueError: not one guidance, a noise below 0, two true images, or noise to be estimated for a guidance that has
+            none or of an operator that measures no image.
     """
 
     measures = True
 
     def __init__(
-        self, posterior: Mapping[str, Wrapper], truth: str | None = None, measure: float | None = None
+        self,
+        posterior: Mapping[str, Wrapper],
+        truth: str | None = None,
+        measure: float | None = None,
+        estimate_noise: bool = False,
     ) -> None:
         if len(posterior) != 1:
             raise ValueError(
@@ -43,7 +51,16 @@ class RestoreEdit(Edit):
         if measure is not None and truth is not None:
             raise ValueError("with edit.measure the images given are the true ones; leave edit.truth out")
         self.posterior = dict(posterior)
-        self.truth, self.measure = truth, measure
+        self.truth, self.measure, self.estimate_noise = truth, measure, estimate_noise
+        if estimate_noise and "noise" not in inspect.signature(self.wrapper).parameters:
+            raise ValueError(
+                f"{next(iter(posterior))} knows no noise that could be estimated; set edit.estimate_noise=false"
+            )
+        if estimate_noise and not self.operator.smooth:
+            raise ValueError(
+                f"noise is estimated of measurements that are images, and those of {type(self.operator).__name__} are "
+                "none; set edit.estimate_noise=false and the guidance's noise"
+            )
 
     @property
     def wrapper(self) -> Wrapper:
@@ -58,13 +75,19 @@ class RestoreEdit(Edit):
         measured = self.operator(torch.zeros(1, 1, *model))
         return measured.shape[-2], measured.shape[-1]
 
+    def noise(self, y: Tensor) -> float | None:
+        """Of a measurement (c, h, w), where it is to be estimated."""
+        return estimated_noise(y[None]) if self.estimate_noise else None
+
     def __call__(self, subject: Subject) -> Tensor:
         (name,) = self.posterior
+        found = self.noise(subject.x0[0])
+        noise = {} if found is None else {"noise": found}
 
         def measured(denoiser: object) -> MeasurementGuidance:
-            return self.wrapper(denoiser, measurement=subject.x0, simulate=False)  # type: ignore[arg-type, call-arg, return-value]
+            return self.wrapper(denoiser, measurement=subject.x0, simulate=False, **noise)  # type: ignore[arg-type, call-arg, return-value]
 
-        guided = guide(subject.denoiser, {name: measured})
+        guided = guide(subject.denoiser, {name: measured}, subject.autoencoder)
         return subject.sampler(
             guided, subject.noise, subject.cond, randn_like=subject.randn_like, on_step=subject.on_step
         )

@@ -21,9 +21,12 @@ from diffusion.guidance.mcg import MCGGuidance
 from diffusion.guidance.measurement import MeasurementGuidance
 from diffusion.guidance.mmps import MMPSGuidance
 from diffusion.guidance.pigdm import PiGDMGuidance
+from diffusion.guidance.psld import PSLDGuidance
 from diffusion.guidance.repaint import RePaintGuidance
+from diffusion.guidance.resample import ReSampleGuidance
 from diffusion.guidance.strength import Strength
 from diffusion.guidance.tmpd import TMPDGuidance
+from diffusion.guidance.twisted import TwistedGuidance
 
 __all__ = [
     "APGGuidance",
@@ -47,10 +50,13 @@ __all__ = [
     "MMPSGuidance",
     "MeasurementGuidance",
     "NoisyClassifier",
+    "PSLDGuidance",
     "PiGDMGuidance",
     "RePaintGuidance",
+    "ReSampleGuidance",
     "StepReplay",
     "Strength",
     "TMPDGuidance",
+    "TwistedGuidance",
     "guide",
 ]

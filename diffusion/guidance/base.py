@@ -19,6 +19,14 @@ from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine, expa
 AfterStep = Callable[[Tensor, Level, Level], Tensor]
 
 
+class Codec(Protocol):
+    """What guidance of latents knows of an autoencoder, see :class:`diffusion.autoencoder.base.Autoencoder`."""
+
+    def encode(self, image: Tensor) -> Tensor: ...
+
+    def decode(self, latent: Tensor) -> Tensor: ...
+
+
 class StepReplay(Protocol):
     """The sampler's last steps, taken again from another x (:class:`diffusion.sampler.base.StepReplay`).
 
@@ -42,10 +50,12 @@ class Guidance(ABC):
     pointwise: all that it does is its prediction at (x, t), so that a likelihood can be computed of it; False where it
         acts between steps or remembers earlier levels.
     off: settings with which it does nothing, ``None`` where there are none; one with a scale has them.
+    autoencoder: between images and the space where x lives, set by :func:`guide`; ``None`` where x are images.
     """
 
     needs_grad: bool = False
     off: ClassVar[Mapping[str, Any] | None] = None
+    autoencoder: Codec | None = None
 
     def __init__(self, denoiser: Denoiser) -> None:
         self.denoiser = denoiser
@@ -149,8 +159,13 @@ Wrapper = Callable[[Denoiser], Denoiser]
 """A guidance with everything but its denoiser given."""
 
 
-def guide(denoiser: Denoiser, wrappers: Mapping[str, Wrapper] | Iterable[Wrapper]) -> Denoiser:
-    """The denoiser inside ``wrappers``, innermost first, as ``guidance=[...]`` lists them."""
+def guide(
+    denoiser: Denoiser, wrappers: Mapping[str, Wrapper] | Iterable[Wrapper], autoencoder: Codec | None = None
+) -> Denoiser:
+    """The denoiser inside ``wrappers``, innermost first, as ``guidance=[...]`` lists them; each is told of the
+    autoencoder, where x are its latents."""
     for wrap in wrappers.values() if isinstance(wrappers, Mapping) else wrappers:
         denoiser = wrap(denoiser)
+        if isinstance(denoiser, Guidance):
+            denoiser.autoencoder = autoencoder
     return denoiser

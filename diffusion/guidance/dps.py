@@ -46,16 +46,19 @@ class DPSGuidance(MeasurementGuidance):
         with torch.enable_grad():
             leaf = x.detach().requires_grad_()
             prediction = self.denoiser(leaf, t, cond)
-            error = (self.y(x) - self.operator(prediction.x0)).flatten(1).norm(dim=1)
-            (self._pull[t],) = torch.autograd.grad(error.sum(), leaf)
+            (self._pull[t],) = torch.autograd.grad(self.error(prediction.x0).sum(), leaf)
         return Prediction(
             prediction.x0.detach(),
             prediction.eps.detach(),
             None if prediction.var_mix is None else prediction.var_mix.detach(),
         )
 
+    def error(self, x0: Tensor) -> Tensor:
+        """What every step goes down, (B,) of x_0 (B, ...)."""
+        return self.scale * (self.y(x0) - self.operator(x0)).flatten(1).norm(dim=1)
+
     def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         x = super().after(x, cur, nxt, replay, randn_like)
         pull = self._pull.get(cur.t)
         self._pull.clear()
-        return x if pull is None else x - self.scale * pull
+        return x if pull is None else x - pull

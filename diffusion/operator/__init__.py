@@ -11,6 +11,7 @@ from diffusion.operator.fourier import FourierOperator
 from diffusion.operator.gray import GrayOperator
 from diffusion.operator.mask import MaskOperator
 from diffusion.operator.motion_blur import MotionBlurOperator
+from diffusion.operator.noise import estimated_noise
 from diffusion.operator.phase import PhaseOperator
 from diffusion.operator.radon import RadonOperator
 
@@ -29,4 +30,5 @@ __all__ = [
     "Operator",
     "PhaseOperator",
     "RadonOperator",
+    "estimated_noise",
 ]

@@ -14,19 +14,23 @@ Filter = Callable[[Tensor], Tensor]
 
 
 class Operator(ABC):
-    """A map A of images (B, C, H, W), differentiable; linear but for :class:`NonlinearOperator`."""
+    """A map A of images (B, C, H, W), differentiable; linear but for :class:`NonlinearOperator`.
+
+    smooth: what it measures is an image, as smooth as the one it measures, so that noise can be told from it.
+    """
 
     linear: ClassVar[bool] = True
+    smooth: ClassVar[bool] = False
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
         """A x."""
 
     def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-        """A^T y, images of ``shape`` (B, C, H, W)."""
+        """A^T y, images of ``shape`` (B, C, H, W); differentiable in y."""
         with torch.enable_grad():
             x = torch.zeros(shape, dtype=y.dtype, device=y.device, requires_grad=True)
-            (found,) = torch.autograd.grad(self(x), x, y)
+            (found,) = torch.autograd.grad(self(x), x, y, create_graph=y.requires_grad)
         return found
 
     @abstractmethod

@@ -14,6 +14,8 @@ class ConvolutionOperator(Operator):
     """A x = x convolved with an even kernel on the torus (the edges meet), so that the Fourier transform diagonalises
     A = A^T; its singular values are the magnitudes of the kernel's transform."""
 
+    smooth = True
+
     @abstractmethod
     def transfer(self, rows: Tensor, columns: Tensor) -> Tensor:
         """The kernel's Fourier transform at frequencies in cycles a pixel: (H, 1) and (1, W // 2 + 1) -> real

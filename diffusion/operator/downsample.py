@@ -11,6 +11,8 @@ from diffusion.operator.base import Filter, Operator, projected
 class DownsampleOperator(Operator):
     """A x = means over squares of ``factor`` by ``factor`` pixels; A A^T = I / factor^2."""
 
+    smooth = True
+
     def __init__(self, factor: int = 2) -> None:
         if factor < 2:
             raise ValueError(f"the factor is a whole number from 2, got {factor}; set operator.factor")

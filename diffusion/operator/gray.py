@@ -13,6 +13,8 @@ class GrayOperator(Operator):
     channels: of the images, C.
     """
 
+    smooth = True
+
     def __init__(self, channels: int = 3) -> None:
         if channels < 2:
             raise ValueError(f"an image of {channels} channels has no colours to take away; set operator.channels")

@@ -23,6 +23,8 @@ class MaskOperator(Operator):
         ValueError: none or several of them, or, when called, a box outside the image.
     """
 
+    smooth = True
+
     def __init__(
         self,
         box: list[int] | None = None,

@@ -2,6 +2,7 @@
 
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
+from diffusion.sampler.bdia import BDIASampler
 from diffusion.sampler.churn import ChurnedSampler
 from diffusion.sampler.consistency import ConsistencySampler
 from diffusion.sampler.ddim import DDIMSampler
@@ -20,6 +21,7 @@ from diffusion.sampler.rk45 import RK45Sampler
 
 __all__ = [
     "AncestralSampler",
+    "BDIASampler",
     "ChurnedSampler",
     "ConsistencySampler",
     "DDIMSampler",

@@ -20,12 +20,10 @@ from torch import Tensor
 
 from diffusion.schedule.base import Level, Schedule
 from diffusion.spacing.trailing import TrailingSpacing
-from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Spacing, combine, scale
+from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Reached, Spacing, combine, scale
 
 AfterStep = Callable[[Tensor, Level, Level], Tensor]
 """x at the second level, reached from the first -> what becomes of it there."""
-
-
 OnStep = Callable[[int, Level, Tensor, Tensor | None], None]
 """(number of the step, the level that it reached, x there, its last prediction of x_0)."""
 
@@ -192,7 +190,7 @@ class Sampler(ABC):
         noise: Tensor,
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         *,
-        start: tuple[Tensor, float] | None = None,
+        start: tuple[Tensor, float] | Reached | None = None,
         end: float | None = None,
         randn_like: RandnLike = torch.randn_like,
         on_step: OnStep | None = None,
@@ -200,25 +198,28 @@ class Sampler(ABC):
         """Samples (B, ...) from standard normal ``noise`` (B, ...).
 
         start: (x_0 (B, ...), t): begins at alpha(t) x_0 + sigma(t) noise (SDEdit, Meng et al. 2022) and goes through
-            the usual levels below t; those above are neither visited nor paid for.
+            the usual levels below t; those above are neither visited nor paid for. Or where :meth:`inverse` arrived,
+            which takes the place of noise.
         end: a time in (0, 1): x there is given instead of samples, and the levels below are not visited.
         randn_like: source of the noise that stochastic samplers add.
         on_step: called after each step with its number, the level reached, x (B, ...) there, and the x_0 (B, ...) that
             was predicted last on the way, ``None`` where a flow map predicts none.
         """
-        levels = self.levels(denoiser.schedule)
+        levels, state = self.levels(denoiser.schedule), None
         if start is None:
             x = scale(self.prior_std(denoiser.schedule, levels[0]), noise)
         else:
             top = denoiser.schedule.level(start[1])
             levels = [top, *(level for level in levels if level.t < top.t)]
-            x = combine(levels[0].alpha, start[0], levels[0].sigma, noise)
+            if isinstance(start, Reached):
+                x, state = start.x, start.state
+            else:
+                x = combine(top.alpha, start[0], top.sigma, noise)
         if end is not None:
             if not 0 < end < levels[0].t:
                 raise ValueError(f"sampling ends at a time between 0 and its first level's {levels[0].t}, got {end}")
             levels = [*(level for level in levels if level.t > end), denoiser.schedule.level(end)]
         denoise = Denoise(denoiser, cond, denoiser.schedule)
-        state: Any = None
         after = getattr(denoiser, "after", None)  # a guidance's hold on the result of a step
         for i, (cur, nxt) in enumerate(pairwise(levels)):
             reached, then = self.step(denoise, x, cur, nxt, state, randn_like)
@@ -266,6 +267,11 @@ class Sampler(ABC):
             else:
                 x, state = self.step(denoise, x, cur, nxt, state, torch.zeros_like)
         return x if levels[0].t == to < 1 else scale(1 / self.prior_std(schedule, levels[0]), x)
+
+    def inverse(self, denoiser: Denoiser, x0: Tensor, cond: Cond = Cond(), *, to: float = 1.0) -> Reached:  # noqa: B008
+        """Data (B, ...) -> where sampling starts that gives them back as far as :meth:`invert` does; see there."""
+        top, x = self.inverse_levels(denoiser.schedule, to)[0], self.invert(denoiser, x0, cond, to=to)
+        return Reached(x if top.t == to < 1 else scale(self.prior_std(denoiser.schedule, top), x), top.t)
 
     def inverse_levels(self, schedule: Schedule, to: float) -> list[Level]:
         """The levels of :meth:`invert`, the noisiest first.

@@ -123,6 +123,20 @@ def test_a_small_image_is_restored_to_the_models_size(
     assert Image.open(folder / "small.png").size == (8, 8)
 
 
+@pytest.mark.parametrize("name", ["psld", "resample"])
+def test_a_model_of_latents_restores_what_was_measured_of_images(
+    name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(tmp_path / "small.png")
+    words = ["edit=restore", f"guidance@edit.posterior={name}", f"operator@edit.posterior.{name}.operator=downsample"]
+    more = [f"edit.posterior.{name}.{key}" for key in (["every=1", "iterations=2"] if name == "resample" else [])]
+    folder = edit(monkeypatch, runs / "latent", tmp_path / "small.png", tmp_path / "out", *words, *more)
+    assert Image.open(folder / "small.png").size == (64, 64)
+    line = ["edit", f"run={runs / 'latent'}", f"image={tmp_path / 'small.png'}", "edit=restore"]
+    assert script(line, monkeypatch) == 2
+    assert "set guidance@edit.posterior=psld or resample" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [

@@ -21,6 +21,7 @@ from diffusion.editing.upscale import UpscaleEdit
 from diffusion.editing.variation import VariationEdit
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.base import Sampler
+from diffusion.sampler.bdia import BDIASampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.sampler.heun import HeunSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -111,6 +112,15 @@ def test_an_inverted_image_is_moved_to_the_new_mean(sampler: Sampler, to: float)
     torch.testing.assert_close(out, x0 + 1 - level.alpha * STD / nu, atol=0.02, rtol=0)
     back = InvertEdit(to=to)(subject(x0, sampler=sampler))
     torch.testing.assert_close(back, x0, atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("steps", [2, 7, 60])
+def test_the_exact_inverse_brings_an_image_back_in_any_number_of_steps(steps: int) -> None:
+    x0 = image(2)
+    for edit in (InvertEdit(), InvertEdit(to=0.6)):
+        torch.testing.assert_close(edit(subject(x0, sampler=BDIASampler(steps))), x0, rtol=0, atol=1e-11)
+    off = InvertEdit()(subject(x0, sampler=DDIMSampler(7))) - x0
+    assert float(off.abs().max()) > 0.05
 
 
 def test_variation_goes_from_the_image_to_a_sample() -> None:

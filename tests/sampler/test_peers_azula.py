@@ -16,8 +16,7 @@ from diffusion.sampler.lms import LMSSampler
 from diffusion.spacing.trailing import TrailingSpacing
 
 azula = pytest.importorskip("azula.sample")
-from azula.denoise import Denoiser, DiracPosterior  # noqa: E402
-from azula.noise import Schedule  # noqa: E402
+from azula_parts import theirs  # noqa: E402
 
 SCHEDULES = {
     "vp": Between(ContinuousVP(), 0.1, 0.8),
@@ -25,29 +24,6 @@ SCHEDULES = {
     "exploding": Between(Exploding(), 0.15, 0.5),
 }
 on_three_schedules = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
-
-
-class OurSchedule(Schedule):
-    def __init__(self, schedule):
-        super().__init__()
-        self.inner = schedule
-
-    def __call__(self, t):
-        return self.inner.alpha(t), self.inner.sigma(t)
-
-
-class OurDenoiser(Denoiser):
-    def __init__(self, inner):
-        super().__init__()
-        self.inner, self.schedule = inner, OurSchedule(inner.schedule)
-
-    def forward(self, x_t, t, **kwargs):
-        return DiracPosterior(mean=self.inner(x_t, float(t)).x0)
-
-
-def theirs(make, denoiser, steps, z, **settings):
-    start = denoiser.schedule.prior_std(denoiser.schedule.level(1.0))
-    return make(OurDenoiser(denoiser), steps=steps, silent=True, dtype=torch.float64, **settings)(z * start)
 
 
 PAIRS = {

@@ -8,9 +8,8 @@ from diffusion.autoencoder import weights
 from diffusion.experiment.config.plain import Plain, class_name, differ, in_parts, section
 from diffusion.experiment.config.rooms import trains_autoencoder
 
-MEASURED = {"DDNMGuidance", "DPSGuidance", "DiffPIRGuidance", "InpaintGuidance", "MMPSGuidance", "PiGDMGuidance"}
-MEASURED |= {"RePaintGuidance", "TMPDGuidance"}
-"""Guidance by a measurement of images."""
+DECODING = {"PSLDGuidance", "ReSampleGuidance"}
+"""Guidance of latents by a measurement of images."""
 TRAINABLE = {"TrainableKL": "trainable_kl", "TrainableVQ": "trainable_vq"}
 """Autoencoders that are trained here, and their options."""
 
@@ -152,8 +151,8 @@ def pixels_only(cfg: Plain) -> str | None:
         kind = class_name(part)
         if kind == "DynamicThresholdGuidance" or (kind == "ClipGuidance" and (part["low"], part["high"]) == (-1, 1)):
             return f"guidance={name} holds x_0 in [-1, 1], the range of images, {latents}; use guidance=none"
-        if kind in MEASURED:
-            return f"guidance={name} measures images, {latents}; use a model with autoencoder=identity for it"
+        if "measurement" in part and kind not in DECODING:
+            return f"guidance={name} measures images, {latents}; use guidance=psld or resample"
     if class_name(section(section(cfg, "objective"), "metric")) == "LPIPSMetric":
         return f"objective/metric=lpips compares images, {latents}; use objective/metric=pseudo_huber or squared"
     if section(cfg, "evaluation").get("likelihood") is not None:

@@ -72,6 +72,8 @@ def edit(cfg: DictConfig) -> Path:
             if (metrics := record(restored, cfg.num_samples)) is not None:
                 (beside / "metrics.json").write_text(json.dumps(metrics, indent=2) + "\n", encoding="utf-8")
                 log.info("%s", ", ".join(f"{name} {value:.4g}" for name, value in metrics["metrics"].items()))
+            if noises := {file: one.noise for file, one in restored.items() if one.noise is not None}:
+                facts = {**facts, "estimated_noise": noises}
             (beside / SETTINGS).write_text(json.dumps({**facts, "files": names}, indent=2) + "\n", encoding="utf-8")
     log.info("%d images in %s, %d network calls each", len(names), folder, pipeline.calls // len(names))
     return folder

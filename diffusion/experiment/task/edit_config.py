@@ -12,7 +12,8 @@ from PIL import ImageColor
 
 from diffusion.array_file import is_array
 from diffusion.errors import ConfigError
-from diffusion.experiment.config.autoencoder_rules import has_latents
+from diffusion.experiment.config.autoencoder_rules import DECODING, has_latents
+from diffusion.experiment.config.plain import class_name
 from diffusion.experiment.run.saved_config import checkpoint_path, with_run
 from diffusion.experiment.task.sample_config import SETTINGS, expect_folder, numbered
 from diffusion.image_file import is_image
@@ -66,8 +67,11 @@ def whole(cfg: DictConfig) -> DictConfig:
     merged.labels = None if merged.labels is None else numbered(merged, merged.labels, "labels")
     if kind == "RestoreEdit":
         plain: Any = OmegaConf.to_container(merged, resolve=False)
-        if has_latents(plain):
-            raise ConfigError("edit=restore measures images, and this model runs on latents; use a model of pixels")
+        if has_latents(plain) and not {class_name(part) for part in plain["edit"]["posterior"].values()} <= DECODING:
+            raise ConfigError(
+                "edit=restore measures images, and this model runs on latents; set guidance@edit.posterior=psld or "
+                "resample"
+            )
         for part in merged.edit.posterior.values():
             part.measurement = str(images[0])  # of each image its own, where it is edited
     OmegaConf.set_struct(merged, True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,7 @@ from diffusion.pipeline.keyed import in_units, panels, quantise
 from diffusion.randomness import MEASUREMENT, KeyedRandomness
 from diffusion.training.callbacks.samples import save_grid
 
+log = logging.getLogger(__name__)
 MEAN, SPREAD = "mean", "spread"
 UNIT = (0.0, 1.0)
 """The range of 8-bit images in scores and spreads."""
@@ -37,10 +39,12 @@ UNIT = (0.0, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Restored:
-    """What one measurement gave: the files of its samples, and its scores where the true image is known."""
+    """What one measurement gave: the files of its samples, its scores where the true image is known, and its noise (in
+    [-1, 1]) where that was estimated."""
 
     files: list[str]
     scores: Mapping[str, float] | None
+    noise: float | None = None
 
 
 def restore(cfg: DictConfig, pipeline: EditPipeline, request: Request, file: Path, folder: Path) -> Restored:
@@ -75,9 +79,11 @@ def restore(cfg: DictConfig, pipeline: EditPipeline, request: Request, file: Pat
     if y.shape[0] == images[0].shape[0]:
         images = [resize(quantise(y), (images[0].shape[-2], images[0].shape[-1])), *images]
     save_grid(panels(torch.stack(images)), folder / "grid" / f"{file.stem}.png")
+    if (noise := change.noise(y)) is not None:
+        log.info("%s: noise of standard deviation %.4g, of values in [-1, 1]", file, noise)
     if truth is None:
-        return Restored(names, None)
-    return Restored(names, scores(in_units(samples, units), in_units(truth, units), units))
+        return Restored(names, None, noise)
+    return Restored(names, scores(in_units(samples, units), in_units(truth, units), units), noise)
 
 
 def measured(cfg: DictConfig, change: RestoreEdit, model: DiffusionModel, file: Path) -> tuple[Tensor, Tensor | None]:
