@@ -197,7 +197,7 @@ def test_a_run_is_trained_resumed_and_drawn_from(
     ):
         capsys.readouterr()
         assert script(["sample", "run=whole", *words.split()], monkeypatch) == 2
-        error = capsys.readouterr().err.splitlines()[-1]
+        (error,) = capsys.readouterr().err.splitlines()
         assert sentence in error
     run_script("scripts/sample.py run=whole num_samples=2 output=held_out")
     run_script(f"{cats} tile=true image_size=[32,48] output=wide")
