@@ -117,6 +117,8 @@ class Emoji(ImageData):
             raise DataError("data.styles is empty; name one style or more, such as data.styles=[twemoji]")
         if resolution not in (32, 64):
             raise DataError(f"emoji have 32 or 64 pixels, got data.resolution={resolution}; set data.resolution=32")
+        if least_size < 0:
+            raise DataError(f"data.least_size is a number of pixels from 0, got {least_size}; set it to 0")
         if any(size < 1 or resolution % size for size in self.sizes) or (self.sizes and max(self.sizes) < least_size):
             raise DataError(
                 f"data.sizes divide data.resolution={resolution}, and one of them is at least data.least_size="

@@ -21,11 +21,12 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
 """The shipped metrics, by the names of evaluation.metrics, and what each of them gives."""
 BETTER: Mapping[str, Better] = {
     **dict.fromkeys(
-        ("fd", "sfd", "fd_inf", "fd_class", "fid", "sfid", "kid", "copies", "bits_per_dim"),
+        ("fd", "sfd", "fd_inf", "fd_class", "fid", "sfid", "kid", "copies", "bits_per_dim", "rfd", "rfid"),
         "lower",
     ),
     **dict.fromkeys(("NFE", "s / 1000 samples", "s of training"), "lower"),
     **dict.fromkeys(("is", "precision", "recall", "clip_score", "r_precision", "colour", "concept", "style"), "higher"),
+    **dict.fromkeys(("accuracy", "psnr", "ssim"), "higher"),
 }
 """Which way is better, of the shipped metrics: what their classes say, for readers that do not import torch."""
 

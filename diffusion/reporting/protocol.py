@@ -14,11 +14,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-SUBJECT = ("sampler", "guidance", "schedule", "conditioner", "autoencoder", "weights_sha256", "num_classes", "seed",
-           "sha256", "repeats")  # fmt: skip
-"""Entries of ``samples`` that a table compares."""
+SUBJECT = ("sampler", "guidance", "schedule", "parameterization", "conditioner", "autoencoder", "weights_sha256",
+           "num_classes", "seed", "sha256", "repeats", "parts", "pipeline", "stages")  # fmt: skip
+"""Entries of ``samples`` that a table compares: what draws them, and the runs that this is built on."""
 FOOTNOTE = ("versions", "numerics", "extractor.memory_format", "samples.batch_size", "reference.extraction_batch",
             "likelihood.batch_size", "about.code")  # fmt: skip
+
+MOST = 6
+"""Disagreements that are named."""
 
 
 def protocol(fingerprint: Mapping[str, Any], metric: str = "") -> dict[str, str]:
@@ -37,14 +40,14 @@ def circumstances(fingerprint: Mapping[str, Any]) -> dict[str, str]:
 
 
 def disagreements(records: Sequence[Mapping[str, str]]) -> list[str]:
-    """``path: one against another`` for each entry that is not the same in all records."""
+    """``path: one against another`` for each entry that is not the same in all records, the first few of them."""
     out = []
     for path in sorted({path for record in records for path in record}):
         values = list(dict.fromkeys(record.get(path, "nothing") for record in records))
         if len(values) > 1:
             shown = " against ".join(value if len(value) < 40 else value[:37] + "..." for value in values[:4])
             out.append(f"{path}: {shown}{' and others' if len(values) > 4 else ''}")
-    return out
+    return out if len(out) <= MOST else [*out[:MOST], f"and {len(out) - MOST} more"]
 
 
 def _decides(path: str) -> bool:

@@ -16,6 +16,7 @@ from diffusion.reporting import options, text, wandb_files
 from diffusion.reporting.paper import paper_table
 from diffusion.reporting.paper_items import of_comparison
 from diffusion.reporting.paper_text import as_markdown
+from diffusion.reporting.protocol import disagreements
 from diffusion.reporting.runs import find, read_curves
 from diffusion.reporting.settings import Reader
 from diffusion.reporting.table import LOSS, NFE, SECONDS, compare, over_seeds
@@ -78,6 +79,24 @@ def test_two_protocols_never_share_a_column_and_the_difference_is_named(tmp_path
     assert 'reference.split: "train" against "test"' in note
     assert "hash" not in note
     assert over_seeds(table) is None, "numbers of two protocols are not averaged"
+
+
+def test_what_draws_the_samples_and_what_that_was_built_on_is_no_protocol(tmp_path):
+    """A student and its teacher, a pipeline and one run, two targets: one column."""
+    taught = {"parts": {"objective.teacher": {"run": "t", "sha256": "a"}}, "parameterization": [{"class": "V"}]}
+    several = {"pipeline": {"class": "Unclip", "candidates": 2}, "stages": {"prior": {}, "decoder": {"steps": 3}}}
+    for i, more in enumerate(({}, taught, several)):
+        record = fingerprint()
+        record["samples"] |= more
+        run_folder(tmp_path / f"r{i}", seed=i, scores={"e": ({FD: 1.0 + i}, record)})
+    table = compare(*find([tmp_path]))
+    assert table.metrics[0] == FD
+    assert [row.values[FD].mean for row in table.rows] == [1.0, 2.0, 3.0]
+
+
+def test_no_more_than_some_differences_are_named():
+    one, other = ({f"k{i}": f"{i}{side}" for i in range(9)} for side in "ab")
+    assert disagreements([one, other])[-2:] == ["k5: 5a against 5b", "and 3 more"]
 
 
 def test_a_likelihoods_settings_part_its_own_column_and_no_other(tmp_path):
