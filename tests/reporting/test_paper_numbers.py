@@ -76,10 +76,11 @@ def test_marks_follow_the_numbers_and_ties_the_print():
 @pytest.mark.parametrize(
     ("direction", "names"),
     [
-        ("lower", ["rfid_50k", "fid_50k", "fid_50k_min", "sfid_50k", "fd_digits-cnn-v1_897", "fd_inf_clip_5k", "fid_class_3_50k",
-                   "fd_class_worst_x_10k", "kid_dinov2-vit-l-14_50k", "bits_per_dim_flow_10k", "copies_50k", "NFE",
-                   "s / 1000 samples", "train/loss", "val/loss_t/0.0-0.1", "fid_50k [B]"]),
-        ("higher", ["accuracy_897", "psnr_970", "ssim_50k", "is_50k", "precision_digits-cnn-v1_897", "recall_50k", "clip_score_clip_1k"]),
+        ("lower", ["rfid_50k", "fid_50k", "fid_50k_min", "sfid_50k", "fd_digits-cnn-v1_897", "fd_inf_clip_5k",
+                   "fid_class_3_50k", "fd_class_worst_x_10k", "kid_dinov2-vit-l-14_50k", "bits_per_dim_flow_10k",
+                   "copies_50k", "NFE", "s / 1000 samples", "train/loss", "val/loss_t/0.0-0.1", "fid_50k [B]"]),
+        ("higher", ["accuracy_897", "psnr_970", "ssim_50k", "is_50k", "precision_digits-cnn-v1_897", "recall_50k",
+                    "clip_score_clip_1k"]),
         (None, ["nearest_ratio_50k", "is_std_50k", "kid_50k_std", "sharpness", "fidelity_50k", "isotropy", "train/lr"]),
     ],
 )  # fmt: skip
