@@ -416,7 +416,10 @@ def stand_ins(cfg):
         sizes = {key: cfg.text_encoder[key] for key in ("dim", "pooled_dim")}
         target = "diffusion.text_encoder.words.WordsTextEncoder"
         found["text_encoder"] = {"_target_": target, **sizes, "depth": 1, "heads": 1, "vocabulary": 16}
-    if "pretrained" in str(cfg.get("text_encoder")) or "autoencoder" in (cfg.needs or {}):
+    if {"autoencoder", "clip"} <= {*(cfg.needs or {})}:  # a CLIP reads the images themselves
+        sizes = {key: cfg.autoencoder[key] for key in ("channels", "resolution", "factor")}
+        found["autoencoder"] = {"_target_": "pooled_latents.PooledAutoencoder", **sizes}
+    elif "pretrained" in str(cfg.get("text_encoder")) or "autoencoder" in (cfg.needs or {}):
         side = min(cfg.autoencoder.resolution, 16)
         sizes = {"channels": cfg.autoencoder.channels, "resolution": side}
         cfg.data.merge_with(sizes)

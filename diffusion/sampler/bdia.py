@@ -14,6 +14,8 @@ from diffusion.types import Cond, Denoiser, RandnLike, Reached, Spacing, combine
 
 Past = tuple[Level, Tensor]
 """The level before, and x there."""
+State = tuple[Level, Tensor, Tensor | None]
+"""The same, and the x that was reached from there, where it is known: after another one a step is DDIM's."""
 
 
 class BDIASampler(Sampler):
@@ -45,9 +47,11 @@ class BDIASampler(Sampler):
         self.order = 2 if gamma == 1 else 1
 
     def step(
-        self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: Past | None, randn_like: RandnLike
-    ) -> tuple[Tensor, Past]:
-        return self._reached(denoise, x, cur, nxt, state, self.gamma), (cur, x)
+        self, denoise: Denoise, x: Tensor, cur: Level, nxt: Level, state: State | None, randn_like: RandnLike
+    ) -> tuple[Tensor, State]:
+        moved = state is not None and state[2] is not None and state[2] is not x  # by guidance, onto another path
+        out = self._reached(denoise, x, cur, nxt, None if state is None or moved else state[:2], self.gamma)
+        return out, (cur, x, out)
 
     @torch.no_grad()
     def invert(
@@ -92,7 +96,7 @@ class BDIASampler(Sampler):
             past, reached = (cur, reached.x), Reached(x, nxt.t)
         if len(levels) == 2:
             return reached
-        return Reached(past[1], past[0].t, (levels[-1], reached.x))
+        return Reached(past[1], past[0].t, (levels[-1], reached.x, None))
 
     @staticmethod
     def _reached(denoise: Denoise, x: Tensor, cur: Level, nxt: Level, past: Past | None, gamma: float) -> Tensor:
