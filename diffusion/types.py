@@ -6,7 +6,7 @@ Shapes: ``x`` is (B, ...) with any trailing shape, ``t`` is a float, a 0-d tenso
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
@@ -123,6 +123,13 @@ class Rows(Protocol):
     def rows(self, rows: Tensor) -> Tensor:
         """(B,) int64 -> (B, ...)."""
         ...
+
+
+def rows_of(column: Tensor | Sequence[Any] | Rows, rows: Tensor) -> Any:
+    """The values of a column at ``rows`` (B,) int64: a tensor (B, ...) of one that is held or read, a list of texts."""
+    if isinstance(column, Tensor):
+        return column[rows]
+    return column.rows(rows) if isinstance(column, Rows) else [column[i] for i in rows.tolist()]
 
 
 class Spacing(ABC):

@@ -18,7 +18,7 @@ from diffusion.data.bucket.order import batches_of
 from diffusion.data.captions.base import Captions
 from diffusion.data.decoded import Streamed
 from diffusion.data.references import References
-from diffusion.types import Rows
+from diffusion.types import Rows, rows_of
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,7 @@ class Split:
 
     def facts(self, rows: Tensor) -> dict[str, Any]:
         """What a batch holds beside its images: its columns, and the samples' numbers."""
-        numbers = rows.tolist()
-        facts: dict[str, Any] = {"index": rows}
-        for name, column in self.columns.items():
-            if isinstance(column, Tensor):
-                facts[name] = column.index_select(0, rows)
-            else:
-                facts[name] = [column[i] for i in numbers] if isinstance(column, tuple) else column.rows(rows)
-        return facts
+        return {"index": rows, **{name: rows_of(column, rows) for name, column in self.columns.items()}}
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from diffusion.evaluation.ranks import Ranks
 from diffusion.evaluation.reference import Data, Reference, cached, from_file, load_or_build, specify
 from diffusion.files import replacing
 from diffusion.pipeline.keyed import KeyedPipeline, eight_bit
+from diffusion.types import rows_of
 
 if TYPE_CHECKING:
     from diffusion.evaluation.evaluator import Evaluator
@@ -45,7 +46,7 @@ class Scoring:
         self.needed = sorted({layer for name, layer in plan.layers.items() if name in plan.metrics})
         self.compared = sorted({plan.layers[name] for name, one in plan.metrics.items() if one.reads and one.real})
         self.of_images = {name: one for name, one in plan.metrics.items() if isinstance(one, ImageMetric)}
-        self.columns = sorted({one.column for one in self.of_images.values()} - {"text"})
+        self.columns = sorted({"text", *(one.column for one in self.of_images.values())})
         self.held_out = next((name for name, one in plan.metrics.items() if one.held_out), None)
         self.better: dict[str, Better] = {}
         """Which way is better, of each metric that was computed, on rank 0."""
@@ -96,11 +97,9 @@ class Scoring:
         if len(index) > total:
             chosen = np.random.RandomState(self.plan.protocol.seed).permutation(len(index))[:total]
             index = torch.from_numpy(np.sort(chosen))
-        texts = None if source.texts is None else [source.texts[i] for i in index.tolist()]
-        held = source.columns if self.columns else {}
-        given = {"text": texts, **{name: _at(held[name], index) for name in self.columns if name in held}}
+        given = {name: rows_of(column, index) for name, column in source.columns.items() if name in self.columns}
         rows = self._rows(lambda at: eight_bit(source.images[index[at]]), len(index), "scoring real images", given)
-        self._held_out = Side(rows, source.labels[index], texts=texts)
+        self._held_out = Side(rows, source.labels[index], texts=given.get("text"))
         self._held = len(index)
 
     def _score_held_out(self) -> None:
@@ -125,7 +124,7 @@ class Scoring:
             index = torch.arange(start, start + n)
             side = Side(rows, given.labels(index, seed), texts=given.texts(index))
         else:
-            read = {"text": texts}
+            read = {} if texts is None else {"text": texts}
             rows, cost = self._rows(lambda at: given[at], n, "scoring images", read, self._score_held_out), {}
             side = Side(rows, labels, texts=texts)
         images = rows.pop("image", None)
@@ -174,22 +173,18 @@ class Scoring:
         meanwhile: Callable[[], None] | None = None,
     ) -> Rows:
         """The rows of stored images, with these columns, on rank 0."""
-        return (
-            FeatureGatherer(self.ranks)
-            .gather(
-                n,
-                self.plan.batch_size,
-                lambda at: (self._extract(take(at), {name: _at(column, at) for name, column in given.items()}), {}),
-                on_batch=lambda done, total: self.progress(what, done, total),
-                meanwhile=meanwhile,
-            )
-            .rows
+        gathered = FeatureGatherer(self.ranks).gather(
+            n,
+            self.plan.batch_size,
+            lambda at: (self._extract(take(at), {name: rows_of(column, at) for name, column in given.items()}), {}),
+            on_batch=lambda done, total: self.progress(what, done, total),
+            meanwhile=meanwhile,
         )
+        return gathered.rows
 
     def reference_spec(self, data: Data) -> dict[str, Any]:
         """What decides the reference's rows, where it is a split of ``data``."""
-        plan = self.plan
-        return specify(data, plan.reference, plan.extractor.describe(), self.compared, plan.batch_size)
+        return specify(data, self.plan.reference, self.plan.extractor.describe(), self.compared, self.plan.batch_size)
 
     def unread(self, n: int) -> int:
         """Real images that scoring ``n`` samples extracts: the reference where it is not cached, and the baseline."""
@@ -254,7 +249,7 @@ class Scoring:
             images = pipeline.draw(index, plan.seed)
             _fits(list(images.shape[1:]), real)
             drawn = time.perf_counter()
-            rows = self._extract(images, {name: pipeline.column(name, index) for name in ("text", *self.columns)})
+            rows = self._extract(images, {name: pipeline.column(name, index) for name in self.columns})
             if plan.save_samples:
                 rows["image"] = images.cpu()
             ended = time.perf_counter()
@@ -295,13 +290,6 @@ class Scoring:
         images = given.draw(closest, self.plan.seed).cpu() if isinstance(given, KeyedPipeline) else given[closest]
         real = eight_bit(self.data.split(self.plan.reference).images[where[closest]])
         memorisation.save_pairs(images, real, path)
-
-
-def _at(column: Any, index: Tensor) -> Any:
-    """The values of a column for these images; ``None`` of none."""
-    if column is None or isinstance(column, Tensor):
-        return None if column is None else column[index]
-    return [column[i] for i in index.tolist()]
 
 
 def _fits(shape: list[int] | None, real: list[int] | None) -> None:

@@ -16,7 +16,7 @@ from diffusion.pipeline.base import Pipeline, Request
 from diffusion.pipeline.labels import numbered
 from diffusion.randomness import LABELS, KeyedRandomness
 from diffusion.sampler.base import OnStep
-from diffusion.types import Rows
+from diffusion.types import Rows, rows_of
 
 log = logging.getLogger(__name__)
 
@@ -190,10 +190,7 @@ class KeyedPipeline(Pipeline):
 
     def _turn(self, name: str, index: Tensor) -> Any:
         column = self.columns[name]
-        rows = index % len(column)
-        if isinstance(column, Rows):
-            return column.rows(rows)
-        return column[rows] if isinstance(column, Tensor) else [column[i] for i in rows.tolist()]
+        return rows_of(column, index % len(column))
 
 
 def quantise(x: Tensor) -> Tensor:

@@ -77,8 +77,9 @@ class SinglePipeline(KeyedPipeline):
         return self.model.conditioner.columns
 
     def images(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
+        state = self.state(index, seed, request)
         with self._tiled():
-            return self.model.decode(self.state(index, seed, request))
+            return self.model.decode(state)
 
     @torch.no_grad()
     def state(

@@ -16,6 +16,7 @@ def noise(n: int, channels: int, side: int, seed: int = 0) -> Tensor:
 class Split:
     def __init__(self, images: Tensor, texts: tuple[str, ...] | None = None) -> None:
         self.images, self.labels, self.texts = images, torch.zeros(len(images), dtype=torch.long), texts
+        self.columns = {} if texts is None else {"text": texts}
         self.sha256 = str(int(images.sum()))
 
 

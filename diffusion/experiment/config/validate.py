@@ -150,10 +150,8 @@ def _check_arguments(path: str, node: DictConfig, values: Mapping[str, Any], *, 
 def _check_built(path: str, values: Mapping[str, Any]) -> None:
     """Builds a part and drops it. What it reads of another model that the stand-in for that lacks, such as the classes
     of a classifier, is left to where the model is loaded."""
-    given, values = (
-        values,
-        with_stand_ins(values, lpips=path.startswith("objective") or at(values, "perceptual.weights") is None),
-    )
+    unread = path.startswith("objective") or at(values, "perceptual.weights") is None
+    given, values = values, with_stand_ins(values, lpips=unread)
     room, done = path.partition(".")[0], _name("built", path, values)
     whole = path == "module.model" and values["_target_"] == CLIP
     built = room in BUILT | META or path in ALONE or whole

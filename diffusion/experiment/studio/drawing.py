@@ -96,7 +96,7 @@ class Artist:
         drawing = sampling.prepare(cfg, model)
         pipeline, index = drawing.pipeline, torch.as_tensor(wanted)
         if watch is not None:
-            _Steps(pipeline, len({number // cfg.batch_size for number in wanted}), len(wanted), watch)
+            _Steps(len({number // cfg.batch_size for number in wanted}), len(wanted), watch).follow(pipeline)
         with user_errors():
             drawn = pipeline.draw(index, cfg.seed, drawing.request.select(index)).cpu()
         facts = {**drawing.facts, **sampling.where(pipeline)}
@@ -109,7 +109,7 @@ class Artist:
         (file,) = files = images_of(cfg.image)
         mask = mask_of(cfg.mask, file, True)
         if watch is not None:
-            _Steps(pipeline, -(-cfg.num_samples // cfg.batch_size), cfg.num_samples, watch)
+            _Steps(-(-cfg.num_samples // cfg.batch_size), cfg.num_samples, watch).follow(pipeline)
         with user_errors():
             results = editing.edited(cfg, pipeline, request, files, mask).results
         facts = {**editing.facts_of(cfg, pipeline, files, [mask]), **sampling.where(pipeline)}
@@ -161,12 +161,17 @@ class _Steps:
     A pass is one sampling of a batch by a stage: the prior of unCLIP has one for each candidate.
     """
 
-    def __init__(self, pipeline: KeyedPipeline, batches: int, count: int, watch: Watch) -> None:
+    def __init__(self, batches: int, count: int, watch: Watch) -> None:
+        self.batches, self.count, self.watch, self.begun = batches, count, watch, time.monotonic()
+        self.done, self.step = 0, 0
+        self.last: SinglePipeline | None = None
+
+    def follow(self, pipeline: KeyedPipeline) -> None:
+        """Is told of every step that the pipeline's stages take from now on."""
         assert isinstance(pipeline, SinglePipeline | StagedPipeline)
         every = list(pipeline.stages.values()) if isinstance(pipeline, StagedPipeline) else [pipeline]
         self.passes = len(every) + (pipeline.candidates - 1 if isinstance(pipeline, UnclipPipeline) else 0)
-        self.batches, self.size, self.count, self.watch = batches, pipeline.batch_size, count, watch
-        self.done, self.step, self.begun, self.last = 0, 0, time.monotonic(), every[0]
+        self.size = pipeline.batch_size
         for stage in every:
             levels = stage.sampler.levels(stage.model.schedule)
             stage.on_step = partial(self._step, stage, [level.t for level in levels])

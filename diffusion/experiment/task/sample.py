@@ -15,6 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.progress import track
 
+from diffusion.conditioner.style_reference import MOST
 from diffusion.data.image import Decoder
 from diffusion.describe import tensors_sha256
 from diffusion.errors import ConfigError
@@ -131,8 +132,8 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
         "text": prompts,
         "negative": cfg.negative,
         "numbers": _plain(cfg.numbers),
-        **({} if style is None else _style_facts(cfg, style)),
-        **({} if low is None else {"low_resolution": tensors_sha256({"low_resolution": low})}),
+        **({} if style is None else {**_hashed("style_reference", style), "style_weight": cfg.style_weight}),
+        **({} if low is None else _hashed("low_resolution", low)),
         "checkpoint": cfg.checkpoint,
         "weights": cfg.weights,
         "seed": cfg.seed,
@@ -183,20 +184,25 @@ def _references(files: str | list[str], model: DiffusionModel) -> torch.Tensor:
     """The images of a style, as training reads them: uint8 (R, C, H, W).
 
     Raises:
-        ConfigError: they cannot be read.
+        ConfigError: too many of them, or they cannot be read.
     """
     assert model.shape is not None
     channels, _, width = model.shape
+    files = [files] if isinstance(files, str) else files
+    if len(files) > MOST:
+        raise ConfigError(
+            f"style_reference is at most {MOST} images, whose styles are averaged, got {len(files)}; name fewer"
+        )
     try:
         decoder = Decoder(channels, width)
-        found = [decoder(Path(file)) for file in ([files] if isinstance(files, str) else files)]
+        found = [decoder(Path(file)) for file in files]
     except ValueError as error:
         raise ConfigError(f"style_reference: {error}") from None
     return torch.from_numpy(np.stack(found))
 
 
-def _style_facts(cfg: DictConfig, style: torch.Tensor) -> dict[str, Any]:
-    return {"style_reference": tensors_sha256({"style_reference": style}), "style_weight": cfg.style_weight}
+def _hashed(name: str, images: torch.Tensor) -> dict[str, str]:
+    return {name: tensors_sha256({name: images})}
 
 
 def build_pipeline(

@@ -25,8 +25,6 @@ OWN = re.compile(r"\d{6,}\.(png|npy)|settings\.json|samples\.npz|metadata\.jsonl
 POLICIES = ("balanced", "drawn")
 DEFAULT, EACH = 64, 4
 """Samples where no number is given, and samples of each prompt."""
-REFERENCES = 16
-"""Images of a style reference: ``diffusion.conditioner.style_reference.MOST``, without torch."""
 
 
 def whole(cfg: DictConfig) -> DictConfig:
@@ -203,7 +201,7 @@ def _small(path: Path) -> int:
 
 def _check_style(cfg: DictConfig, kinds: set[str]) -> None:
     """Raises:
-    ConfigError: a weight of no style reference, too many of these, one that is no file, or a model that reads none.
+    ConfigError: a weight of no style reference, one that is no file, or a model that reads none.
     """
     given: Any = OmegaConf.to_container(cfg.style_reference) if OmegaConf.is_list(cfg.style_reference) else None
     files = given or ([] if cfg.style_reference is None else [cfg.style_reference])
@@ -215,10 +213,6 @@ def _check_style(cfg: DictConfig, kinds: set[str]) -> None:
         raise ConfigError(
             "style_reference gives an image whose style is taken, and this model reads none; leave it out, or draw "
             "with a run of conditioner=styled_text"
-        )
-    if len(files) > REFERENCES:
-        raise ConfigError(
-            f"style_reference is at most {REFERENCES} images, whose styles are averaged, got {len(files)}; name fewer"
         )
     for file in files:
         if not Path(str(file)).is_file():
