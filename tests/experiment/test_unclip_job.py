@@ -23,10 +23,14 @@ CLIP = (
 )
 SMALL = f"{DATA.replace(',', ' ')} logger=csv callbacks.samples.num_samples=2 trainer.max_steps=2 sampler.steps=2"
 WORDS = f"needs.clip=[{CLIP}] text_encoder.dim=8 text_encoder.pooled_dim=6"
+CODER = (
+    f"experiment=emoji_autoencoder,{DATA},trainer.max_steps=2,autoencoder.widths=[8,8,8],autoencoder.groups=2,"
+    "evaluation=none,logger=csv"
+)
 STAGES = {
     "prior": f"{WORDS} autoencoder.channels=6 network.width=8 network.depth=1 network.heads=1",
     "decoder": (
-        f"{WORDS} conditioner.parts.image.embedding_dim=6 conditioner.parts.image.dim=32 "
+        f"{WORDS} needs.autoencoder=[{CODER}] conditioner.parts.image.embedding_dim=6 conditioner.parts.image.dim=32 "
         "conditioner.parts.image.token_dim=8 network.channels=8 network.channel_mult=[1,1,1] network.attention=[8] "
         "network.heads=1"
     ),
@@ -62,12 +66,14 @@ def unclip(runs: dict[str, Path], batch_size: int = 4) -> UnclipPipeline:
 @pytest.mark.slow
 def test_the_chain_trains_through_its_needs_and_draws(runs: dict[str, Path]) -> None:
     (clip,) = (runs["place"] / "outputs" / "emoji_clip").iterdir()  # of the prior and of the decoder
+    (coder,) = (runs["place"] / "outputs" / "emoji_autoencoder").iterdir()
     sha256 = diffusion.load(clip).sha256
     prior, decoder = (diffusion.load(runs[name]) for name in ("prior", "decoder"))
     image = decoder.conditioner.parts["image"]
     assert prior.autoencoder.clip == image.clip == decoder.conditioner.parts["text"].encoder.sha256 == sha256
     parts = torch.load(runs["decoder"] / "checkpoints" / "last.ckpt", weights_only=True)["parts"]
     assert {role: part["run"] for role, part in parts.items()} == {
+        "autoencoder": str(coder),
         "text_encoder": str(clip),
         "conditioner.parts.image": str(clip),
     }
