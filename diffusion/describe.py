@@ -6,6 +6,7 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 
 def describe(value: Any, skip: Sequence[str] = ()) -> Any:
-    """Numbers, strings and containers as they are; tensors by shape; objects as {"class": name, argument: value}.
+    """Numbers, strings and containers as they are; tensors by shape; objects, and what
+    is still to be called with more arguments, as {"class": name, argument: value}.
 
     A mapping is a list of pairs, as two orders of it may be two things (the scales of guidance by part). Arguments that
     the constructor does not keep under their own name are left out, and those in ``skip``.
@@ -28,6 +30,9 @@ def describe(value: Any, skip: Sequence[str] = ()) -> Any:
         return [[str(key), describe(item)] for key, item in value.items()]
     if isinstance(value, list | tuple | set | frozenset | range):
         return [describe(item) for item in value]
+    if isinstance(value, partial):
+        given = {str(name): describe(item) for name, item in value.keywords.items() if name not in skip}
+        return {"class": value.func.__name__, **given}
     out: dict[str, Any] = {"class": type(value).__name__}
     for name in inspect.signature(type(value).__init__).parameters:
         if name == "self" or name in skip:

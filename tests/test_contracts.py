@@ -29,6 +29,7 @@ from diffusion.experiment.config.validate import check
 from diffusion.experiment.reproduce.cells import Settings, configs
 from diffusion.experiment.run.stages import with_stages
 from diffusion.experiment.task.cost import cost
+from diffusion.guidance.measurement import MeasurementGuidance
 from diffusion.model import DiffusionModel
 from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.randomness import SAMPLING, KeyedRandomness
@@ -300,6 +301,13 @@ def evaluation(cfg, tmp_path, name):
         built = instantiate(cfg.evaluation, _convert_="all")
         if name in ("classification", "reconstruction", "retrieval"):
             assert (built.num_samples, built.batch_size) == (None, cfg.evaluation.batch_size)
+            return
+        if name == "restoration":
+            assert (built.num_samples, built.batch_size) == (cfg.evaluation.num_samples, cfg.evaluation.batch_size)
+            assert isinstance(
+                built.edit.wrapper(GaussianDenoiser(CosineSchedule(20), 0.0, 0.3), measurement=torch.zeros(1, 4, 4)),
+                MeasurementGuidance,
+            )
             return
         assert (built.batch_size, built.labels) == (cfg.evaluation.get("batch_size", 128), "balanced")
         assert isinstance(built, LikelihoodEvaluator) or built.num_samples == cfg.evaluation.num_samples

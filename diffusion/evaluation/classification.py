@@ -40,10 +40,10 @@ class ClassificationEvaluator(HeldOutEvaluator):
             "weights_sha256": weights_sha256(model),
         }
 
-    def rows(self, model: DiffusionModel, batch: Mapping[str, Any], network: Any) -> Rows:
+    def rows(self, model: DiffusionModel, batch: Mapping[str, Any], network: Any) -> tuple[Rows, dict[str, float]]:
         x = model.encode(batch["image"])
         t = on_knots(model.schedule, torch.zeros(len(x), dtype=torch.float64, device=x.device))
-        return {"correct": (model.output(x, t).argmax(1).cpu() == batch["label"]).float()}
+        return {"correct": (model.output(x, t).argmax(1).cpu() == batch["label"]).float()}, {}
 
     def compute(
         self, rows: Rows, model: DiffusionModel, split: Any, origin: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""Scores of models that draw no images: what they make of the held-out ones."""
+"""Scores of what a model makes of held-out images."""
 
 from __future__ import annotations
 
@@ -54,8 +54,9 @@ class HeldOutEvaluator(ABC):
         """
 
     @abstractmethod
-    def rows(self, model: Any, batch: Mapping[str, Any], network: Any) -> Rows:
-        """A batch of the held-out split on the model's device -> its rows on the CPU."""
+    def rows(self, model: Any, batch: Mapping[str, Any], network: Any) -> tuple[Rows, dict[str, float]]:
+        """A batch of the held-out split on the model's device -> its rows on the CPU, and numbers that are summed over
+        batches: network ``calls`` and their ``seconds``, where something is drawn."""
 
     @abstractmethod
     def compute(
@@ -107,18 +108,21 @@ class HeldOutEvaluator(ABC):
             @torch.no_grad()
             def rows(index: Tensor) -> tuple[Rows, dict[str, float]]:
                 batch = split.batch(index)
-                return self.rows(model, {**batch, "image": batch["image"].to(where)}, network), {}
+                return self.rows(model, {**batch, "image": batch["image"].to(where)}, network)
 
             show = None if progress is None else partial(progress, self.doing)
             gatherer = FeatureGatherer(ranks, None if folder is None else folder / "shards" / key(origin)[:16])
-            found = gatherer.gather(total, self.batch_size, rows, on_batch=show).rows
-            metrics, better = ranks.on_root(partial(self.compute, found, model, split, origin))
+            gathered = gatherer.gather(total, self.batch_size, rows, on_batch=show)
+            metrics, better = ranks.on_root(partial(self.compute, gathered.rows, model, split, origin))
+            paid = gathered.totals
             record = {
                 "samples": origin,
                 "numerics": fingerprint.numerics(where),
                 "versions": fingerprint.versions(),
                 "about": dict(about or {}),
                 "cost": {
+                    **({"nfe_per_sample": paid["calls"] / total} if "calls" in paid else {}),
+                    **({"sampling_seconds": paid["seconds"]} if "seconds" in paid else {}),
                     "wall_seconds": time.perf_counter() - began,
                     "ranks": ranks.size,
                     "threads": torch.get_num_threads(),

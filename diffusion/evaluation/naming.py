@@ -26,7 +26,8 @@ BETTER: Mapping[str, Better] = {
     ),
     **dict.fromkeys(("NFE", "s / 1000 samples", "s of training"), "lower"),
     **dict.fromkeys(("is", "precision", "recall", "clip_score", "r_precision", "colour", "concept", "style"), "higher"),
-    **dict.fromkeys(("accuracy", "psnr", "ssim"), "higher"),
+    **dict.fromkeys(("accuracy", "psnr", "ssim", "draw_psnr", "draw_ssim"), "higher"),
+    **dict.fromkeys(("nmse", "crps", "lpips", "perceptual"), "lower"),
 }
 """Which way is better, of the shipped metrics: what their classes say, for readers that do not import torch."""
 

@@ -81,9 +81,11 @@ class ReconstructionEvaluator(HeldOutEvaluator):
             "ssim": {"window": WINDOW, "sigma": 1.5, "k1": 0.01, "k2": 0.03},
         }
 
-    def rows(self, model: TrainableAutoencoder, batch: Mapping[str, Any], network: Any) -> Rows:
+    def rows(
+        self, model: TrainableAutoencoder, batch: Mapping[str, Any], network: Any
+    ) -> tuple[Rows, dict[str, float]]:
         image = batch["image"]
-        return self._compare(quantise(image), quantise(model(image).image), network)
+        return self._compare(quantise(image), quantise(model(image).image), network), {}
 
     def compute(
         self, rows: Rows, model: Any, split: Any, origin: Mapping[str, Any]

@@ -13,6 +13,8 @@ from diffusion.training.module.autoencoder import psnr
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Credible intervals whose coverage is scored, as near as the number of samples allows."""
+UNIT = (0.0, 1.0)
+"""The range of 8-bit images in scores and spreads."""
 BETTER: Mapping[str, Better] = {"psnr": "higher", "ssim": "higher", "nmse": "lower", "crps": "lower"}
 """Coverage is best at its own level, and has no direction."""
 

@@ -66,8 +66,8 @@ class RetrievalEvaluator(HeldOutEvaluator):
             "classes": list(self.classes or (model.classes if known else ())),
         }
 
-    def rows(self, model: TrainableClip, batch: Mapping[str, Any], network: Any) -> Rows:
-        return {"image": model.image(batch["image"]).cpu(), "text": model.text(batch["text"]).cpu()}
+    def rows(self, model: TrainableClip, batch: Mapping[str, Any], network: Any) -> tuple[Rows, dict[str, float]]:
+        return {"image": model.image(batch["image"]).cpu(), "text": model.text(batch["text"]).cpu()}, {}
 
     @torch.no_grad()
     def compute(

@@ -182,7 +182,7 @@ def cost(fingerprint: Mapping[str, Any]) -> dict[str, Value]:
     out = {}
     if paid.get("nfe_per_sample"):
         out[NFE] = Value(float(paid["nfe_per_sample"]))
-    drawn = (samples.get("num") or 0) * (samples.get("repeats") or 1)
+    drawn = (samples.get("num") or samples.get("N") or 0) * (samples.get("repeats") or 1)
     if paid.get("sampling_seconds") and drawn:
         out[SECONDS] = Value(1000 * float(paid["sampling_seconds"]) / drawn)
     return out

@@ -272,6 +272,7 @@ def test_another_autoencoder_is_refused_and_the_same_in_another_folder_is_not(
         (["guidance=[classifier_free,clip]"], "guidance=clip holds x_0 in [-1, 1]"),
         (["guidance=dynamic_threshold"], "guidance=dynamic_threshold holds x_0 in [-1, 1]"),
         (["guidance=inpaint", "guidance.inpaint.measurement=y.npy"], "guidance=inpaint measures images"),
+        (["evaluation=restoration"], "set guidance@evaluation.posterior=psld or resample"),
         (["evaluation=efficientnet", "evaluation/likelihood=flow"], "bits per dimension are of images"),
         (["autoencoder.pretrained=/nowhere"], "is no folder"),
         (["autoencoder.max_batch=0"], "autoencoder.max_batch is a number of images"),

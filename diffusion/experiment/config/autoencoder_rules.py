@@ -153,6 +153,11 @@ def pixels_only(cfg: Plain) -> str | None:
             return f"guidance={name} holds x_0 in [-1, 1], the range of images, {latents}; use guidance=none"
         if "measurement" in part and kind not in DECODING:
             return f"guidance={name} measures images, {latents}; use guidance=psld or resample"
+    for part in section(section(cfg, "evaluation"), "posterior").values():
+        if class_name(part) not in DECODING:
+            return (
+                f"evaluation=restoration measures images, {latents}; set guidance@evaluation.posterior=psld or resample"
+            )
     if class_name(section(section(cfg, "objective"), "metric")) == "LPIPSMetric":
         return f"objective/metric=lpips compares images, {latents}; use objective/metric=pseudo_huber or squared"
     if section(cfg, "evaluation").get("likelihood") is not None:

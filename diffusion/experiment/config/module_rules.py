@@ -13,6 +13,8 @@ SCORERS = {
     "RetrievalEvaluator": "retrieval",
 }
 """Evaluations of models that draw no images, and their options."""
+RESTORES = "RestorationEvaluator"
+"""The evaluation of what a model makes of measurements."""
 
 
 def scored_as_trained(cfg: Plain) -> str | None:

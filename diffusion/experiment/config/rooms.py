@@ -27,6 +27,8 @@ DENOISERS = (
 """Rooms and keys of a denoiser's training alone."""
 OF_PARTS = ("guidance", "callbacks")
 """Rooms that hold parts by name. An experiment may set one that is not chosen any more."""
+HELD_OUT = "held-out images"
+"""What the measurement of an evaluation's guidance says: it has no file."""
 OF_CLIPS = (*(room for room in DENOISERS if room != "text_encoder"), "autoencoder")
 """Those that the training of a CLIP does not have."""
 
@@ -86,6 +88,14 @@ def own_rooms(cfg: DictConfig, overrides: Sequence[str] = ()) -> DictConfig:
                 if given:
                     raise ConfigError(f"{room} has no {name}, which {given[0]} sets; choose it too, or leave that out")
                 del cfg[room][name]
+    return held_out_measurements(cfg)
+
+
+def held_out_measurements(cfg: DictConfig) -> DictConfig:
+    """The config itself; a guidance of an evaluation that restores is given what is measured of held-out images."""
+    for part in (OmegaConf.select(cfg, "evaluation.posterior") or {}).values():
+        with open_dict(part):
+            part.measurement = HELD_OUT
     return cfg
 
 

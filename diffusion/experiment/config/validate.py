@@ -22,17 +22,18 @@ from diffusion.errors import ConfigError, UserError
 from diffusion.experiment.config.arguments import arguments
 from diffusion.experiment.config.errors import config_folders, in_other_option, nearest, one_line, ranked, unresolved
 from diffusion.experiment.config.numbers import SLOW, counts
+from diffusion.experiment.config.rooms import HELD_OUT
 from diffusion.experiment.config.rules import RULES
 from diffusion.experiment.config.settings import settings
-from diffusion.experiment.config.stand_ins import stand_in, with_stand_ins
+from diffusion.experiment.config.stand_ins import nothing, stand_in, with_stand_ins
 
 HYDRAS = {"_target_", "_partial_", "_recursive_", "_convert_", "_args_"}
 META = {"network", "conditioner", "text_encoder", "autoencoder"}
 """Built on the meta device: shapes without memory."""
 BUILT = {"schedule", "parameterization", "spacing", "sampler", "objective", "ema", "augmentation"}
 BUILT |= {"guidance", "edit", "optimizer", "lr_scheduler", "evaluation", "data", "callbacks", "trainer"}
-WRAPPERS = {"guidance": 1, "edit": 2}
-"""How deep wrappers of a denoiser lie: guidance.clip, edit.posterior.pigdm."""
+WRAPPERS = {"guidance": 1, "edit": 2, "evaluation": 2}
+"""How deep wrappers of a denoiser lie: guidance.clip, edit.posterior.pigdm, evaluation.posterior.pigdm."""
 LIGHTNINGS = "MisconfigurationException"
 """What Lightning raises for settings of the trainer."""
 LAST = {"network": 1, "lr_scheduler": 2, "optimizer": 3}
@@ -171,7 +172,7 @@ def _check_built(path: str, values: Mapping[str, Any]) -> None:
             elif path == "schedule":
                 built.check()
             elif values.get("_partial_") and path.count(".") == WRAPPERS.get(room, 0):
-                built(stand_in(room))
+                built(stand_in(room), **({"measurement": nothing()} if values.get("measurement") == HELD_OUT else {}))
     except Exception as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) else error
         if isinstance(cause, AttributeError) and (room == "guidance" or values != given):

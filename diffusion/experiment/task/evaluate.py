@@ -81,10 +81,10 @@ def run(cfg: DictConfig) -> Result | Forecast:
             return _score_images(cfg, evaluator, where)
         folder = Path(cfg.run)
         model: Model
+        if isinstance(evaluator, HeldOutEvaluator) and cfg.get("plan"):
+            with user_errors():
+                evaluator.forecast()
         if not draws(cfg):
-            if cfg.get("plan"):
-                with user_errors():
-                    evaluator.forecast()
             whole = trained(cfg, folder, cfg.checkpoint, cfg.weights)[0].to(where)
             return _score_model(cfg, evaluator, whole, build_data(cfg), checkpoint_path(folder, cfg.checkpoint))
         if is_staged(cfg):

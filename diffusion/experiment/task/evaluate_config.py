@@ -8,10 +8,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
-from diffusion.experiment.config.module_rules import SCORERS
+from diffusion.experiment.config.module_rules import RESTORES, SCORERS
 from diffusion.experiment.config.overrides import quote, text_of
 from diffusion.experiment.config.plain import class_name, section
-from diffusion.experiment.config.rooms import draws, kind
+from diffusion.experiment.config.rooms import draws, held_out_measurements, kind
 from diffusion.experiment.run.stages import is_staged, main_stage, pipeline_overrides, with_stages
 from diffusion.experiment.task.sample_config import numbered, prompts_of
 
@@ -53,6 +53,11 @@ def whole(cfg: DictConfig) -> DictConfig:
             raise ConfigError(
                 f"evaluation={scorer} scores a model that draws no images; choose an evaluation that scores samples"
             )
+        if class_name(section(cfg, "evaluation")) == RESTORES:
+            raise ConfigError(
+                "evaluation=restoration scores what a model makes of measurements; give run=, or choose an evaluation "
+                "that scores samples"
+            )
         if "extractor" not in cfg.evaluation:
             raise ConfigError("images have no likelihood; choose an evaluation that scores samples, such as digits")
         if not cfg.get("data") and cfg.evaluation.get("reference", "train") in ("train", "test"):
@@ -75,6 +80,10 @@ def whole(cfg: DictConfig) -> DictConfig:
     merged = with_stages(given, undrawn=True)
     if "_target_" not in (merged.get("evaluation") or {}):
         raise ConfigError("the run has no evaluation of its own; add evaluation=<name>")
+    restores = class_name(section(merged, "evaluation")) == RESTORES
+    if restores and is_staged(cfg):
+        raise ConfigError("evaluation=restoration restores images with one model; give run=, and leave pipeline out")
+    held_out_measurements(merged)
     OmegaConf.set_struct(merged, False)
     steps = OmegaConf.select(merged, "trainer.max_steps")  # of the training, which rules compare with its settings
     merged.trainer, merged.images, merged.output = cfg.get("trainer"), None, cfg.output
@@ -85,6 +94,11 @@ def whole(cfg: DictConfig) -> DictConfig:
     if asked and not draws(merged):
         raise ConfigError(
             f"{asked[0]} chooses what is drawn, and {kind(merged).noun} draws nothing; leave {asked[0]} out"
+        )
+    if asked and restores:
+        raise ConfigError(
+            f"{asked[0]} chooses what is drawn, and evaluation=restoration restores held-out images; leave {asked[0]} "
+            "out, and set evaluation.conditioned=true to restore each under its own condition"
         )
     if asked and "labels" not in merged.evaluation:
         raise ConfigError(

@@ -20,7 +20,7 @@ from diffusion.editing.frame import resize
 from diffusion.editing.pipeline import EditPipeline
 from diffusion.editing.restore import RestoreEdit
 from diffusion.errors import ConfigError
-from diffusion.evaluation.restoration import BETTER, scores, together
+from diffusion.evaluation.restoration import BETTER, UNIT, scores, together
 from diffusion.experiment.task.edit_config import same_name
 from diffusion.experiment.task.sample_output import save_image
 from diffusion.files import sha256_of
@@ -33,8 +33,6 @@ from diffusion.training.callbacks.samples import save_grid
 
 log = logging.getLogger(__name__)
 MEAN, SPREAD = "mean", "spread"
-UNIT = (0.0, 1.0)
-"""The range of 8-bit images in scores and spreads."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from diffusion.experiment.config.module_rules import SCORERS
+from diffusion.experiment.config.module_rules import RESTORES, SCORERS
 from diffusion.experiment.config.plain import class_name, section
 from diffusion.experiment.config.validate import resolved
 from diffusion.experiment.run.code import KEEP, SCORING, changed, code_of, files_of, read_code, write_code
@@ -41,6 +41,10 @@ def target(cfg: DictConfig) -> Path:
         return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
     alone = "extractor" not in cfg.evaluation  # bits per dimension and no score of samples
     how = f"{'bits_per_dim' if alone else cfg.evaluation.extractor}-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+    if class_name(section(cfg, "evaluation")) == RESTORES:
+        how = f"restoration-{hashlib.sha256(settings.encode()).hexdigest()[:6]}"
+        what = settings_name(cfg, num_samples=cfg.evaluation.num_samples or "test", seed=cfg.evaluation.seed)
+        return Path(cfg.paths.run) / "evaluation" / f"{what}_{how}"
     if cfg.get("images") is not None:
         return Path(cfg.output) / how
     count = (cfg.evaluation.likelihood.num_samples or "test") if alone else cfg.evaluation.num_samples
