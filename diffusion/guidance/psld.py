@@ -18,8 +18,9 @@ class PSLDGuidance(DPSGuidance):
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`, of images.
-        scale: the paper's omega; its code has 0.1.
-        gluing: the paper's gamma; its code has 0.1, and 0.01 for a hidden box.
+        scale: the paper's omega; its code has 1 for Stable Diffusion (0.1 for a hidden box), and 0.1 for the latent
+            diffusion model of faces (0.9 for superresolution), with 1000 steps of DDIM.
+        gluing: the paper's gamma; its code has 0.1 (0.01 for a hidden box with Stable Diffusion).
     """
 
     key = "guidance.psld"
@@ -32,7 +33,7 @@ class PSLDGuidance(DPSGuidance):
         operator: Operator,
         measurement: Tensor | str,
         simulate: bool = True,
-        scale: float = 0.1,
+        scale: float = 1.0,
         gluing: float = 0.1,
     ) -> None:
         if not gluing >= 0:
