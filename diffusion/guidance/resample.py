@@ -23,10 +23,11 @@ class ReSampleGuidance(MeasurementGuidance):
     inverse problems with latent diffusion models via hard data consistency, algorithm 1; constants of its code).
 
     Up to two thirds of the steps the decoded image is changed, x + A^T (A A^T + noise^2)^-1 (y - A x), and encoded;
-    from there on the latent itself by Adam on ||y - A D(z)||^2. The last step's result is changed so, too, and is what
-    is given. Three things are simpler than in the code: it takes z_0 from five DDIM steps ahead; it goes down
-    ||y - A x||^2 in pixels by up to 2000 steps of Adam; and it ends Adam at a mean square of 10^-6 or where 200 steps
-    brought nothing. Here Adam ends where the mean over what is measured is noise^2, below which it would fit noise.
+    from there on, and at once where A is not linear, the latent itself by Adam on ||y - A D(z)||^2. The last step's
+    result is changed so, too, and is what is given. Three things are simpler than in the code: it takes z_0 from five
+    DDIM steps ahead; it goes down ||y - A x||^2 in pixels by up to 2000 steps of Adam; and it ends Adam at a mean
+    square of 10^-6, or where 200 steps brought nothing. Here Adam ends where the mean over what is measured is noise^2,
+    below which it would fit noise.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`, of images.
@@ -40,6 +41,7 @@ class ReSampleGuidance(MeasurementGuidance):
 
     needs_grad = True
     key = "guidance.resample"
+    linear = False
 
     def __init__(
         self,
@@ -84,7 +86,8 @@ class ReSampleGuidance(MeasurementGuidance):
         progress = replay.taken / (replay.taken + replay.left)
         if made is None or cur.alpha == 0 or replay.left % self.every or progress < 1 / 3:
             return x
-        z0 = self._explained(made.x0) if progress > 2 / 3 else self._projected(made.x0)
+        latent = progress > 2 / 3 or not self.operator.linear
+        z0 = self._explained(made.x0) if latent else self._projected(made.x0)
         v, s2 = self.gamma * between(cur, nxt).small, nxt.sigma**2  # the weights of z_0 and z'
         mean = combine(v * nxt.alpha / (v + s2), z0, s2 / (v + s2), x)
         return mean + math.sqrt(v * s2 / (v + s2)) * randn_like(x)

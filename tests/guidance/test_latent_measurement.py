@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.guidance import DPSGuidance, PSLDGuidance, ReSampleGuidance, guide
-from diffusion.operator import BlurOperator, MaskOperator, Operator
+from diffusion.operator import BlurOperator, ClipOperator, MaskOperator, Operator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -148,6 +148,25 @@ def test_resample_gives_what_explains_the_measurement_where_the_last_level_keeps
     )
     out = DDIMSampler(6, UniformSpacing(), final=final)(guided, image(3, seed=2))
     assert ((y - BOX(out)).square().flatten(1).sum(1) <= 12 * noise**2).all()
+
+
+def test_what_is_not_linear_is_explained_in_latents_from_the_first_third_on() -> None:
+    """High dynamic range: pixels that are cut have no slope, all others fit. Without gluing psld is DPS there."""
+    codec, operator, noise = Linear(square() / 4), ClipOperator(), 0.02
+    y, start = operator(codec.decode(normal(5)(torch.empty(2, 1, 1, PIXELS, dtype=torch.float64)))), normal(6)
+    make = {"simulate": False, "noise": noise, "every": 3, "rate": 0.05}
+    guided = guide(GaussianDenoiser(SCHEDULE), [lambda d: ReSampleGuidance(d, operator, y, **make)], codec)
+    out = DDIMSampler(12)(guided, start(torch.empty(2, 1, 1, PIXELS, dtype=torch.float64)), randn_like=normal())
+    measured = operator(codec.decode(out))
+    uncut = measured.abs() < 1
+    assert 0.2 < uncut.double().mean() < 1
+    assert (y - measured)[uncut].abs().max() < noise
+    x, pixels = image(3), GaussianDenoiser(SCHEDULE)
+    found = DDIMSampler(10)(PSLDGuidance(pixels, operator, y[:1], simulate=False, scale=0.5, gluing=0.0), x)
+    dps = DPSGuidance(pixels, operator, y[:1], simulate=False, scale=0.5)
+    torch.testing.assert_close(found, DDIMSampler(10)(dps, x))
+    with pytest.raises(ValueError, match=r"ClipOperator is not one; set guidance\.psld\.gluing=0"):
+        PSLDGuidance(pixels, operator, y)
 
 
 @pytest.mark.parametrize(
