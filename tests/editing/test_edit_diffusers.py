@@ -47,8 +47,8 @@ DIFFEDIT = "diffusers.pipelines.deprecated.stable_diffusion_diffedit.pipeline_st
 class Both:
     """One set of weights: the pipelines of diffusers around it, and the run that it was imported as."""
 
-    def __init__(self, folder: Path) -> None:
-        base = stable_diffusion(folder / "words", diffusers.DDIMScheduler(**SCHEDULER))
+    def __init__(self, folder: Path, fills: bool = False) -> None:
+        base = stable_diffusion(folder / "words", diffusers.DDIMScheduler(**SCHEDULER), fills)
         base.save_pretrained(folder / "there")
         run_script(f"scripts/import.py format=diffusers path={folder / 'there'} name=sd paths.outputs={folder}")
         self.model: DiffusionModel = diffusion.load(folder / "imported" / "sd").double()
@@ -111,6 +111,7 @@ def told(noise: Tensor) -> Any:
     return lambda shape, **keywords: noise.reshape(shape)
 
 
+@torch.no_grad()
 def close(found: Tensor, due: Tensor) -> None:
     error = float((found - due).abs().max() / due.abs().max())
     print(f"differs by {error:.1e}")
@@ -162,6 +163,37 @@ def test_inpaint_is_inpainting_with_a_plain_model(strength: float, both: Both, m
     close(watched.made, due)
     kept = watched.subject.mask.expand_as(x0) == 0
     assert torch.equal(watched.made[kept], x0[kept])
+
+
+def test_a_model_that_fills_what_a_mask_hides_draws_what_theirs_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nine channels: what is denoised, the mask, and the latents of the rest, which guidance keeps in both predictions.
+    Theirs draws those of the encoder's posterior, and is given ours."""
+    filling = Both(tmp_path, fills=True)
+    assert filling.model.guidance["classifier_free"].keywords["scale"] == {"text": 7.5}
+    guidance = {"classifier_free": lambda d: ClassifierFreeGuidance(d, {"text": SCALE})}
+    sampler = DDIMSampler(STEPS, UniformSpacing(1), final="first")
+    pipeline = filling.model.pipeline(sampler=sampler, guidance=guidance, batch_size=2)
+    pixels = torch.randint(0, 256, (2, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    request = Request(text=["a red heart", "two stars"], image=pixels.double() / 127.5 - 1, mask=hidden())
+    found = pipeline.state(torch.arange(2), 0, request)
+    cond = pipeline.cond(torch.arange(2), 0, request)
+    noise = KeyedRandomness(torch.arange(2), seed=0, stream=SAMPLING).randn_like(found)
+    theirs = filling.pipeline("StableDiffusionInpaintPipeline")
+    monkeypatch.setattr(pipeline_stable_diffusion_inpaint, "randn_tensor", told(noise))
+    due = theirs(
+        image=pixels / 255, mask_image=hidden(), masked_image_latents=cond.image[:, 1:], height=16, width=16,
+        strength=1.0, prompt_embeds=cond.tokens.double(), guidance_scale=SCALE, num_inference_steps=STEPS,
+        negative_prompt_embeds=cond.null.tokens.double().expand_as(cond.tokens), output_type="latent",
+    ).images  # fmt: skip
+    close(found, due)
+    rest = (1 - hidden()) * (pixels / 127.5 - 1)
+    posterior = filling.parts["vae"].encode(rest.double()).latent_dist
+    close(cond.image[:, 1:], 0.13 * posterior.mode())
+    watched = edited(filling, InpaintEdit(), hidden())  # through the edit, too, with what is seen put back
+    kept = watched.subject.mask.expand_as(found) == 0
+    assert torch.equal(watched.made[kept], watched.subject.x0[kept])
 
 
 def diffedit(both: Both) -> Any:
