@@ -76,6 +76,7 @@ class DiffusionModel(nn.Module):
         self.denoiser = denoiser
         self.conditioner = conditioner or NoConditioner()
         self.autoencoder = (autoencoder or IdentityAutoencoder()).requires_grad_(False)
+        self.conditioner.bind(self.autoencoder.encode)
         self.sampler = sampler
         self.shape = None if shape is None else tuple(shape)
         self.config = config

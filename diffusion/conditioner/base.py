@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion.condition import DROPPED
 from diffusion.randomness import Randomness
@@ -64,6 +64,10 @@ class Conditioner(nn.Module, ABC):
             return cond
         cond = replace(cond, source=kept)
         return cond.drop(batch[DROPPED].to(cond.device)) if DROPPED in batch else cond
+
+    def bind(self, encode: Callable[[Tensor], Tensor]) -> None:
+        """Told how its model encodes images (B, C, H, W) in [-1, 1] as latents (B, c, h, w); kept by what conditions on
+        parts of images."""
 
     def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         """The batch with the columns that can be made of others; as it is where there are none."""

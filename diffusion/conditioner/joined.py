@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Literal, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from diffusion.condition import DROPPED
 from diffusion.conditioner.base import Conditioner, check_drop
@@ -76,6 +76,10 @@ class JoinedConditioner(Conditioner):
             marked = batch.get(f"{DROPPED}.{name}")
             conds[name] = replace(cond if marked is None else cond.drop(marked.to(cond.device)), source=None)
         return Cond.join(conds, self.concat)
+
+    def bind(self, encode: Callable[[Tensor], Tensor]) -> None:
+        for part in self.parts.values():
+            part.bind(encode)
 
     def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         for part in self.parts.values():

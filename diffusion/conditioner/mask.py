@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -15,21 +15,23 @@ from diffusion.types import Cond
 
 class MaskConditioner(Conditioner):
     """A mask and what it leaves of the image, concatenated to what is denoised: a model of images given their rest
-    (GLIDE, Nichol et al. 2022, section 2.5; Palette, Saharia et al. 2022).
+    (GLIDE, Nichol et al. 2022, section 2.5; Palette, Saharia et al. 2022). A model of latents is given the mask at its
+    own size, of each latent that of its first pixel, and the rest encoded by its autoencoder, as Stable Diffusion's
+    models for inpainting are (Rombach et al. 2022, section 4.5).
 
     In training each image gets a box of its own, its sides uniform shares of the image's and its place uniform; a share
     of the images is hidden altogether, so that the model draws without an image too. Where a batch has no column "mask"
     the middle is hidden, half of each side: what grids and scores are drawn for. The null hides everything.
 
     Args:
-        image_channels: of the condition: those of the image and one of the mask.
+        image_channels: of the condition: those of what is denoised and one of the mask.
         factor: side of the image over that of what is denoised, 1 without an autoencoder.
         least, most: sides of a box in training, as shares of the image's, 0 < least <= most <= 1.
         everything: share of the images that training hides altogether.
         drop: probability of training with the null.
 
     Raises:
-        ValueError: shares or probabilities that make no sense, or latents.
+        ValueError: shares or probabilities that make no sense.
     """
 
     columns = ("image",)
@@ -47,11 +49,8 @@ class MaskConditioner(Conditioner):
         super().__init__()
         if image_channels < 2:
             raise ValueError(f"conditioner.image_channels counts the image's and one of the mask, got {image_channels}")
-        if factor != 1:
-            raise ValueError(
-                f"conditioner=mask hides pixels, and this autoencoder makes latents of a {factor}th of their side; set "
-                "autoencoder=identity"
-            )
+        if factor < 1:
+            raise ValueError(f"conditioner.factor is at least 1, got {factor}")
         if not 0 < least <= most <= 1:
             raise ValueError(
                 f"a box's sides are shares of the image's, 0 < least <= most <= 1, got {least} and {most}; set "
@@ -61,7 +60,11 @@ class MaskConditioner(Conditioner):
             raise ValueError(f"conditioner.everything is a share in [0, 1], got {everything}")
         check_drop(drop)
         self.image_channels, self.least, self.most, self.everything = image_channels, least, most, everything
-        self.drop = drop
+        self.factor, self.drop = factor, drop
+        self._encode: tuple[Callable[[Tensor], Tensor], ...] = ()
+
+    def bind(self, encode: Callable[[Tensor], Tensor]) -> None:
+        self._encode = (encode,)  # a tuple is no part of the module
 
     def completed(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
         if "mask" in batch or "image" not in batch:
@@ -72,25 +75,39 @@ class MaskConditioner(Conditioner):
 
     def forward(self, batch: Mapping[str, Any]) -> Cond:
         """batch["image"] (B, C, H, W) in [-1, 1] or uint8, batch["mask"] (B, 1, H, W), above 0 where it is hidden ->
-        image (B, 1 + C, H, W): the mask as 0 and 1, and the image with 0 in its place.
+        image (B, 1 + C, H, W): the mask as 0 and 1, and the image with 0 in its place; on latents (B, 1 + c, h, w).
 
         Raises:
-            ValueError: an image of other channels, or a mask of another size.
+            ValueError: an image of other channels, a mask of another size, or no autoencoder for a factor above 1.
         """
         image, mask = batch["image"], batch["mask"]
-        if image.shape[1] + 1 != self.image_channels:
-            raise ValueError(
-                f"the image has {image.shape[1]} channels, and conditioner.image_channels={self.image_channels} is "
-                "that and one; give images with as many"
-            )
         if mask.shape != (len(image), 1, *image.shape[-2:]):
             raise ValueError(
                 f"the mask of images {tuple(image.shape)} has one channel and their size, got {tuple(mask.shape)}"
             )
         x = image / 127.5 - 1 if image.dtype == torch.uint8 else image
         hidden = (mask > 0).to(x)
-        null = torch.cat([torch.ones_like(hidden), torch.zeros_like(x)], dim=1)
-        return Cond(image=torch.cat([hidden, (1 - hidden) * x], dim=1), null=Cond(image=null))
+        seen, nothing = self._shown((1 - hidden) * x), self._shown(torch.zeros_like(x[:1])).expand(len(x), -1, -1, -1)
+        if seen.shape[1] + 1 != self.image_channels:
+            raise ValueError(
+                f"what is denoised has {seen.shape[1]} channels, and conditioner.image_channels={self.image_channels} "
+                "is that and one; give images with as many, or set it"
+            )
+        hidden = hidden[..., :: self.factor, :: self.factor]
+        null = torch.cat([torch.ones_like(hidden), nothing], dim=1)
+        return Cond(image=torch.cat([hidden, seen], dim=1), null=Cond(image=null))
+
+    def _shown(self, image: Tensor) -> Tensor:
+        """An image where diffusion runs."""
+        if self.factor == 1:
+            return image
+        if not self._encode:
+            raise ValueError(
+                f"conditioner.factor={self.factor} is of latents, and nothing encodes images; give the conditioner to "
+                "a DiffusionModel with its autoencoder"
+            )
+        with torch.no_grad():
+            return self._encode[0](image)
 
     def degraded(self, cond: Cond, randomness: Randomness) -> Cond:
         assert cond.source is not None  # a call keeps its columns

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,6 +14,7 @@ from diffusion.guidance.base import Codec
 from diffusion.guidance.inpaint import InpaintGuidance
 from diffusion.operator.mask import MaskOperator
 from diffusion.sampler.base import OnStep, Sampler
+from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser, RandnLike, Reached, combine
 
 MaskUse = Literal["none", "optional", "needed"]
@@ -72,12 +73,17 @@ class Subject:
         """The image, or the first of several."""
         return self.images[0]
 
-    def sample(self, noise: Tensor, start: tuple[Tensor, float] | Reached | None = None) -> Tensor:
+    def sample(
+        self,
+        noise: Tensor,
+        start: tuple[Tensor, float] | Reached | None = None,
+        path: Mapping[float, Tensor] | None = None,
+    ) -> Tensor:
         """x_0 (B, c, h, w) from noise, or from a ``start``; what the mask keeps is replaced after every step, so that
-        it comes out as it is in :attr:`x0`."""
+        it comes out as it is in :attr:`x0`: by the image with noise, or by what a ``path`` has at that time."""
         denoiser = self.denoiser
         if self.mask is not None:
-            denoiser = InpaintGuidance(denoiser, MaskOperator(seen=1 - self.mask), self.x0, simulate=False)
+            denoiser = _PathGuidance(denoiser, self.mask, self.x0, path or {})
         return self.sampler(denoiser, noise, self.cond, start=start, randn_like=self.randn_like, on_step=self.on_step)
 
     def invert(self, x0: Tensor, to: float = 1.0) -> Tensor:
@@ -104,12 +110,20 @@ class Subject:
 
     def back_and_forth(self, to: float = 1.0) -> Tensor:
         """:attr:`x0` inverted up to a time, and samples from there: the image itself under its own condition, without
-        guidance, as far as the sampler's inverse is exact.
+        guidance, as far as the sampler's inverse is exact. What a mask keeps is on the inverse's own path all the way
+        (Couairon et al. 2023, DiffEdit, section 3.2, step 3).
 
         Raises:
             ValueError: a sampler that draws noise.
         """
-        return self.sample(self.noise, self.sampler.inverse(self.plain, self.x0, self.source, to=to))
+        path: dict[float, Tensor] = {}
+
+        def reached(number: int, level: Level, x: Tensor, x0: Tensor | None) -> None:
+            if self.mask is not None:
+                path[level.t] = x
+
+        start = self.sampler.inverse(self.plain, self.x0, self.source, to=to, on_step=reached)
+        return self.sample(self.noise, start, path)
 
     def of(self, number: int) -> Subject:
         """The same of one of several images, which is described by its own embedding where there is one."""
@@ -126,6 +140,19 @@ class Subject:
     def masked(self, mask: Tensor | None) -> Subject:
         """The same with another mask (B, 1, h, w)."""
         return replace(self, mask=mask)
+
+
+class _PathGuidance(InpaintGuidance):
+    """What a mask (B, 1, h, w) keeps of x_0 (B, c, h, w) is replaced by what a path has at the time reached; the image
+    with fresh noise where it has nothing."""
+
+    def __init__(self, denoiser: Denoiser, mask: Tensor, x0: Tensor, path: Mapping[float, Tensor]) -> None:
+        super().__init__(denoiser, MaskOperator(seen=1 - mask), x0, simulate=False)
+        self._path = path
+
+    def known(self, y: Tensor, level: Level, randn_like: RandnLike) -> Tensor:
+        found = self._path.get(level.t)
+        return super().known(y, level, randn_like) if found is None or level.t == 0 else found
 
 
 class Edit(ABC):

@@ -25,10 +25,11 @@ class DAPSGuidance(MeasuredStepGuidance):
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`; any operator.
-        noise: standard deviation of the measurement's noise.
+        noise: standard deviation of the measurement's noise; the paper's code puts 0.01 in its place where it is 0.05.
         ode_steps: Euler's, at levels evenly spaced in (sigma / alpha)^(1/7); 1 is E[x_0 | x].
         langevin_steps: where A is not linear.
-        langevin_rate: of these at the first level; it falls to a hundredth of it, linearly over the levels.
+        langevin_rate: of these at the first level; it falls to a hundredth of it, linearly over the levels. The code
+            has 2e-5 for high dynamic range and 5e-5 for phases.
     """
 
     key = "guidance.daps"

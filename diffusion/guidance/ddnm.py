@@ -11,7 +11,8 @@ from diffusion.types import Cond, Prediction
 
 class DDNMGuidance(MeasurementGuidance):
     """x_0 = D - A^+ (A D - y), for measurements without noise (Wang et al. 2023, DDNM, eq. 13), in any sampler; the
-    paper's is sampler=ancestral. The part that A does not see follows the measurement through the network only.
+    paper's is sampler=ancestral, and its code steps by eta = 0.85 with the network's own eps. The part that A does not
+    see follows the measurement through the network only.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`; an operator that destroys detail, as a blur

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -43,15 +45,8 @@ class DPSGuidance(MeasurementGuidance):
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         if isinstance(t, Tensor):
             return self.denoiser(x, t, cond)
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            prediction = self.denoiser(leaf, t, cond)
-            (self._pull[t],) = torch.autograd.grad(self.error(prediction.x0).sum(), leaf)
-        return Prediction(
-            prediction.x0.detach(),
-            prediction.eps.detach(),
-            None if prediction.var_mix is None else prediction.var_mix.detach(),
-        )
+        prediction, self._pull[t] = with_slope(self.denoiser, x, t, cond, self.error)
+        return prediction
 
     def error(self, x0: Tensor) -> Tensor:
         """What every step goes down, (B,) of x_0 (B, ...)."""
@@ -62,3 +57,15 @@ class DPSGuidance(MeasurementGuidance):
         pull = self._pull.get(cur.t)
         self._pull.clear()
         return x if pull is None else x - pull
+
+
+def with_slope(
+    denoiser: Denoiser, x: Tensor, t: float, cond: Cond, error: Callable[[Tensor], Tensor]
+) -> tuple[Prediction, Tensor]:
+    """The prediction of x (B, ...), and the gradient in x of an error (B,) of its x_0; both without a graph."""
+    with torch.enable_grad():
+        leaf = x.detach().requires_grad_()
+        prediction = denoiser(leaf, t, cond)
+        (slope,) = torch.autograd.grad(error(prediction.x0).sum(), leaf)
+    var_mix = None if prediction.var_mix is None else prediction.var_mix.detach()
+    return Prediction(prediction.x0.detach(), prediction.eps.detach(), var_mix), slope

@@ -45,5 +45,8 @@ class InpaintGuidance(MeasurementGuidance):
     def replaced(self, x: Tensor, level: Level, randn_like: RandnLike) -> Tensor:
         """x at ``level`` with the seen pixels known."""
         y, seen = self.y(x).expand_as(x), self._mask.seen(x)
-        known = combine(level.alpha, y, level.sigma, randn_like(x)) if level.sigma > 0 else level.alpha * y
-        return seen * known + (1 - seen) * x
+        return seen * self.known(y, level, randn_like) + (1 - seen) * x
+
+    def known(self, y: Tensor, level: Level, randn_like: RandnLike) -> Tensor:
+        """y (B, C, H, W) at ``level``; itself in the end, where a sampler's last level keeps some noise, too."""
+        return y if level.t == 0 else combine(level.alpha, y, level.sigma, randn_like(y))

@@ -64,7 +64,10 @@ class NonlinearOperator(Operator):
         return ValueError(f"{type(self).__name__} is not linear and has neither adjoint nor inverse; {NONLINEAR}")
 
 
-NONLINEAR = "choose guidance=dps or guidance=daps, which only differentiate it"
+NONLINEAR = (
+    "choose guidance=dps or guidance=daps, which only differentiate it; on latents guidance=resample, or psld with "
+    "guidance.psld.gluing=0"
+)
 
 
 def projected(x: Tensor, seen: Tensor, f: Filter, value: float) -> Tensor:

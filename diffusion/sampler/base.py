@@ -11,13 +11,14 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from diffusion.sampler.ends import Prior
 from diffusion.schedule.base import Level, Schedule
 from diffusion.spacing.trailing import TrailingSpacing
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, Reached, Spacing, combine, scale
@@ -55,6 +56,12 @@ class Denoise:
         return self.schedule.level(self.schedule.time(noise))
 
 
+def told(on_step: OnStep | None, number: int, level: Level, x: Tensor, denoise: Denoise) -> None:
+    """What listens to steps, if anything, hears of one."""
+    if on_step is not None:
+        on_step(number, level, x, None if denoise.last is None else denoise.last.x0)
+
+
 class StepReplay:
     """Steps that were taken, from another x: for guidance that goes back and forth (RePaint).
 
@@ -80,43 +87,6 @@ class StepReplay:
             x, self.state = self.sampler.step(self.denoise, x, cur, nxt, self.state, self.randn_like)
             x = x if after is None else after(x, cur, nxt)
         return x
-
-
-Prior = Literal["schedule", "noise"]
-"""The noise that sampling starts from: the schedule's own, or sigma times standard normal noise."""
-
-
-def check_prior(prior: str) -> None:
-    """Raises:
-    ValueError: an unknown prior.
-    """
-    if prior not in get_args(Prior):
-        raise ValueError(f"prior is schedule or noise, got {prior!r}; set sampler.prior")
-
-
-Final = Literal["clean", "first"]
-"""Where the last step leads: to clean data, or to the first level of the schedule's table."""
-
-
-def check_final(final: str) -> None:
-    """Raises:
-    ValueError: an unknown final level.
-    """
-    if final not in get_args(Final):
-        raise ValueError(f"final is clean or first, got {final!r}; set sampler.final")
-
-
-def ended(levels: list[Level], schedule: Schedule, final: Final) -> list[Level]:
-    """The levels, at t = 0 with the coefficients of the table's first level where that is ``final``.
-
-    Raises:
-        ValueError: the schedule has no table.
-    """
-    if final == "clean":
-        return levels
-    if schedule.steps is None:
-        raise ValueError("final=first is the first level of a table, and this schedule is continuous; set final=clean")
-    return [*levels[:-1], replace(schedule.level(1 / schedule.steps), t=0.0)]
 
 
 class Sampler(ABC):
@@ -228,8 +198,7 @@ class Sampler(ABC):
                 replay.state = then
                 reached, then = after(reached, cur, nxt, replay, randn_like), replay.state
             x, state = reached, then
-            if on_step is not None:
-                on_step(i, nxt, x, None if denoise.last is None else denoise.last.x0)
+            told(on_step, i, nxt, x, denoise)
         return x
 
     @torch.no_grad()
@@ -240,6 +209,7 @@ class Sampler(ABC):
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         *,
         to: float = 1.0,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Data (B, ...) -> x at the time ``to``; from time 1 divided by the prior's standard deviation, which is the
         noise that this sampler turns into the data again.
@@ -247,6 +217,8 @@ class Sampler(ABC):
         The probability-flow ODE is followed through the same levels upwards by the same steps, so with the same order.
         The sampler's last step, x_0 = E[x_0 | x_t], is undone by its fixed point x_t = alpha x_0 + sigma E[eps | x_t];
         where alpha becomes 0 nothing but the noise is left, x = sigma E[eps | x].
+
+        on_step: called at each level on the way up, as in sampling.
 
         Raises:
             ValueError: a sampler that draws noise, or a time outside (0, 1].
@@ -260,17 +232,28 @@ class Sampler(ABC):
         x = scale(up[0].alpha, x0)
         for _ in range(self.order + 1):
             x = combine(up[0].alpha, x0, up[0].sigma, denoise(x, up[0].t).eps)
+        told(on_step, 0, up[0], x, denoise)
         state: Any = None
-        for cur, nxt in pairwise(up):
+        for i, (cur, nxt) in enumerate(pairwise(up)):
             if nxt.alpha == 0:
                 x = scale(nxt.sigma, denoise(x, cur.t).eps)
             else:
                 x, state = self.step(denoise, x, cur, nxt, state, torch.zeros_like)
+            told(on_step, i + 1, nxt, x, denoise)
         return x if levels[0].t == to < 1 else scale(1 / self.prior_std(schedule, levels[0]), x)
 
-    def inverse(self, denoiser: Denoiser, x0: Tensor, cond: Cond = Cond(), *, to: float = 1.0) -> Reached:  # noqa: B008
+    def inverse(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Cond = Cond(),  # noqa: B008 - frozen and empty
+        *,
+        to: float = 1.0,
+        on_step: OnStep | None = None,
+    ) -> Reached:
         """Data (B, ...) -> where sampling starts that gives them back as far as :meth:`invert` does; see there."""
-        top, x = self.inverse_levels(denoiser.schedule, to)[0], self.invert(denoiser, x0, cond, to=to)
+        top = self.inverse_levels(denoiser.schedule, to)[0]
+        x = self.invert(denoiser, x0, cond, to=to, on_step=on_step)
         return Reached(x if top.t == to < 1 else scale(self.prior_std(denoiser.schedule, top), x), top.t)
 
     def inverse_levels(self, schedule: Schedule, to: float) -> list[Level]:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.base import Denoise, OnStep, Sampler, told
 from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser, RandnLike, Reached, Spacing, combine, scale
 
@@ -61,27 +61,36 @@ class BDIASampler(Sampler):
         cond: Cond = Cond(),  # noqa: B008 - frozen and empty
         *,
         to: float = 1.0,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """See the base; from this noise alone the way back begins with DDIM's step, and is of this sampler's order.
         :meth:`inverse` gives what leads back exactly."""
-        found, levels = self._up(denoiser, x0, cond, to), self.inverse_levels(denoiser.schedule, to)
+        found, levels = self._up(denoiser, x0, cond, to, on_step), self.inverse_levels(denoiser.schedule, to)
         x = found.x if found.state is None else found.state[1]
         return x if levels[0].t == to < 1 else scale(1 / self.prior_std(denoiser.schedule, levels[0]), x)
 
     @torch.no_grad()
-    def inverse(self, denoiser: Denoiser, x0: Tensor, cond: Cond = Cond(), *, to: float = 1.0) -> Reached:  # noqa: B008
+    def inverse(
+        self,
+        denoiser: Denoiser,
+        x0: Tensor,
+        cond: Cond = Cond(),  # noqa: B008 - frozen and empty
+        *,
+        to: float = 1.0,
+        on_step: OnStep | None = None,
+    ) -> Reached:
         """Data (B, ...) -> x at the second level, and x at the first: sampling goes on from them to the very data, up
         to rounding, under the same condition, for any network and any number of steps from 2.
 
         Raises:
             ValueError: a single step, or a time outside (0, 1].
         """
-        found = self._up(denoiser, x0, cond, to)
+        found = self._up(denoiser, x0, cond, to, on_step)
         if found.state is None:
             raise ValueError("an exact inverse takes 2 steps or more below its first level; set sampler.steps")
         return found
 
-    def _up(self, denoiser: Denoiser, x0: Tensor, cond: Cond, to: float) -> Reached:
+    def _up(self, denoiser: Denoiser, x0: Tensor, cond: Cond, to: float, on_step: OnStep | None) -> Reached:
         """The last two states; the first of all is the fixed point x_1 = alpha x_0 + sigma E[eps | x_1]."""
         levels = self.inverse_levels(denoiser.schedule, to)[::-1]
         denoise, first = Denoise(denoiser, cond, denoiser.schedule), levels[1]
@@ -91,9 +100,11 @@ class BDIASampler(Sampler):
         for _ in range(self.order + 1):
             x = combine(first.alpha, x0, first.sigma, denoise(x, first.t).eps)
         reached, past = Reached(x, first.t), (levels[0], x0)
-        for cur, nxt in pairwise(levels[1:]):
+        told(on_step, 0, first, x, denoise)
+        for i, (cur, nxt) in enumerate(pairwise(levels[1:])):
             x = self._reached(denoise, reached.x, cur, nxt, past, 1 / self.gamma)
             past, reached = (cur, reached.x), Reached(x, nxt.t)
+            told(on_step, i + 1, nxt, x, denoise)
         if len(levels) == 2:
             return reached
         return Reached(past[1], past[0].t, (levels[-1], reached.x, None))

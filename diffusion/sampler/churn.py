@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Prior, Sampler, check_prior
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.ends import Prior, check_prior
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
 from diffusion.spacing.karras import KarrasSpacing

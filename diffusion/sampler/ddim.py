@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Final, Prior, Sampler, check_final, check_prior, ended
+from diffusion.sampler.base import Denoise, OnStep, Sampler, told
+from diffusion.sampler.ends import Final, Prior, check_final, check_prior, ended
 from diffusion.schedule.base import Level, Schedule
 from diffusion.schedule.posterior import between
 from diffusion.types import Cond, Denoiser, RandnLike, Spacing, combine
@@ -72,12 +73,15 @@ class DDIMSampler(Sampler):
         *,
         to: float = 1.0,
         iterations: int = 1,
+        on_step: OnStep | None = None,
     ) -> Tensor:
         """Data (B, ...) -> x at the time ``to``, from which this sampler gives them back (Song et al. 2021, sec. 4.3).
 
         A step is undone by solving x_s = DDIM(x_t) for x_t with the noise that the model sees at x_t: once from
         x_t = x_s, the usual inversion, of order 1; each further iteration of this fixed point brings the way back
         nearer to exact. From alpha = 0 nothing leads back, and that one step is taken forwards.
+
+        on_step: see the base.
 
         Raises:
             ValueError: eta above 0, fewer than one iteration, or a single step from alpha = 0.
@@ -87,13 +91,14 @@ class DDIMSampler(Sampler):
         denoise = Denoise(denoiser, cond, denoiser.schedule)
         levels = self.inverse_levels(denoiser.schedule, to)
         x = x0
-        for clean, noisy in pairwise(reversed(levels)):
+        for i, (clean, noisy) in enumerate(pairwise(reversed(levels))):
             if noisy.alpha == 0:
                 if clean.sigma == 0:
                     raise ValueError("a single step from alpha = 0 has no inverse; set sampler.steps to 2 or more")
                 x = denoise(x, clean.t).eps * noisy.sigma
-                continue
-            ratio, start = noisy.alpha / clean.alpha, x
-            for _ in range(iterations):
-                x = combine(ratio, start, noisy.sigma - ratio * clean.sigma, denoise(x, noisy.t).eps)
+            else:
+                ratio, start = noisy.alpha / clean.alpha, x
+                for _ in range(iterations):
+                    x = combine(ratio, start, noisy.sigma - ratio * clean.sigma, denoise(x, noisy.t).eps)
+            told(on_step, i, noisy, x, denoise)
         return x if levels[0].t == to < 1 else x / self.prior_std(denoiser.schedule, levels[0])

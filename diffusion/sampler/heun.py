@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Prior
+from diffusion.sampler.base import Denoise
 from diffusion.sampler.churn import ChurnedSampler
+from diffusion.sampler.ends import Prior
 from diffusion.schedule.base import Level
 from diffusion.types import RandnLike, Spacing
 

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from torch import Tensor
 
-from diffusion.sampler.base import Denoise, Final, Sampler, check_final, ended
+from diffusion.sampler.base import Denoise, Sampler
+from diffusion.sampler.ends import Final, check_final, ended
 from diffusion.schedule.base import Level, Schedule
 from diffusion.types import RandnLike, Spacing, combine
 

@@ -200,6 +200,13 @@ def test_images_have_no_latents_to_keep(train_config) -> None:
         run(train_config("callbacks=[default,latents]", "trainer.max_steps=1"))
 
 
+def test_conditions_on_parts_of_images_have_no_latents_to_keep(train_config) -> None:
+    from diffusion.experiment.task.train import run
+
+    with pytest.raises(DataError, match="leaves images out of batches"):
+        run(train_config("callbacks=[default,latents]", "conditioner=mask", "guidance=none", "trainer.max_steps=1"))
+
+
 def test_images_that_change_at_every_step_have_no_latents_to_keep(train_config) -> None:
     from diffusion.experiment.task.train import run
 

@@ -10,6 +10,7 @@ import torch
 from scripts_in_process import run_script
 from torch import Tensor, nn
 
+from diffusion.autoencoder.base import Autoencoder
 from diffusion.conditioner.mask import MaskConditioner, boxes
 from diffusion.editing.inpaint import InpaintEdit
 from diffusion.editing.outpaint import OutpaintEdit
@@ -115,7 +116,7 @@ def test_an_edit_gives_the_model_its_mask_and_its_image() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"factor": 4}, "hides pixels, and this autoencoder makes latents"),
+        ({"factor": 0}, "conditioner.factor is at least 1"),
         ({"least": 0.5, "most": 0.25}, "conditioner.least and conditioner.most"),
         ({"everything": 1.5}, "conditioner.everything is a share"),
         ({"image_channels": 1}, "one of the mask"),
@@ -151,3 +152,30 @@ def test_a_run_is_trained_drawn_from_and_edited_with(tmp_path: Path, monkeypatch
     kept[8:24, 8:24] = False
     assert torch.equal(before[kept], after[kept])
     assert not torch.equal(before, after)
+
+
+class Halves(Autoencoder):
+    """Two channels of latents: means of 2 x 2 pixels, and these times two."""
+
+    def encode(self, image: Tensor, randn_like: object | None = None) -> Tensor:
+        mean = torch.nn.functional.avg_pool2d(image, 2)
+        return torch.cat([mean, 2 * mean], dim=1)
+
+    def decode(self, latent: Tensor) -> Tensor:
+        return latent[:, :1].repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def test_a_model_of_latents_is_given_the_rest_of_the_image_encoded() -> None:
+    conditioner, image, mask = MaskConditioner(image_channels=3, factor=2), images(), torch.zeros(4, 1, SIDE, SIDE)
+    mask[:, :, 4:8, 2:10] = 1
+    with pytest.raises(ValueError, match=r"conditioner\.factor=2 is of latents, and nothing encodes images"):
+        conditioner({"image": image, "mask": mask})
+    model = DiffusionModel(Filling(), conditioner, Halves(), shape=(1, SIDE, SIDE))
+    cond = model.condition({"image": image, "mask": mask})
+    torch.testing.assert_close(cond.image[:, :1], torch.nn.functional.avg_pool2d(mask, 2))
+    torch.testing.assert_close(cond.image[:, 1:], Halves().encode((1 - mask) * image))
+    assert torch.equal(cond.null.image, torch.tensor([1.0, 0, 0])[:, None, None].expand_as(cond.image))
+    assert model.state_dict().keys() == DiffusionModel(Filling(), shape=(1, SIDE, SIDE)).state_dict().keys()
+    assert model.twin().conditioner._encode[0].__self__ is model.autoencoder
+    with pytest.raises(ValueError, match=r"has 2 channels, and conditioner\.image_channels=2 is that and one"):
+        DiffusionModel(Filling(), MaskConditioner(image_channels=2, factor=2), Halves()).condition({"image": image})

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CONF
 from model_folders import run_folder
 from PIL import Image
 from scripts_in_process import script
@@ -121,6 +122,26 @@ def test_a_small_image_is_restored_to_the_models_size(
     words = ["edit=restore", "operator@edit.posterior.pigdm.operator=downsample"]
     folder = edit(monkeypatch, runs / "plain", tmp_path / "small.png", tmp_path / "out", *words)
     assert Image.open(folder / "small.png").size == (8, 8)
+
+
+MEASURING = [path.stem for path in sorted((CONF / "guidance").glob("*.yaml")) if "measurement: ???" in path.read_text()]
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_every_guidance_by_a_measurement_restores_an_image(
+    name: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "in.png")
+    more = {"resample": ["every=1", "iterations=2"], "twisted": ["particles=2"], "repaint": ["jump_length=1"]}
+    words = [f"edit.posterior.{name}.{key}" for key in [*more.get(name, []), "operator.box=[2,2,4,4]"]]
+    folder = edit(
+        monkeypatch, runs / "plain", tmp_path / "in.png", tmp_path / "out", "edit=restore",
+        f"guidance@edit.posterior={name}", f"operator@edit.posterior.{name}.operator=mask", *words,
+    )  # fmt: skip
+    restored = array(folder / "in.png")
+    assert restored.shape == (8, 8)
+    assert (restored[2:6, 2:6] != pixels[2:6, 2:6]).any()
 
 
 @pytest.mark.parametrize("name", ["psld", "resample"])

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.guidance import DPSGuidance, PSLDGuidance, ReSampleGuidance, guide
-from diffusion.operator import BlurOperator, MaskOperator, Operator
+from diffusion.operator import BlurOperator, ClipOperator, MaskOperator, Operator
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
+from diffusion.schedule.linear import LinearSchedule
 from diffusion.schedule.posterior import between
+from diffusion.spacing.uniform import UniformSpacing
 
 PIXELS = SIZE * SIZE
 SCHEDULE = CosineSchedule()
@@ -88,7 +90,9 @@ def test_gluing_pulls_a_latent_to_what_the_encoder_makes_of_the_measurement(oper
 def test_resample_draws_from_the_product_of_both_gaussians() -> None:
     """N(alpha z_0, sigma^2) N(z', v): precisions add up."""
     y, count, cur, nxt = BOX(image(seed=1)), 20000, SCHEDULE.level(0.5), SCHEDULE.level(0.45)
-    guided = ReSampleGuidance(GaussianDenoiser(SCHEDULE), BOX, y, simulate=False, noise=0.1, every=1, gamma=3.0)
+    guided = ReSampleGuidance(
+        GaussianDenoiser(SCHEDULE), BOX, y, simulate=False, noise=0.1, descent=0, every=1, gamma=3.0
+    )
     x = image(seed=2).expand(count, -1, -1, -1)
     predicted = guided(x, cur.t).x0[:1]
     reached = 0.3 * x
@@ -119,11 +123,58 @@ def test_resample_ends_with_latents_that_explain_the_measurement_each_by_itself(
     assert ((y - BOX(codec.decode(free))).square().flatten(1).sum(1) > 1).all()
 
 
+def test_resample_goes_down_the_error_of_the_decoded_image_before_all() -> None:
+    """In the first third it is DPS on the decoded image, its step times alpha^2."""
+    codec, cur, nxt = Linear(torch.linalg.qr(square())[0]), SCHEDULE.level(0.9), SCHEDULE.level(0.8)
+    y, z, first = BOX(image(seed=1)), normal(5)(torch.empty(3, 1, 1, PIXELS, dtype=torch.float64)), (1, 9)
+
+    def moved(guided, x: Tensor) -> Tensor:
+        guided(x, cur.t)
+        return guided.after(x, cur, nxt, SimpleNamespace(taken=first[0], left=first[1]), normal()) - x
+
+    denoiser = GaussianDenoiser(SCHEDULE, 0.0, 0.7)
+    guided = guide(denoiser, [lambda d: ReSampleGuidance(d, BOX, y, simulate=False, descent=0.3)], codec)
+    found = codec.decode(moved(guided, z))
+    wanted = moved(DPSGuidance(denoiser, BOX, y, simulate=False, scale=0.3), codec.decode(z))
+    torch.testing.assert_close(found, cur.alpha**2 * wanted)
+    assert wanted.abs().max() > 0
+
+
+@pytest.mark.parametrize("final", ["clean", "first"])
+def test_resample_gives_what_explains_the_measurement_where_the_last_level_keeps_noise(final) -> None:
+    y, noise = BOX(image(seed=1)), 0.05
+    guided = ReSampleGuidance(
+        GaussianDenoiser(LinearSchedule()), BOX, y, simulate=False, noise=noise, every=2, rate=0.05
+    )
+    out = DDIMSampler(6, UniformSpacing(), final=final)(guided, image(3, seed=2))
+    assert ((y - BOX(out)).square().flatten(1).sum(1) <= 12 * noise**2).all()
+
+
+def test_what_is_not_linear_is_explained_in_latents_from_the_first_third_on() -> None:
+    """High dynamic range: pixels that are cut have no slope, all others fit. Without gluing psld is DPS there."""
+    codec, operator, noise = Linear(square() / 4), ClipOperator(), 0.02
+    y, start = operator(codec.decode(normal(5)(torch.empty(2, 1, 1, PIXELS, dtype=torch.float64)))), normal(6)
+    make = {"simulate": False, "noise": noise, "every": 3, "rate": 0.05}
+    guided = guide(GaussianDenoiser(SCHEDULE), [lambda d: ReSampleGuidance(d, operator, y, **make)], codec)
+    out = DDIMSampler(12)(guided, start(torch.empty(2, 1, 1, PIXELS, dtype=torch.float64)), randn_like=normal())
+    measured = operator(codec.decode(out))
+    uncut = measured.abs() < 1
+    assert 0.2 < uncut.double().mean() < 1
+    assert (y - measured)[uncut].abs().max() < noise
+    x, pixels = image(3), GaussianDenoiser(SCHEDULE)
+    found = DDIMSampler(10)(PSLDGuidance(pixels, operator, y[:1], simulate=False, scale=0.5, gluing=0.0), x)
+    dps = DPSGuidance(pixels, operator, y[:1], simulate=False, scale=0.5)
+    torch.testing.assert_close(found, DDIMSampler(10)(dps, x))
+    with pytest.raises(ValueError, match=r"ClipOperator is not one; set guidance\.psld\.gluing=0"):
+        PSLDGuidance(pixels, operator, y)
+
+
 @pytest.mark.parametrize(
     ("make", "key"),
     [
         (lambda *given: PSLDGuidance(*given, gluing=-1.0), r"set guidance\.psld\.gluing"),
         (lambda *given: PSLDGuidance(*given, scale=-1.0), r"set guidance\.psld\.scale"),
+        (lambda *given: ReSampleGuidance(*given, descent=-1.0), r"descent=-1\.0.*set guidance\.resample"),
         (lambda *given: ReSampleGuidance(*given, every=0), r"set guidance\.resample"),
         (lambda *given: ReSampleGuidance(*given)(image(), torch.tensor([0.5])), "all samples at one time"),
     ],

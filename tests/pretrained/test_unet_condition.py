@@ -82,7 +82,7 @@ def test_the_refiner_embeds_a_score():
     ("change", "message"),
     [
         ({"class_embed_type": "projection"}, "class_embed_type='projection', and only None"),
-        ({"in_channels": 9}, "out_channels=4, and only 9"),
+        ({"in_channels": 9}, "in_channels=9, and only 4"),
         ({"layers_per_block": [1, 2]}, "only one number for all levels"),
         ({"transformer_layers_per_block": [[1, 1], 1]}, "only one number for each of 2 levels"),
         ({"down_block_types": ["DownBlock2D", "SimpleCrossAttnDownBlock2D"]}, "type SimpleCrossAttnDownBlock2D"),

@@ -74,6 +74,26 @@ Settings = Mapping[str, Any]
 NONE: Settings = {}
 
 
+def stable_diffusion(folder: Path, scheduler: Any, fills: bool = False) -> Any:
+    """Stable Diffusion 1, on latents of 8 x 8; or its model for inpainting."""
+    import diffusers
+
+    kind = diffusers.StableDiffusionInpaintPipeline if fills else diffusers.StableDiffusionPipeline
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8, in_channels=9 if fills else 4,
+        block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=4, cross_attention_dim=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), attention_head_dim=2,
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    pipeline = kind(
+        unet=random(unet, 0), vae=kl(0.13, 1), tokenizer=tokenizer_of(folder),
+        text_encoder=tower(16, 16, 2, "CLIPTextModel"), scheduler=scheduler, safety_checker=None,
+        feature_extractor=None, requires_safety_checker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
 def sdxl(folder: Path, unet: Settings = NONE, vae: Settings = NONE, clip: Settings = NONE) -> Any:
     """SDXL's base model; its towers have another padding each. Further arguments of its models."""
     import diffusers

@@ -82,6 +82,8 @@ def _text(value: Any, places: Mapping[str, str]) -> str:
         return value if value.isidentifier() else quote(value)
     if isinstance(value, list | tuple):
         return f"[{','.join(_text(each, places) for each in value)}]"
+    if isinstance(value, Mapping):
+        return f"{{{','.join(f'{key}:{_text(each, places)}' for key, each in value.items())}}}"
     return (
         {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
     )

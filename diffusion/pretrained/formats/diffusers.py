@@ -116,7 +116,10 @@ PIPELINES: Mapping[str, Callable[[Path], Published]] = {
     ),
     "LDMPipeline": lambda path: _denoiser(path, path / "unet", path / "vqvae"),
     "DiTPipeline": lambda path: _denoiser(path, path / "transformer", path / "vae"),
-    "StableDiffusionPipeline": lambda path: read_stable_diffusion(path, read_json(path / "model_index.json")),
+    **dict.fromkeys(
+        ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline"),
+        lambda path: read_stable_diffusion(path, read_json(path / "model_index.json")),
+    ),
     "UnCLIPPipeline": lambda path: read_unclip(path, read_json(path / "model_index.json")),
     **dict.fromkeys(
         ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),

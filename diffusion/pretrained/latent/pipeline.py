@@ -21,7 +21,8 @@ BESIDE = ("safety_checker", "feature_extractor")
 
 
 def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> Published:
-    """The U-Net, with the autoencoder, the text encoder and its tokenizer as parts.
+    """The U-Net, with the autoencoder, the text encoder and its tokenizer as parts; that of a
+    ``StableDiffusionInpaintPipeline`` may be given a mask and the rest of the image.
 
     index: ``model_index.json``.
 
@@ -35,7 +36,9 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> Published:
     extra = sorted(kinds.keys() - {*CLASSES, *BESIDE, "scheduler", "tokenizer"})
     if extra:
         raise ConfigError(f"{folder} is a pipeline with {', '.join(extra)}, which is not supported here")
-    overrides, links = read_unet_condition(read_json(folder / "unet" / "config.json"))
+    unet = read_json(folder / "unet" / "config.json")
+    fills = index["_class_name"] == "StableDiffusionInpaintPipeline" and unet.get("in_channels") != 4
+    overrides, links = read_unet_condition(unet, fills=fills)
     target = scheduler(read_json(folder / "scheduler" / "scheduler_config.json"), latent=True)
     words = read_json(folder / "text_encoder" / "config.json")
     if overrides.pop("network.token_dim") != words["hidden_size"]:
@@ -43,6 +46,9 @@ def read_stable_diffusion(folder: Path, index: Mapping[str, Any]) -> Published:
     tensors, files = tensors_of(folder / "unet")
     kept = {name: kinds[name] for name in BESIDE if name in kinds}
     own = latents(overrides, "kl", read_json(folder / "vae" / "config.json")) | target | encoder_overrides(words)
+    if fills:  # what is seen stays in both predictions of classifier-free guidance
+        scale = own["guidance.classifier_free.scale"]
+        own |= {"conditioner": "masked_text", "guidance.classifier_free.scale": {"text": scale}}
     parts = {"autoencoder": autoencoder(folder / "vae"), "text_encoder": clip_part(folder, words)}
     facts = {"left out": kept} if kept else {}
     return Published(own, {"ema": tensors}, lambda net: links(net, tensors), parts=parts, files=files, facts=facts)

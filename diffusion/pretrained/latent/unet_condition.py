@@ -35,9 +35,13 @@ USUAL = {
 """What is supported of fields that few models change."""
 
 
-def read_unet_condition(config: Mapping[str, Any], numbers: Sequence[str] = SDXL) -> tuple[dict[str, Any], Links]:
+def read_unet_condition(
+    config: Mapping[str, Any], numbers: Sequence[str] = SDXL, fills: bool = False
+) -> tuple[dict[str, Any], Links]:
     """The overrides that a config stands for, the sizes of latents as ``data.channels`` and ``data.resolution``; and
     the links of a network that is built with them, both ways.
+
+    fills: it is given a mask and latents beside those that it denoises, in this order.
 
     The pooled text of SDXL is ``Cond.vector``, its time ids are ``Cond.numbers`` of the names ``numbers``.
 
@@ -54,8 +58,8 @@ def read_unet_condition(config: Mapping[str, Any], numbers: Sequence[str] = SDXL
     attends = _levels(list(flags.need("down_block_types")), list(flags.need("up_block_types")), levels)
     heads = flags.get("attention_head_dim", 8)  # a number of heads, in spite of its name
     heads = flags.get("num_attention_heads", heads)
-    channels = int(flags.get("in_channels", 4))
-    flags.only("out_channels", channels)
+    channels = int(flags.get("out_channels", 4))
+    flags.only("in_channels", 2 * channels + 1 if fills else channels)
     flags.only("time_embedding_dim", None, 4 * widths[0])
     linear = bool(flags.get("use_linear_projection", False))
     overrides = {

@@ -49,6 +49,11 @@ class LatentCache(Callback):
                 "callbacks=latents encodes images once, and augmentation changes them at every step; use "
                 "callbacks=default, or augmentation=none"
             )
+        if isinstance(pl_module, DiffusionModule) and "image" in pl_module.model.conditioner.columns:
+            raise DataError(
+                "callbacks=latents leaves images out of batches, and this conditioner hides parts of them; use "
+                "callbacks=default"
+            )
         cut = data.split("train").cut
         if cut is not None and (cut.random or cut.groups is not None):
             raise DataError(
