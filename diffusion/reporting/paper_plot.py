@@ -26,6 +26,10 @@ class Point:
     values: Mapping[str, Value]
 
 
+WIDEST = 20
+"""Letters of a name of which two stand side by side below a panel."""
+
+
 def draw(items: Items, settings: Named, metrics: Named) -> tuple[Any, list[str]]:
     """A panel for each metric over the first setting.
 
@@ -108,7 +112,8 @@ def _figure(points: Sequence[Point], settings: Named, panels: Named, items: Item
     lines = -(-len(panels) // columns)
     series = list(dict.fromkeys(point.series for point in points if point.values))
     with matplotlib.rc_context(RC):
-        legend = 0.16 * (-(-len(series) // (2 * columns)) + len(settings)) if len(series) > 1 else 0.0  # inches
+        beside = columns * (1 if max(map(len, series), default=0) > WIDEST else 2)
+        legend = 0.16 * (-(-len(series) // beside) + len(settings)) if len(series) > 1 else 0.0  # inches
         size = (COLUMN if columns == 1 else TEXT, HEIGHT * lines + legend)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
@@ -127,7 +132,7 @@ def _figure(points: Sequence[Point], settings: Named, panels: Named, items: Item
                 handles,
                 labels,
                 loc="outside lower center",
-                ncols=2 * columns,
+                ncols=beside,
                 title=settings[1][1] if len(settings) > 1 else None,
             )
     return figure
