@@ -9,14 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from diffusion.conditioner.joined import JoinedConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.network.unet import UNet
 from diffusion.pipeline.base import BATCH, Request
+from diffusion.pipeline.chaos import AnnealedCondition, check_chaos
 from diffusion.pipeline.keyed import KeyedPipeline
 from diffusion.pipeline.tiling import check_tiles, tiling
-from diffusion.randomness import SAMPLING, KeyedRandomness
+from diffusion.randomness import CHAOS, SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.types import Cond, Denoiser
 
@@ -33,6 +36,8 @@ class SinglePipeline(KeyedPipeline):
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
         image_size: (H, W) of the images, of a U-Net; those of its training where ``None``.
         tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
+        chaos: spread between the images of one condition (:class:`diffusion.pipeline.chaos.AnnealedCondition`).
+        stylize: scale of classifier-free guidance towards the style of a reference, beside that of the rest.
         batch_size, labels, columns, identities: see :class:`KeyedPipeline`; names are the model's classes.
 
     Raises:
@@ -52,6 +57,8 @@ class SinglePipeline(KeyedPipeline):
         identities: Mapping[str, Any] | None = None,
         image_size: Sequence[int] | None = None,
         tile: bool = False,
+        chaos: float = 0.0,
+        stylize: float | None = None,
     ) -> None:
         sampler = sampler or model.sampler
         if sampler is None:
@@ -62,9 +69,12 @@ class SinglePipeline(KeyedPipeline):
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
-        self.denoiser = model.guided(guidance)
+        self.chaos, self.stylize = chaos, stylize
+        self.denoiser = self._guided()
         self.shape = model.latent_shape if image_size is None else sized(model, image_size)
         self.tile = tile
+        times = [level.t for level in sampler.levels(model.schedule)[:-1]] if chaos else []
+        check_chaos(chaos, model.conditioner.dim + model.conditioner.token_dim, times)
         if tile:
             check_tiles([one.network for one in _networks(self.denoiser)], model.conditioner.image_channels)
 
@@ -98,6 +108,9 @@ class SinglePipeline(KeyedPipeline):
         noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype))
         cond = self.cond(index, seed, request)
         with self.counted() as denoiser, self._tiled():
+            if self.chaos:
+                own = KeyedRandomness(index, seed=seed, stream=CHAOS)
+                denoiser = AnnealedCondition(denoiser, cond, self.chaos, own.randn_like)
             fresh: dict[str, Any] = {"randn_like": random.randn_like, "on_step": self.stepped}
             if start is not None:
                 return self.sampler(denoiser, torch.zeros_like(noise), cond, start=start, **fresh)
@@ -133,7 +146,7 @@ class SinglePipeline(KeyedPipeline):
         """
         levels = self.sampler.levels(self.model.schedule)
         cur, nxt = levels[-2:]
-        denoiser: Any = self.model.guided(self.guidance)  # a nest of its own, as some guidance remembers
+        denoiser: Any = self._guided()  # a nest of its own, as some guidance remembers
         rows, inner = 1, denoiser
         while isinstance(inner, Guidance):  # measurements may be one for each sample
             rows, inner = max(rows, getattr(inner, "rows", 1)), inner.denoiser
@@ -162,11 +175,39 @@ class SinglePipeline(KeyedPipeline):
             "autoencoder": describe(self.model.autoencoder),
             "shape": list(self.shape),
             **({"tile": True} if self.tile else {}),
+            **({"chaos": self.chaos} if self.chaos else {}),
+            **({} if self.stylize is None else {"stylize": self.stylize}),
             **self.described(),
             "parameterization": [describe(network.parameterization) for network in networks],
             "dtype": sorted({str(p.dtype) for network in networks for p in network.parameters()}),
             "weights_sha256": weights_sha256(*networks, self.model.conditioner, self.model.autoencoder),
         }
+
+    def _guided(self) -> Denoiser:
+        """Raises:
+        ValueError: a scale towards a style of a model that reads none, or that is not guided by parts.
+        """
+        denoiser = self.model.guided(self.guidance)
+        if self.stylize is None:
+            return denoiser
+        conditioner = self.model.conditioner
+        parts = conditioner.parts.items() if isinstance(conditioner, JoinedConditioner) else ()
+        name = next((name for name, part in parts if "reference" in part.columns), None)
+        if name is None:
+            raise ValueError(
+                "stylize guides towards the style of a reference, and this model has no part that reads one; leave it "
+                "out, or draw with a run of conditioner=styled_text"
+            )
+        inner: Any = denoiser
+        while isinstance(inner, Guidance):
+            if type(inner) is ClassifierFreeGuidance:
+                inner.weigh(name, self.stylize)
+                return denoiser
+            inner = inner.denoiser
+        raise ValueError(
+            "stylize is a scale of classifier-free guidance, and this run is drawn without it; add "
+            "guidance=classifier_free, or leave stylize out"
+        )
 
     def _tiled(self) -> AbstractContextManager[None]:
         if not self.tile:

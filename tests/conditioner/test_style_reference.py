@@ -119,6 +119,7 @@ def test_a_model_is_sampled_with_references_and_weights() -> None:
         ({"style_reference": images(17)}, "1 to 16 style references, got 17"),
         ({"style_reference": images(1, side=8)[:, :1]}, "1 channels, and conditioner.channels is 3"),
         ({"style_weight": 0.5}, "there is none; give style_reference"),
+        ({"stylize": 0.5, "style_reference": several}, "has no part that reads one"),
     ):
         with pytest.raises(ValueError, match=sentence):
             drawn.sample(1, **given)
@@ -177,6 +178,13 @@ def test_a_run_is_trained_resumed_and_drawn_from(
     assert len(facts["style_reference"]) == 64
     run_script(f"{cats} output=plain")
     run_script(f"{cats} style_reference=0.png style_weight=0 output=none")
+    run_script(f"{cats} style_reference=0.png stylize=2 output=own")  # the run's own scale
+    run_script(f"{cats} style_reference=0.png stylize=3 chaos=0.5 output=stylized")
+    facts = json.loads((tmp_path / "stylized" / "settings.json").read_text())
+    assert (facts["stylize"], facts["chaos"]) == (3, 0.5)
+    run_script(f"{cats} style_reference=0.png output=one")
+    own, one, stylized = (Path(name, "000001.png").read_bytes() for name in ("own", "one", "stylized"))
+    assert own == one != stylized
     plain, none, drawn = (Path(name, "000001.png").read_bytes() for name in ("plain", "none", "drawn"))
     assert plain == none != drawn
     loaded = diffusion.load("whole")
@@ -193,6 +201,8 @@ def test_a_run_is_trained_resumed_and_drawn_from(
         ("style_reference=nothing.png", "is no file"),
         ("style_reference=no.png", "cannot be read as an image"),
         ("style_weight=2", "there is none; give style_reference"),
+        ("stylize=2", "there is none; give style_reference"),
+        ("style_reference=0.png stylize=2 guidance=none", "is drawn without it; add guidance=classifier_free"),
         ("image_size=[32,30]", "multiples of 8 for this run"),
     ):
         capsys.readouterr()

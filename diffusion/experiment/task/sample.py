@@ -114,7 +114,7 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
     prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
     low = None if cfg.low_resolution is None else _images(Path(cfg.low_resolution), model)
     style = None if cfg.style_reference is None else _references(_plain(cfg.style_reference), model)
-    numbers = styled(_plain(cfg.numbers), style, cfg.style_weight)
+    numbers = styled(_plain(cfg.numbers), style, cfg.style_weight, cfg.stylize)
     request = Request.of(
         cfg.num_samples, text=prompts, negative=cfg.negative, numbers=numbers, low_resolution=low, reference=style
     )
@@ -231,6 +231,8 @@ def build_pipeline(
             identities=plain(identities(cfg)),
             image_size=_plain(cfg.get("image_size")),
             tile=bool(cfg.get("tile", False)),
+            chaos=float(cfg.get("chaos", 0.0)),
+            stylize=cfg.get("stylize"),
         )
         pipeline.check(request)
     return pipeline

@@ -201,13 +201,15 @@ def _small(path: Path) -> int:
 
 def _check_style(cfg: DictConfig, kinds: set[str]) -> None:
     """Raises:
-    ConfigError: a weight of no style reference, one that is no file, or a model that reads none.
+    ConfigError: a weight of no style reference or a scale towards it, one that is no file, or a model that reads none.
     """
     given: Any = OmegaConf.to_container(cfg.style_reference) if OmegaConf.is_list(cfg.style_reference) else None
     files = given or ([] if cfg.style_reference is None else [cfg.style_reference])
     if not files:
         if cfg.style_weight is not None:
             raise ConfigError("style_weight weighs a style reference, and there is none; give style_reference too")
+        if cfg.stylize is not None:
+            raise ConfigError("stylize guides towards a style reference, and there is none; give style_reference too")
         return
     if kinds and "StyleReferenceConditioner" not in kinds:
         raise ConfigError(
