@@ -140,12 +140,12 @@ class EditPipeline(SinglePipeline):
 
     def source(self, index: Tensor, seed: int, request: Request) -> Cond:
         """The condition that describes the images: the edit's ``source``, or the null condition; what is requested
-        where the model has no null. The embedding of an image stays in it.
+        where the model has no null; without a style reference. The embedding of an image stays in it.
 
         Raises:
             ValueError: a class that the model does not have.
         """
-        described = self.edit.source
+        described, request = self.edit.source, replace(request, reference=None)
         if described is None:
             cond = self.cond(index, seed, replace(request, negative=None))
             if self.encoder is not None:

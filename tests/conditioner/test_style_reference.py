@@ -213,4 +213,25 @@ def test_a_run_is_trained_resumed_and_drawn_from(
     run_script(f"{cats} tile=true image_size=[32,48] output=wide")
     with Image.open("wide/000001.png") as image:
         assert image.size == (48, 32)
-    run_script("scripts/edit.py run=whole image=plain/000000.png edit=restyle text='a cat' output=edited")
+    edits = "scripts/edit.py run=whole image=plain/000000.png text='a cat'"
+    for name, words in (
+        ("edited", "edit=restyle edit.strength=1"),
+        ("styled", "edit=restyle edit.strength=1 style_reference=[0.png,16.png] style_weight=9"),
+        ("more", "edit=restyle edit.strength=1 style_reference=[0.png,16.png] style_weight=9 stylize=9"),
+        ("none", "edit=restyle edit.strength=1 style_reference=0.png style_weight=0"),
+        ("other", "edit=invert edit.source='a dog' style_reference=0.png style_weight=9"),
+    ):
+        run_script(f"{edits} {words} output=edits/{name}")
+    edited = {path.name: (path / "000000.png").read_bytes() for path in Path("edits").iterdir()}
+    assert edited["edited"] == edited["none"]
+    assert len({*edited.values()}) == 4
+    facts = json.loads((tmp_path / "edits" / "more" / "settings.json").read_text())
+    assert (facts["style_weight"], facts["stylize"], len(facts["style_reference"])) == (9, 9, 64)
+    for words, sentence in (
+        ("style_reference=nothing.png", "is no file"),
+        ("stylize=2", "there is none; give style_reference"),
+    ):
+        capsys.readouterr()
+        assert script(["edit", "run=whole", "image=plain/000000.png", *words.split()], monkeypatch) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert sentence in error

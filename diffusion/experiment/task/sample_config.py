@@ -56,7 +56,7 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError(
             f"text is requested, and this model reads {reads}; leave text out, or draw with a run of conditioner=text"
         )
-    _check_style(merged, kinds)
+    check_style(merged, kinds)
     for key in ("tile", "image_size"):
         if merged[key] and is_staged(cfg):
             raise ConfigError(f"{key} is for one run, and pipeline= names several; leave one of them out")
@@ -199,7 +199,7 @@ def _small(path: Path) -> int:
     return len(images)
 
 
-def _check_style(cfg: DictConfig, kinds: set[str]) -> None:
+def check_style(cfg: DictConfig, kinds: set[str]) -> None:
     """Raises:
     ConfigError: a weight of no style reference or a scale towards it, one that is no file, or a model that reads none.
     """
