@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
-from diffusion.conditioner.joined import JoinedConditioner
+from diffusion.conditioner.joined import JoinedConditioner, parts_of
 from diffusion.conditioner.mask import MaskConditioner
 from diffusion.editing.base import Edit, Embedded, Subject
 from diffusion.editing.frame import seam
@@ -19,7 +19,6 @@ from diffusion.image_encoder import ImageEncoder
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.labels import numbered
 from diffusion.pipeline.single import SinglePipeline
-from diffusion.pipeline.staged import parts_of
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.types import Cond
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from diffusion.conditioner.joined import JoinedConditioner
+from diffusion.conditioner.joined import JoinedConditioner, parts_of
+from diffusion.conditioner.low_resolution import LowResolutionConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
@@ -34,7 +35,8 @@ class SinglePipeline(KeyedPipeline):
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
-        image_size: (H, W) of the images, of a U-Net; those of its training where ``None``.
+        image_size: (H, W) of the images, of a U-Net; those of its training where ``None``. An upsampler's are those of
+            what it enlarges, times its factor.
         tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
         chaos: spread between the images of one condition (:class:`diffusion.pipeline.chaos.AnnealedCondition`).
         stylize: scale of classifier-free guidance towards the style of a reference, beside that of the rest.
@@ -72,6 +74,7 @@ class SinglePipeline(KeyedPipeline):
         self.chaos, self.stylize = chaos, stylize
         self.denoiser = self._guided()
         self.shape = model.latent_shape if image_size is None else sized(model, image_size)
+        self.image_shape = model.shape if image_size is None or model.shape is None else (model.shape[0], *image_size)
         self.tile = tile
         times = [level.t for level in sampler.levels(model.schedule)[:-1]] if chaos else []
         check_chaos(chaos, model.conditioner.dim + model.conditioner.token_dim, times)
@@ -87,7 +90,10 @@ class SinglePipeline(KeyedPipeline):
         return self.model.conditioner.columns
 
     def images(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
-        state = self.state(index, seed, request)
+        return self.decoded(self.state(index, seed, request))
+
+    def decoded(self, state: Tensor) -> Tensor:
+        """What the sampler made (B, c, h, w) -> images (B, C, H, W)."""
         with self._tiled():
             return self.model.decode(state)
 
@@ -237,10 +243,11 @@ def sized(model: DiffusionModel, image_size: Sequence[int]) -> tuple[int, ...]:
         ValueError: a model that takes no other size, or a size that is none.
     """
     network, own = model.denoiser.network, model.latent_shape
-    if not isinstance(network, UNet) or model.conditioner.image_channels or model.shape is None:
+    enlarged = sum(p.image_channels for p in parts_of(model.conditioner) if isinstance(p, LowResolutionConditioner))
+    if not isinstance(network, UNet) or model.conditioner.image_channels != enlarged or model.shape is None:
         raise ValueError(
-            f"image_size is for a U-Net that is given no image, and this run has {type(network).__name__} with "
-            f"conditions of {model.conditioner.image_channels} channels; leave image_size out"
+            f"image_size is for a U-Net that is given no image but one to enlarge, and this run has "
+            f"{type(network).__name__} with conditions of {model.conditioner.image_channels} channels; leave it out"
         )
     factor = model.shape[-1] // own[-1]
     multiple = factor * network.factor

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
+from diffusion.conditioner.joined import parts_of
 from diffusion.conditioner.text import TextConditioner
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.cascade import check_chain
 from diffusion.pipeline.single import SinglePipeline
-from diffusion.pipeline.staged import StagedPipeline, enlarged, parts_of
+from diffusion.pipeline.staged import StagedPipeline, enlarged
 
 
 class UnclipPipeline(StagedPipeline):

@@ -116,8 +116,8 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
         count = gr.Slider(1, MOST, 4, step=1, label="Images", elem_id="count", min_width=120)
         scale = gr.Number(1.0, label="Guidance scale", info="1 is none", elem_id="scale", min_width=110)
     style = gr.Gallery(
-        label="Style references", columns=4, height=132, type="filepath", file_types=["image"], interactive=True,
-        elem_id="style", visible=False,
+        label="Style references", columns=4, height=160, object_fit="contain", type="filepath", file_types=["image"],
+        interactive=True, elem_id="style", visible=False,
     )  # fmt: skip
     with gr.Row():
         weight = gr.Number(1.0, label="Style weight", info="0 is none", elem_id="style-weight", min_width=110)
