@@ -110,7 +110,11 @@ class StagedPipeline(KeyedPipeline):
 
     def describe(self) -> dict[str, Any]:
         each = {name: stage.describe() for name, stage in self.stages.items()}
-        own = {name: value for name, value in vars(self).items() if isinstance(value, int | float) and name in SETTINGS}
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, int | float | str) and name in SETTINGS
+        }
         last = list(self.stages.values())[-1]
         return {
             **self.main.describe(),
@@ -122,8 +126,8 @@ class StagedPipeline(KeyedPipeline):
         }
 
 
-SETTINGS = ("candidates", "time")
-"""Numbers of a pipeline that decide its samples."""
+SETTINGS = ("candidates", "time", "embedding")
+"""Of a pipeline's own, what decides its samples."""
 
 
 def small_sides(stage: SinglePipeline, part: LowResolutionConditioner) -> tuple[int, int]:

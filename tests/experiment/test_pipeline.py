@@ -31,7 +31,7 @@ def stage(runs: dict[str, str], name: str, batch_size: int = 4, **options: Any):
     return diffusion.load(runs[name], weights="raw").pipeline(batch_size=batch_size, **options)
 
 
-def unclip(runs: dict[str, str], **settings: int) -> UnclipPipeline:
+def unclip(runs: dict[str, str], **settings: Any) -> UnclipPipeline:
     return UnclipPipeline(
         stage(runs, "prior"), stage(runs, "decoder"), {"x2": stage(runs, "large")}, batch_size=4, **settings
     )
@@ -71,7 +71,7 @@ def test_a_sample_depends_on_its_number_and_its_request_only(runs: dict[str, str
     assert torch.equal(alone[0], whole[2])
     assert not torch.equal(pipeline.draw(torch.arange(4), 4, request), whole)
     two = torch.tensor([2])
-    same, other = (pipeline.embedding(two, 3, Request(text=[text])) for text in (TEXTS[2], "another"))
+    same, other = (pipeline.embeddings(two, 3, Request(text=[text])) for text in (TEXTS[2], "another"))
     assert not torch.equal(same, other)
 
 
@@ -80,10 +80,31 @@ def test_the_best_candidate_has_the_largest_product_with_the_text(runs: dict[str
     own = [pipeline.prior.images(index, pipeline.seed_of(f"prior.{n}", 5), request) for n in range(3)]
     text = pipeline.prior.model.conditioner.encoder(TEXTS).pooled
     products = torch.stack([(z * text).sum(1) for z in own])
-    best = pipeline.embedding(index, 5, request)
+    best = pipeline.embeddings(index, 5, request)
     torch.testing.assert_close((best * text).sum(1), products.amax(0))
     given = torch.randn(4, 6)
-    assert pipeline.embedding(index, 5, Request(text=TEXTS, image_embedding=given)) is given
+    assert pipeline.embeddings(index, 5, Request(text=TEXTS, image_embedding=given)) is given
+
+
+def test_the_decoder_is_given_the_texts_embedding_or_none(runs: dict[str, str]) -> None:
+    """As the decoder's own run draws with that embedding, or with the part at its null."""
+    index, request = torch.arange(4), Request(text=TEXTS)
+    pipeline = unclip(runs, embedding="text")
+    texts = pipeline._text().encoder(TEXTS).pooled
+    due = unclip(runs).draw(index, 5, Request(text=TEXTS, image_embedding=texts))
+    assert torch.equal(pipeline.draw(index, 5, request), due)
+    assert pipeline.describe()["pipeline"]["embedding"] == "text"
+    decoder = stage(runs, "decoder")
+    alone, own = unclip(runs, embedding="none"), decoder.cond(index, 5, Request(text=TEXTS, image_embedding=texts))
+    found = alone.decoder.cond(index, 5, Request(text=TEXTS, image_embedding=texts))
+    assert torch.equal(found.vector, own.without("image").vector)
+    assert torch.equal(found.tokens, own.without("image").tokens)
+    assert torch.equal(alone.draw(index, 5, request), alone.draw(index, 5, Request(text=TEXTS, image_embedding=texts)))
+    calls = alone.calls
+    alone.draw(index, 5, request)
+    assert alone.calls - calls == 4 * (2 + 2), "the prior is not asked"
+    with pytest.raises(ValueError, match=r"pipeline.embedding is prior, text or none, got 'captions'"):
+        unclip(runs, embedding="captions")
 
 
 def test_a_refiner_that_is_the_base_changes_nothing(runs: dict[str, str]) -> None:
@@ -144,7 +165,7 @@ def test_the_script_draws_what_the_pipeline_draws(runs: dict[str, str], tmp_path
     due = unclip(runs).draw(torch.arange(4), 0, Request(text=["a cat", "a cat", "a dog", "a dog"]))
     assert np.array_equal(drawn, due.permute(0, 2, 3, 1).numpy())
     facts = json.loads((tmp_path / "out" / "settings.json").read_text())
-    assert facts["pipeline"] == {"class": "Unclip", "candidates": 2}
+    assert facts["pipeline"] == {"class": "Unclip", "candidates": 2, "embedding": "prior"}
     assert set(facts["parts"]) == {"pipeline.prior", "pipeline.decoder", "pipeline.upsamplers.x2"}
     assert len({part["sha256"] for part in facts["parts"].values()}) == 3
     run_script(f"{line} output={tmp_path / 'less'} paths.outputs={tmp_path} pipeline.decoder.sampler.steps=1")

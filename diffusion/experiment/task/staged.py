@@ -84,7 +84,8 @@ def _options(cfg: DictConfig, models: Mapping[str, DiffusionModel]) -> dict[str,
     """What each stage, in its order, takes of what is requested of the whole pipeline."""
     out: dict[str, dict[str, Any]] = {name: {} for name in models}
     if cfg.get("chaos"):
-        out[next(iter(models))]["chaos"] = float(cfg.chaos)
+        undrawn = cfg.pipeline.get("embedding", "prior") != "prior"
+        out["decoder" if undrawn else next(iter(models))]["chaos"] = float(cfg.chaos)
     size = list(cfg.image_size) if cfg.get("image_size") else None
     for name, model in reversed(list(models.items())):
         if model.autoencoder.column != "image":
