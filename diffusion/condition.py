@@ -97,6 +97,14 @@ class Cond:
             null = _join({name: part if part.null is None else part.drop() for name, part in parts.items()}, concat)
         return replace(_join(parts, concat), null=null, parts=dict(parts), concat=concat)
 
+    def with_parts(self, parts: Mapping[str, Cond]) -> Cond:
+        """The same with other values of its parts; what belongs to no part, and the null, stay."""
+        return self._joined(parts, self.source)
+
+    def with_values(self, vector: Tensor | None, tokens: Tensor | None) -> Cond:
+        """The same with another vector and other tokens; the null stays."""
+        return replace(self, vector=vector, tokens=tokens)
+
     @property
     def is_empty(self) -> bool:
         """True where no slot is filled: an unconditional model."""

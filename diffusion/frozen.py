@@ -1,16 +1,29 @@
 """A trained model inside another module: it moves along, is never trained, and is in no checkpoint.
 
 A checkpoint holds what its run trains and nothing else; the models that it is built on are named by their sha256
-(:class:`diffusion.model.Identity`).
+(:class:`Identity`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
 M = TypeVar("M", bound=nn.Module)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which weights a part is: the run folder, its checkpoint, ``ema`` or ``raw``, the sha256 of the weights, and the
+    same of every run that the part itself is built on."""
+
+    run: str
+    checkpoint: str
+    weights: str
+    sha256: str
+    parts: dict[str, Identity] = field(default_factory=dict)
 
 
 class Frozen(nn.Module, Generic[M]):

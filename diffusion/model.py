@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +18,7 @@ from diffusion.autoencoder.identity import IdentityAutoencoder
 from diffusion.conditioner.base import Conditioner
 from diffusion.conditioner.none import NoConditioner
 from diffusion.denoiser import NetworkDenoiser
+from diffusion.frozen import Identity
 from diffusion.guidance.base import Wrapper, guide
 from diffusion.pipeline.base import BATCH, Request, check_read, styled
 from diffusion.pipeline.keyed import in_units
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
 
     from diffusion.pipeline.single import SinglePipeline
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Which weights a part is: the run folder, its checkpoint, ``ema`` or ``raw``, the sha256 of the weights, and the
-    same of every run that the part itself is built on."""
-
-    run: str
-    checkpoint: str
-    weights: str
-    sha256: str
-    parts: dict[str, Identity] = field(default_factory=dict)
 
 
 class DiffusionModel(nn.Module):
@@ -209,6 +197,8 @@ class DiffusionModel(nn.Module):
         batch_size: int = BATCH,
         image_size: Sequence[int] | None = None,
         tile: bool = False,
+        chaos: float = 0.0,
+        stylize: float | None = None,
     ) -> Tensor:
         """Images uint8 (N, C, H, W), or float32 in the units of the data where these are floats (``value_range``): the
         same bits as ``scripts/sample.py`` draws for the same request.
@@ -233,6 +223,8 @@ class DiffusionModel(nn.Module):
             index: which of the n samples are drawn; all where ``None``.
             batch_size: samples that are drawn together. A kernel may depend on it in its last bits, and nothing else.
             image_size, tile: (H, W) other than the model's own; images that can be laid side by side. Of a U-Net.
+            chaos: spread between images of one condition, in [0, 1]; see :mod:`diffusion.pipeline.chaos`.
+            stylize: scale of guidance towards the style reference alone; that of the whole condition where ``None``.
 
         Raises:
             ValueError: no sampler, or a request that this model cannot draw.
@@ -244,6 +236,8 @@ class DiffusionModel(nn.Module):
             labels="balanced" if labels is None else labels,
             image_size=image_size,
             tile=tile,
+            chaos=chaos,
+            stylize=stylize,
         )
         wanted = torch.arange(n) if index is None else torch.as_tensor(index)
         if len(wanted) and not 0 <= int(wanted.min()) <= int(wanted.max()) < n:
@@ -254,7 +248,7 @@ class DiffusionModel(nn.Module):
             negative=negative,
             image=image,
             mask=mask,
-            numbers=styled(numbers, style_reference, style_weight),
+            numbers=styled(numbers, style_reference, style_weight, stylize),
             low_resolution=low_resolution,
             image_embedding=image_embedding,
             reference=style_reference,

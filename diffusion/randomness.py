@@ -22,8 +22,8 @@ from diffusion.types import to_device_async
 
 (
     TRAINING, SAMPLING, LABELS, DATA, DROPOUT, LIKELIHOOD, COUPLING, STATISTICS, RIVAL, CAPTIONS, CROPS, COUPLED,
-    MEASUREMENT, REFERENCES,
-) = range(14)  # fmt: skip
+    MEASUREMENT, REFERENCES, CHAOS,
+) = range(15)  # fmt: skip
 """Streams: draws of one never meet those of another."""
 
 

@@ -34,7 +34,7 @@ ALLOWED = {
     "describe": set(),
     "frozen": set(),
     "image_encoder": set(),
-    "model": BASE | {*LEAVES, "denoiser", "guidance", "pipeline"},
+    "model": BASE | {*LEAVES, "denoiser", "frozen", "guidance", "pipeline"},
     "pipeline": BASE | {*LEAVES, "denoiser", "guidance", "model", "describe"},
     "editing": BASE | {*LEAVES, "image_encoder", "denoiser", "guidance", "model", "pipeline", "describe"},
     "parameterization": BASE,

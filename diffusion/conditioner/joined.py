@@ -132,3 +132,10 @@ class JoinedConditioner(Conditioner):
         width = sum(widths.values()) if total else next(iter(found), 0)
         if width != given:
             raise ValueError(f"conditioner.{key} is {given} and the parts give {width}; set conditioner.{key}={width}")
+
+
+def parts_of(conditioner: Conditioner) -> list[Conditioner]:
+    """A conditioner, or the parts that it joins."""
+    if not isinstance(conditioner, JoinedConditioner):
+        return [conditioner]
+    return [inner for part in conditioner.parts.values() for inner in parts_of(part)]

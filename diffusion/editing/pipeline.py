@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffusion.conditioner.image_embedding import ImageEmbeddingConditioner
-from diffusion.conditioner.joined import JoinedConditioner
+from diffusion.conditioner.joined import JoinedConditioner, parts_of
 from diffusion.conditioner.mask import MaskConditioner
 from diffusion.editing.base import Edit, Embedded, Subject
 from diffusion.editing.frame import seam
@@ -19,7 +19,6 @@ from diffusion.image_encoder import ImageEncoder
 from diffusion.pipeline.base import Request
 from diffusion.pipeline.labels import numbered
 from diffusion.pipeline.single import SinglePipeline
-from diffusion.pipeline.staged import parts_of
 from diffusion.randomness import SAMPLING, KeyedRandomness
 from diffusion.types import Cond
 
@@ -140,12 +139,12 @@ class EditPipeline(SinglePipeline):
 
     def source(self, index: Tensor, seed: int, request: Request) -> Cond:
         """The condition that describes the images: the edit's ``source``, or the null condition; what is requested
-        where the model has no null. The embedding of an image stays in it.
+        where the model has no null; without a style reference. The embedding of an image stays in it.
 
         Raises:
             ValueError: a class that the model does not have.
         """
-        described = self.edit.source
+        described, request = self.edit.source, replace(request, reference=None)
         if described is None:
             cond = self.cond(index, seed, replace(request, negative=None))
             if self.encoder is not None:

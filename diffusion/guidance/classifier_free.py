@@ -90,6 +90,16 @@ class ClassifierFreeGuidance(Guidance):
             raise ValueError(f"{self.key}.scale names no part of the condition; give a number, or {{text: 7.5}}")
         return {p: Strength(scale, self.interval, off, self.key, f"scale.{p}") for p, scale in self.scale.items()}
 
+    def weigh(self, part: str, scale: float) -> None:
+        """Another scale for one part of the condition. Where there was one for the whole, the part is removed first, so
+        that scale 0 is the prediction without it and the whole's scale changes nothing.
+
+        Raises:
+            ValueError: a scale that is none.
+        """
+        one: dict[str | None, Strength] = {part: Strength(scale, self.interval, 1.0, self.key, f"scale.{part}")}
+        self.strengths = self.strengths | one if part in self.strengths else one | self.strengths
+
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         if self.scale != 1:
             needs_condition(cond, self.key)

@@ -70,12 +70,17 @@ def check_read(request: Request, columns: Sequence[str]) -> None:
             )
 
 
-def styled(numbers: Mapping[str, Any] | None, reference: Any, weight: Any) -> Mapping[str, Any] | None:
-    """``numbers`` with the weight of a style reference, a number or one a sample.
+def styled(
+    numbers: Mapping[str, Any] | None, reference: Any, weight: Any, stylize: float | None = None
+) -> Mapping[str, Any] | None:
+    """``numbers`` with the weight of a style reference, a number or one a sample; stylize: the scale of guidance
+    towards it.
 
     Raises:
-        ValueError: a weight and no reference.
+        ValueError: a weight or a scale, and no reference.
     """
+    if stylize is not None and reference is None:
+        raise ValueError("stylize guides towards a style reference, and there is none; give style_reference too")
     if weight is None:
         return numbers
     if reference is None:

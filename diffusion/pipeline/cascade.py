@@ -43,5 +43,5 @@ def check_chain(name: str, stage: SinglePipeline, upsamplers: Mapping[str, Singl
     if stage.model.autoencoder.column != "image":
         raise ValueError(f"pipeline.{name} draws embeddings and no images; name a run of images")
     for own, after in upsamplers.items():
-        check_upsampler(f"upsamplers.{own}", after, name, stage.model.shape or stage.shape)
+        check_upsampler(f"upsamplers.{own}", after, name, stage.image_shape or stage.shape)
         name, stage = f"upsamplers.{own}", after

@@ -42,4 +42,4 @@ class RefinePipeline(StagedPipeline):
         there = schedule.level(schedule.time(level.noise))
         own, seed = self.of(self.refiner, request), self.seed_of("refiner", seed)
         x = x.to(self.refiner.model.dtype)
-        return self.refiner.model.decode(self.refiner.state(index, seed, own, start=(x / level.alpha, there.t)))
+        return self.refiner.decoded(self.refiner.state(index, seed, own, start=(x / level.alpha, there.t)))

@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from diffusion.conditioner.joined import JoinedConditioner, parts_of
+from diffusion.conditioner.low_resolution import LowResolutionConditioner
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.describe import describe, weights_sha256
 from diffusion.guidance.base import Guidance, Wrapper
+from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.network.unet import UNet
 from diffusion.pipeline.base import BATCH, Request
+from diffusion.pipeline.chaos import AnnealedCondition, check_chaos
 from diffusion.pipeline.keyed import KeyedPipeline
 from diffusion.pipeline.tiling import check_tiles, tiling
-from diffusion.randomness import SAMPLING, KeyedRandomness
+from diffusion.randomness import CHAOS, SAMPLING, KeyedRandomness
 from diffusion.sampler.base import Denoise, Sampler, StepReplay
 from diffusion.types import Cond, Denoiser
 
@@ -31,8 +35,11 @@ class SinglePipeline(KeyedPipeline):
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
         num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
-        image_size: (H, W) of the images, of a U-Net; those of its training where ``None``.
+        image_size: (H, W) of the images, of a U-Net; those of its training where ``None``. An upsampler's are those of
+            what it enlarges, times its factor.
         tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
+        chaos: spread between the images of one condition (:class:`diffusion.pipeline.chaos.AnnealedCondition`).
+        stylize: scale of classifier-free guidance towards the style of a reference, beside that of the rest.
         batch_size, labels, columns, identities: see :class:`KeyedPipeline`; names are the model's classes.
 
     Raises:
@@ -52,6 +59,8 @@ class SinglePipeline(KeyedPipeline):
         identities: Mapping[str, Any] | None = None,
         image_size: Sequence[int] | None = None,
         tile: bool = False,
+        chaos: float = 0.0,
+        stylize: float | None = None,
     ) -> None:
         sampler = sampler or model.sampler
         if sampler is None:
@@ -62,9 +71,13 @@ class SinglePipeline(KeyedPipeline):
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
-        self.denoiser = model.guided(guidance)
+        self.chaos, self.stylize = chaos, stylize
+        self.denoiser = self._guided()
         self.shape = model.latent_shape if image_size is None else sized(model, image_size)
+        self.image_shape = model.shape if image_size is None or model.shape is None else (model.shape[0], *image_size)
         self.tile = tile
+        times = [level.t for level in sampler.levels(model.schedule)[:-1]] if chaos else []
+        check_chaos(chaos, model.conditioner.dim + model.conditioner.token_dim, times)
         if tile:
             check_tiles([one.network for one in _networks(self.denoiser)], model.conditioner.image_channels)
 
@@ -77,7 +90,10 @@ class SinglePipeline(KeyedPipeline):
         return self.model.conditioner.columns
 
     def images(self, index: Tensor, seed: int, request: Request = Request()) -> Tensor:  # noqa: B008 - frozen and empty
-        state = self.state(index, seed, request)
+        return self.decoded(self.state(index, seed, request))
+
+    def decoded(self, state: Tensor) -> Tensor:
+        """What the sampler made (B, c, h, w) -> images (B, C, H, W)."""
         with self._tiled():
             return self.model.decode(state)
 
@@ -98,6 +114,9 @@ class SinglePipeline(KeyedPipeline):
         noise = random.randn_like(torch.empty(len(index), *self.shape, device=self.device, dtype=self.model.dtype))
         cond = self.cond(index, seed, request)
         with self.counted() as denoiser, self._tiled():
+            if self.chaos:
+                own = KeyedRandomness(index, seed=seed, stream=CHAOS)
+                denoiser = AnnealedCondition(denoiser, cond, self.chaos, own.randn_like)
             fresh: dict[str, Any] = {"randn_like": random.randn_like, "on_step": self.stepped}
             if start is not None:
                 return self.sampler(denoiser, torch.zeros_like(noise), cond, start=start, **fresh)
@@ -133,7 +152,7 @@ class SinglePipeline(KeyedPipeline):
         """
         levels = self.sampler.levels(self.model.schedule)
         cur, nxt = levels[-2:]
-        denoiser: Any = self.model.guided(self.guidance)  # a nest of its own, as some guidance remembers
+        denoiser: Any = self._guided()  # a nest of its own, as some guidance remembers
         rows, inner = 1, denoiser
         while isinstance(inner, Guidance):  # measurements may be one for each sample
             rows, inner = max(rows, getattr(inner, "rows", 1)), inner.denoiser
@@ -162,11 +181,39 @@ class SinglePipeline(KeyedPipeline):
             "autoencoder": describe(self.model.autoencoder),
             "shape": list(self.shape),
             **({"tile": True} if self.tile else {}),
+            **({"chaos": self.chaos} if self.chaos else {}),
+            **({} if self.stylize is None else {"stylize": self.stylize}),
             **self.described(),
             "parameterization": [describe(network.parameterization) for network in networks],
             "dtype": sorted({str(p.dtype) for network in networks for p in network.parameters()}),
             "weights_sha256": weights_sha256(*networks, self.model.conditioner, self.model.autoencoder),
         }
+
+    def _guided(self) -> Denoiser:
+        """Raises:
+        ValueError: a scale towards a style of a model that reads none, or that is not guided by parts.
+        """
+        denoiser = self.model.guided(self.guidance)
+        if self.stylize is None:
+            return denoiser
+        conditioner = self.model.conditioner
+        parts = conditioner.parts.items() if isinstance(conditioner, JoinedConditioner) else ()
+        name = next((name for name, part in parts if "reference" in part.columns), None)
+        if name is None:
+            raise ValueError(
+                "stylize guides towards the style of a reference, and this model has no part that reads one; leave it "
+                "out, or draw with a run of conditioner=styled_text"
+            )
+        inner: Any = denoiser
+        while isinstance(inner, Guidance):
+            if type(inner) is ClassifierFreeGuidance:
+                inner.weigh(name, self.stylize)
+                return denoiser
+            inner = inner.denoiser
+        raise ValueError(
+            "stylize is a scale of classifier-free guidance, and this run is drawn without it; add "
+            "guidance=classifier_free, or leave stylize out"
+        )
 
     def _tiled(self) -> AbstractContextManager[None]:
         if not self.tile:
@@ -196,10 +243,11 @@ def sized(model: DiffusionModel, image_size: Sequence[int]) -> tuple[int, ...]:
         ValueError: a model that takes no other size, or a size that is none.
     """
     network, own = model.denoiser.network, model.latent_shape
-    if not isinstance(network, UNet) or model.conditioner.image_channels or model.shape is None:
+    enlarged = sum(p.image_channels for p in parts_of(model.conditioner) if isinstance(p, LowResolutionConditioner))
+    if not isinstance(network, UNet) or model.conditioner.image_channels != enlarged or model.shape is None:
         raise ValueError(
-            f"image_size is for a U-Net that is given no image, and this run has {type(network).__name__} with "
-            f"conditions of {model.conditioner.image_channels} channels; leave image_size out"
+            f"image_size is for a U-Net that is given no image but one to enlarge, and this run has "
+            f"{type(network).__name__} with conditions of {model.conditioner.image_channels} channels; leave it out"
         )
     factor = model.shape[-1] // own[-1]
     multiple = factor * network.factor

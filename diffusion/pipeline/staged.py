@@ -10,8 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from diffusion.conditioner.base import Conditioner
-from diffusion.conditioner.joined import JoinedConditioner
+from diffusion.conditioner.joined import JoinedConditioner, parts_of
 from diffusion.conditioner.low_resolution import LowResolutionConditioner
 from diffusion.describe import key
 from diffusion.pipeline.base import BATCH, Request
@@ -102,8 +101,8 @@ class StagedPipeline(KeyedPipeline):
             made: dict[str, Tensor] = {}
             for part in parts_of(stage.model.conditioner):
                 if isinstance(part, LowResolutionConditioner):
-                    channels, side = part.image_channels, small_side(stage, part)
-                    made["low_resolution"] = torch.zeros(1, channels, side, side, device=stage.device)
+                    small = part.image_channels, *small_sides(stage, part)
+                    made["low_resolution"] = torch.zeros(1, *small, device=stage.device)
                 elif "image_embedding" in part.columns and not isinstance(part, JoinedConditioner):
                     width = int(getattr(part, "embedding_dim"))  # noqa: B009 - of ImageEmbeddingConditioner
                     made["image_embedding"] = torch.zeros(1, width, device=stage.device)
@@ -111,34 +110,31 @@ class StagedPipeline(KeyedPipeline):
 
     def describe(self) -> dict[str, Any]:
         each = {name: stage.describe() for name, stage in self.stages.items()}
-        own = {name: value for name, value in vars(self).items() if isinstance(value, int | float) and name in SETTINGS}
+        own = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, int | float | str) and name in SETTINGS
+        }
         last = list(self.stages.values())[-1]
         return {
             **self.main.describe(),
             **self.described(),
-            "shape": list(last.model.shape or last.shape),
+            "shape": list(last.image_shape or last.shape),
             "pipeline": {"class": type(self).__name__.removesuffix("Pipeline"), **own},
             "stages": each,
             "weights_sha256": key([each[name]["weights_sha256"] for name in each]),
         }
 
 
-SETTINGS = ("candidates", "time")
-"""Numbers of a pipeline that decide its samples."""
+SETTINGS = ("candidates", "time", "embedding")
+"""Of a pipeline's own, what decides its samples."""
 
 
-def parts_of(conditioner: Conditioner) -> list[Conditioner]:
-    """A conditioner, or the parts that it joins."""
-    if not isinstance(conditioner, JoinedConditioner):
-        return [conditioner]
-    return [inner for part in conditioner.parts.values() for inner in parts_of(part)]
-
-
-def small_side(stage: SinglePipeline, part: LowResolutionConditioner) -> int:
-    """Of the images that an upsampler enlarges."""
-    shape = stage.model.shape
+def small_sides(stage: SinglePipeline, part: LowResolutionConditioner) -> tuple[int, int]:
+    """(h, w) of the images that an upsampler enlarges."""
+    shape = stage.image_shape
     assert shape is not None  # a pipeline has looked at it
-    return int(shape[-1]) // part.factor
+    return int(shape[-2]) // part.factor, int(shape[-1]) // part.factor
 
 
 def check_upsampler(name: str, stage: SinglePipeline, before: str, shape: Sequence[int]) -> None:
@@ -151,11 +147,11 @@ def check_upsampler(name: str, stage: SinglePipeline, before: str, shape: Sequen
             f"pipeline.{name} enlarges nothing: its run reads {', '.join(stage.reads) or 'no condition'}; name a run "
             "with conditioner=low_resolution"
         )
-    side = small_side(stage, found[0])
-    if (found[0].image_channels, side) != (shape[0], shape[-1]):
+    height, width = small_sides(stage, found[0])
+    if (found[0].image_channels, height, width) != tuple(shape):
         raise ValueError(
-            f"pipeline.{name} enlarges images of {side} pixels a side with {found[0].image_channels} channels, and "
-            f"pipeline.{before} draws {shape[-1]} with {shape[0]}; name runs whose sizes follow each other"
+            f"pipeline.{name} enlarges {height} x {width} pixels with {found[0].image_channels} channels, and "
+            f"pipeline.{before} draws {shape[1]} x {shape[2]} with {shape[0]}; name runs whose sizes follow each other"
         )
 
 

@@ -119,6 +119,7 @@ def test_a_model_is_sampled_with_references_and_weights() -> None:
         ({"style_reference": images(17)}, "1 to 16 style references, got 17"),
         ({"style_reference": images(1, side=8)[:, :1]}, "1 channels, and conditioner.channels is 3"),
         ({"style_weight": 0.5}, "there is none; give style_reference"),
+        ({"stylize": 0.5, "style_reference": several}, "has no part that reads one"),
     ):
         with pytest.raises(ValueError, match=sentence):
             drawn.sample(1, **given)
@@ -177,6 +178,13 @@ def test_a_run_is_trained_resumed_and_drawn_from(
     assert len(facts["style_reference"]) == 64
     run_script(f"{cats} output=plain")
     run_script(f"{cats} style_reference=0.png style_weight=0 output=none")
+    run_script(f"{cats} style_reference=0.png stylize=2 output=own")  # the run's own scale
+    run_script(f"{cats} style_reference=0.png stylize=3 chaos=0.5 output=stylized")
+    facts = json.loads((tmp_path / "stylized" / "settings.json").read_text())
+    assert (facts["stylize"], facts["chaos"]) == (3, 0.5)
+    run_script(f"{cats} style_reference=0.png output=one")
+    own, one, stylized = (Path(name, "000001.png").read_bytes() for name in ("own", "one", "stylized"))
+    assert own == one != stylized
     plain, none, drawn = (Path(name, "000001.png").read_bytes() for name in ("plain", "none", "drawn"))
     assert plain == none != drawn
     loaded = diffusion.load("whole")
@@ -193,6 +201,8 @@ def test_a_run_is_trained_resumed_and_drawn_from(
         ("style_reference=nothing.png", "is no file"),
         ("style_reference=no.png", "cannot be read as an image"),
         ("style_weight=2", "there is none; give style_reference"),
+        ("stylize=2", "there is none; give style_reference"),
+        ("style_reference=0.png stylize=2 guidance=none", "is drawn without it; add guidance=classifier_free"),
         ("image_size=[32,30]", "multiples of 8 for this run"),
     ):
         capsys.readouterr()
@@ -203,4 +213,25 @@ def test_a_run_is_trained_resumed_and_drawn_from(
     run_script(f"{cats} tile=true image_size=[32,48] output=wide")
     with Image.open("wide/000001.png") as image:
         assert image.size == (48, 32)
-    run_script("scripts/edit.py run=whole image=plain/000000.png edit=restyle text='a cat' output=edited")
+    edits = "scripts/edit.py run=whole image=plain/000000.png text='a cat'"
+    for name, words in (
+        ("edited", "edit=restyle edit.strength=1"),
+        ("styled", "edit=restyle edit.strength=1 style_reference=[0.png,16.png] style_weight=9"),
+        ("more", "edit=restyle edit.strength=1 style_reference=[0.png,16.png] style_weight=9 stylize=9"),
+        ("none", "edit=restyle edit.strength=1 style_reference=0.png style_weight=0"),
+        ("other", "edit=invert edit.source='a dog' style_reference=0.png style_weight=9"),
+    ):
+        run_script(f"{edits} {words} output=edits/{name}")
+    edited = {path.name: (path / "000000.png").read_bytes() for path in Path("edits").iterdir()}
+    assert edited["edited"] == edited["none"]
+    assert len({*edited.values()}) == 4
+    facts = json.loads((tmp_path / "edits" / "more" / "settings.json").read_text())
+    assert (facts["style_weight"], facts["stylize"], len(facts["style_reference"])) == (9, 9, 64)
+    for words, sentence in (
+        ("style_reference=nothing.png", "is no file"),
+        ("stylize=2", "there is none; give style_reference"),
+    ):
+        capsys.readouterr()
+        assert script(["edit", "run=whole", "image=plain/000000.png", *words.split()], monkeypatch) == 2
+        (error,) = capsys.readouterr().err.splitlines()
+        assert sentence in error

@@ -54,6 +54,8 @@ WRONG: dict[str, list[Any]] = {
     "image_size": [7, "8x8", [], [8], [8, 0], [8, 8.5], [8, 8, 8]],
     "style_reference": [7, [], [1], ""],
     "style_weight": [-0.5, "much", True, [1], float("nan")],
+    "stylize": [-0.5, "much", True, [1], float("nan")],
+    "chaos": [-0.5, 1.5, "much", True, None, [1], float("nan")],
     "image": [7, [], [1], "", None],
     "mask": [7, "", [1, 2, 3], [0, 0, -1, 4], [0.5, 0, 1, 1], True],
     "background": [7, None, "", ["white"]],

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from diffusion.experiment.studio import card, form, masks, png, verbs
 from diffusion.experiment.studio.desk import STOPPED, Desk, View
 from diffusion.experiment.studio.drawing import Artist, changed
 from diffusion.experiment.studio.history import History
-from diffusion.experiment.studio.settings import Settings
+from diffusion.experiment.studio.settings import LATER, Settings
 from diffusion.experiment.studio.watch import Progress, Stopped
 
 SMALL = ["sampler=ddim", "sampler.steps=4", "data.resolution=8", "spacing=trailing"]
@@ -35,6 +37,16 @@ RUNS = {
         "data.resolution=32",
         "network.attention=[]",
         "guidance=classifier_free",
+    ],
+    "styled": [
+        "conditioner=styled_text",
+        "conditioner.parts.style.widths=[4]",
+        *WORDS,
+        "data=emoji",
+        "data.resolution=32",
+        "network.attention=[]",
+        "guidance=classifier_free",
+        "guidance.classifier_free.scale={text: 2.0, style: 1.5}",
     ],
 }
 
@@ -73,12 +85,14 @@ def test_the_runs_that_draw_and_what_they_read(runs: Path) -> None:
     assert {Path(run).name for run in card.find(runs)} == set(RUNS)
     reads = {name: card.read(str(runs / name)) for name in RUNS}
     assert {name: one.reads for name, one in reads.items()} == {
-        "labelled": "labels", "free": "labels", "plain": "", "worded": "text"
+        "labelled": "labels", "free": "labels", "plain": "", "worded": "text",
+        "styled": "text",
     }  # fmt: skip
     assert {name: one.scale for name, one in reads.items()} == {
         "labelled": ("guidance.classifier_free.scale", 1.5), "free": ("guidance.classifier_free.scale", 1.0),
-        "plain": None, "worded": ("guidance.classifier_free.scale", 1.5),
+        "plain": None, "worded": ("guidance.classifier_free.scale", 1.5), "styled": None,
     }  # fmt: skip
+    assert {name: (one.styled, one.stylize) for name, one in reads.items() if one.styled} == {"styled": (True, 1.5)}
     assert (reads["labelled"].sampler, reads["labelled"].steps) == ("DDIM", 4)
 
 
@@ -106,6 +120,50 @@ def test_an_image_is_made_again_alone_and_by_its_command(
     for i, file in enumerate(last.files):
         np.testing.assert_array_equal(pixels(tmp_path / "again" / f"{i:06d}.png"), pixels(file))
     assert len({pixels(file).tobytes() for file in last.files}) == 6
+
+
+def test_a_style_and_a_spread_are_in_the_command_and_in_edits(runs: Path, desk: Desk, tmp_path: Path) -> None:
+    kept = []
+    for name, colour in (("a", (255, 0, 0)), ("b", (0, 9, 255))):
+        Image.new("RGBA", (40, 24), (*colour, 200)).save(tmp_path / f"{name}.png")
+        kept.append(desk.taken(str(tmp_path / f"{name}.png")))
+        assert desk.taken(kept[-1]) == kept[-1]
+    more: dict[str, Any] = {"text": "a cat", "count": 2, "style_reference": tuple(kept)}
+    settings = Settings(str(runs / "styled"), style_weight=1.5, stylize=3.0, chaos=0.5, **more)
+    *_, last = views(desk, settings)
+    assert not last.wrong, last.sentence
+    record = png.read(last.files[1])
+    assert Settings.of(record["settings"]) == settings
+    assert (record["facts"]["stylize"], record["facts"]["chaos"], record["facts"]["style_weight"]) == (3.0, 0.5, 1.5)
+    assert changed(record) is None
+    assert desk.again(last.files[1])[1]
+    run_script(shlex.join([*shlex.split(record["command"])[1:], f"output={tmp_path / 'again'}"]))
+    np.testing.assert_array_equal(pixels(tmp_path / "again" / "000001.png"), pixels(last.files[1]))
+    known = card.read(settings.run)
+    values = form.values_of(settings, known)
+    assert form.settings_of([values[name] for name in form.FIELDS], desk.taken).words(known) == [
+        *settings.words(known), f"sampler.steps={known.steps}"
+    ]  # fmt: skip
+    plain = form.settings_of([{**values, "style_reference": None}[name] for name in form.FIELDS])
+    assert (plain.style_reference, plain.style_weight, plain.stylize) == ((), None, None)
+
+    vary = verbs.verb("Vary subtle", last.files[1])
+    assert vary.style_reference == tuple(kept)
+    *_, edit = views(desk, replace(vary, count=1))
+    *_, other = views(desk, replace(vary, count=1, style_reference=(), style_weight=None, stylize=None))
+    assert not edit.wrong, edit.sentence
+    assert (pixels(edit.files[0]) != pixels(other.files[0])).any()
+    record = png.read(edit.files[0])
+    run_script(shlex.join([*shlex.split(record["command"])[1:], f"output={tmp_path / 'edit'}"]))
+    np.testing.assert_array_equal(pixels(tmp_path / "edit" / record["file"]), pixels(edit.files[0]))
+    Image.new("L", (8, 8)).save(kept[0])
+    assert "is gone or has changed" in str(changed(record))
+
+
+def test_an_image_of_an_earlier_version_has_its_settings() -> None:
+    settings = Settings("run", text="a cat", seed=3)
+    earlier = {key: value for key, value in settings.plain().items() if key not in LATER}
+    assert Settings.of(earlier) == settings
 
 
 def test_an_edit_is_made_again_by_its_command(runs: Path, desk: Desk, tmp_path: Path) -> None:
@@ -155,6 +213,10 @@ def test_a_drawing_that_is_stopped_keeps_nothing(runs: Path, desk: Desk, artist:
         ("labelled", {"text": "a cat"}, "reads classes and no prompt"),
         ("plain", {"text": "a cat"}, "reads no condition and no prompt"),
         ("plain", {"labels": ("1",)}, "has no classes"),
+        ("worded", {"text": "a", "style_reference": ("a.png",)}, "not in the history"),
+        ("plain", {"chaos": 0.5}, "has no condition that chaos could hide"),
+        ("labelled", {"chaos": 1.5}, "chaos is a number from 0 to 1"),
+        ("styled", {"text": "a", "stylize": 2.0}, "there is none; give style_reference"),
         ("worded", {}, "draws what a prompt says; write one"),
         ("labelled", {"labels": ("cat",)}, "got 'cat'"),
         ("labelled", {"labels": ("10",)}, "0 to 9"),

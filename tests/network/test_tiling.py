@@ -117,7 +117,7 @@ def test_networks_that_know_places_and_images_with_edges_are_refused() -> None:
     denoiser = NetworkDenoiser(network, CosineSchedule(), VelocityParameterization())
     with pytest.raises(ValueError, match="DiT knows places by other means; leave it out"):
         pipeline(denoiser, DDIMSampler(1), (2, 8, 8), batch_size=1, tile=True)
-    with pytest.raises(ValueError, match="image_size is for a U-Net that is given no image"):
+    with pytest.raises(ValueError, match="image_size is for a U-Net that is given no image but one to enlarge"):
         pipeline(denoiser, DDIMSampler(1), (2, 8, 8), batch_size=1, image_size=(8, 16))
     small = NetworkDenoiser(unet(image_channels=2), CosineSchedule(), VelocityParameterization())
     conditioner = LowResolutionConditioner(image_channels=2, factor=2)

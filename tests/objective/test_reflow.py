@@ -13,7 +13,8 @@ from test_continuous_consistency import PlaneTeacher, exact_teacher
 from torch import Tensor, nn
 
 from diffusion.denoiser import GaussianDenoiser, NetworkDenoiser
-from diffusion.model import DiffusionModel, Identity
+from diffusion.frozen import Identity
+from diffusion.model import DiffusionModel
 from diffusion.network.mlp import MLP
 from diffusion.objective.metric.squared import SquaredMetric
 from diffusion.objective.reflow import Kept, ReflowObjective, undropped

@@ -27,7 +27,8 @@ from diffusion.experiment.build.undrawn import Undrawn
 from diffusion.experiment.config.rooms import KINDS, draws, kind, trains_autoencoder
 from diffusion.experiment.run.saved_config import checkpoint_path, read_resolved
 from diffusion.experiment.run.status import read_status
-from diffusion.model import DiffusionModel, Identity
+from diffusion.frozen import Identity
+from diffusion.model import DiffusionModel
 from diffusion.training import kept
 
 REFERRED = {"conditioner": ("encoder", "text_encoder"), "evaluation.metric": ("judge", "evaluation.clip")}

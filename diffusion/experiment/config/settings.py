@@ -155,6 +155,8 @@ TOP: Mapping[str, Kind] = {
     "text": TEXT_OR_LIST.or_null(),
     "style_reference": TEXT_OR_LIST.or_null(),
     "style_weight": Kind("a number from 0", lambda value: _number(value) and value >= 0).or_null(),
+    "stylize": Kind("a number from 0", lambda value: _number(value) and value >= 0).or_null(),
+    "chaos": Kind("a number from 0 to 1", lambda value: _number(value) and 0 <= value <= 1),
     "negative": Kind("a text", lambda value: isinstance(value, str)).or_null(),
     "numbers": Kind("numbers by name, such as {size: [1024, 1024]}", _numbers).or_null(),
     "freeze": TEXTS,

@@ -28,14 +28,13 @@ from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.module_rules import SCORERS
 from diffusion.experiment.config.overrides import quote
 from diffusion.experiment.config.session import session
-from diffusion.experiment.reproduce import published
+from diffusion.experiment.reproduce import pipelines, published
 from diffusion.experiment.run.needs import compose, needs_overrides, seconds, state, with_needs
-from diffusion.experiment.run.saved_config import COMPOSED, MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
+from diffusion.experiment.run.saved_config import MODEL_STATISTICS, RESOLVED, overridable_overrides, with_run
 from diffusion.experiment.run.status import read_status
 from diffusion.experiment.sweep import run as sweep
 from diffusion.experiment.sweep.plan import Cell, Layout
 from diffusion.experiment.task.evaluate_config import score_overrides, whole
-from diffusion.files import write_atomic
 from diffusion.reporting.ablation import Measured, Row
 from diffusion.reporting.table import SECONDS, TRAINING, cost
 
@@ -102,14 +101,13 @@ def measured(cells: Sequence[Row], settings: Settings) -> list[Measured]:
 
 def configs(cells: Sequence[Row], settings: Settings) -> Iterator[tuple[Row, DictConfig, str]]:
     """Each cell with the config that would score it, checked, and the identity of its training; nothing is run."""
+    together = [pipelines.is_pipeline(cell.evaluate) for cell in cells]
     with TemporaryDirectory() as place:
         with _entry("train", train_task, settings) as (layout, _):
             trainings = _trainings(cells, replace(settings, seeds=settings.seeds[:1]), layout)
             for training in {t.identity: t for t in trainings.values()}.values():
                 cfg = layout.compose(training.overrides)
-                folder = Path(place) / training.identity
-                write_atomic(folder / RESOLVED, OmegaConf.to_yaml(cfg, resolve=True))
-                write_atomic(folder / COMPOSED, OmegaConf.to_yaml(cfg))
+                pipelines.write_run(Path(place) / training.identity, cfg, any(together))
         with _entry("evaluate", evaluate_task, settings) as (layout, _):
             for cell in cells:
                 name = trainings[_key(cell, settings.seeds[0])].identity
@@ -233,7 +231,8 @@ def _run(folder: Path) -> str:
 def _scoring(cell: Row, folder: Path, seed: int, settings: Settings) -> list[str]:
     lines = [*cell.evaluate, *settings.evaluate, f"paths.outputs={quote(settings.outputs)}", f"code={settings.code}"]
     undrawn = any(f"evaluation={scorer}" in lines for scorer in SCORERS.values())  # and nothing has a seed
-    return score_overrides([_run(folder), *lines, f"seed={seed}", *([] if undrawn else [f"evaluation.seed={seed}"])])
+    lines = pipelines.scored(lines, folder)
+    return score_overrides([*lines, f"seed={seed}", *([] if undrawn else [f"evaluation.seed={seed}"])])
 
 
 def _score(cell: Row, folder: Path, seed: int, settings: Settings, layout: Layout) -> dict[str, Any] | None:

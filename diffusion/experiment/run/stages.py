@@ -25,7 +25,7 @@ STAGES: Mapping[str, tuple[str, ...]] = {
 """The stages of each pipeline, in their order; upsamplers follow where it has any."""
 MAIN = {"cascade": "base", "unclip": "decoder", "refine": "base"}
 """The stage that is told labels."""
-NUMBERS = {"unclip": {"candidates"}, "refine": {"time"}, "cascade": set[str]()}
+NUMBERS = {"unclip": {"candidates", "embedding"}, "refine": {"time"}, "cascade": set[str]()}
 OWN = re.compile(r"pipeline\.(upsamplers\.|\w+\.(sampler|spacing|guidance)\b)")
 """Settings of upsamplers, which have names of their own, and of what the run of a stage brings."""
 KEYS = ("run", "checkpoint", "weights", "sampler", "spacing", "guidance")

@@ -34,7 +34,8 @@ class Card:
     reads: text, labels, or nothing. classes: their names, or their numbers where they have none.
     sampler, steps: the run's own. scale: the key of the guidance scale, and its value; ``None`` where there is nothing
     to guide, or the scale is no number. unguided: guidance is added by choosing a scale. stages: of a pipeline, in
-    their order, each with a sampler and guidance of its own.
+    their order, each with a sampler and guidance of its own. styled: a style reference is read. stylize: the scale of
+    guidance towards it; ``None`` where there is none.
     """
 
     run: str
@@ -46,6 +47,8 @@ class Card:
     scale: tuple[str, float] | None
     unguided: tuple[str, ...] | None
     stages: tuple[str, ...] = ()
+    styled: bool = False
+    stylize: float | None = None
 
     @property
     def sentence(self) -> str:
@@ -107,26 +110,28 @@ def _staged(pipeline: str) -> Card:
     cfg = config_of(pipeline)
     own = main_stage(cfg)
     card = _card(pipeline, own, Path(str(own.paths.run)))
-    return replace(card, scale=None, unguided=None, stages=tuple(stages(cfg)))
+    return replace(card, scale=None, unguided=None, stages=tuple(stages(cfg)), styled=False, stylize=None)
 
 
 def _card(run: str, resolved: DictConfig, folder: Path) -> Card:
     conditioner: Any = OmegaConf.to_container(resolved.conditioner) if resolved.get("conditioner") else {}
     count = count_classes(conditioner)
     names = {number: name for name, number in class_names(folder).items()}
-    text = "TextConditioner" in kinds_of(conditioner)
+    kinds = kinds_of(conditioner)
     guidance: dict[str, Any] = OmegaConf.to_container(resolved.guidance) or {}  # type: ignore[assignment]
     scaled = [(f"guidance.{name}.scale", part["scale"]) for name, part in guidance.items() if _scaled(part)]
     addable = not scaled and set(guidance) <= UNGUIDED and _dropped(conditioner)
     return Card(
         run=run,
-        reads="text" if text else "labels" if count else "",
+        reads="text" if "TextConditioner" in kinds else "labels" if count else "",
         classes=tuple(names.get(number, str(number)) for number in range(count)),
         named=bool(names),
         sampler=str(resolved.sampler._target_).rpartition(".")[2].removesuffix("Sampler"),
         steps=int(resolved.sampler.steps),
         scale=scaled[0] if scaled else ("guidance.classifier_free.scale", 1.0) if addable else None,
         unguided=tuple(guidance) if addable else None,
+        styled="StyleReferenceConditioner" in kinds,
+        stylize=_style_scale(conditioner, guidance),
     )
 
 
@@ -142,6 +147,15 @@ def _draws(run: Path) -> bool:
 
 def _scaled(part: Any) -> bool:
     return isinstance(part, Mapping) and isinstance(part.get("scale"), int | float)
+
+
+def _style_scale(conditioner: Any, guidance: Mapping[str, Any]) -> float | None:
+    """Of classifier-free guidance towards a style reference; ``None`` where there is none, or it is no number."""
+    parts = (conditioner.get("parts") or {}).items()
+    name = next((name for name, part in parts if "StyleReferenceConditioner" in kinds_of(part)), None)
+    scale = (guidance.get("classifier_free") or {}).get("scale")
+    own = scale.get(name, 1.0) if isinstance(scale, Mapping) else scale
+    return float(own) if name is not None and isinstance(own, int | float) else None
 
 
 def _dropped(conditioner: Any) -> bool:

@@ -21,6 +21,7 @@ from diffusion.experiment.studio import card, png
 from diffusion.experiment.studio.history import History
 from diffusion.experiment.studio.settings import Settings
 from diffusion.experiment.studio.watch import Progress, Stopped
+from diffusion.image_file import read_image
 
 if TYPE_CHECKING:
     from diffusion.experiment.studio.drawing import Artist, Drawn
@@ -95,9 +96,17 @@ class Desk:
             raise ConfigError(f"the studio was not opened with {settings.run}; name it in pipelines")
         if not settings.staged and not _inside(settings.run, self.folder):
             raise ConfigError(f"the run {settings.run} is not below runs={self.folder}; choose one that is")
-        for path in filter(None, (settings.image, settings.mask)):
+        for path in settings.files:
             if not _inside(path, self.history.folder):
                 raise ConfigError(f"the image {path} is not in the history; drop it under Edit")
+
+    def taken(self, path: str) -> str:
+        """An image from elsewhere as it is kept in the history, or one that is there.
+
+        Raises:
+            UserError: no image, or it cannot be written.
+        """
+        return str(self.history.take_in(read_image(path)))
 
     def draw(self, settings: Settings, ticket: str) -> Iterator[View]:
         """A drawing as a page sees it; closing the iterator stops it.

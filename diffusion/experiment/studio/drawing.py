@@ -69,14 +69,16 @@ class Artist:
         card = read(settings.run)
         words, command = settings.words(card), settings.command(card)
         wanted = list(range(settings.count)) if numbers is None else list(numbers)
-        if settings.image is not None and not Path(settings.image).is_file():
-            raise ConfigError(f"the image {settings.image} is not there any more; choose another")
+        if gone := [path for path in settings.files if path != settings.mask and not Path(path).is_file()]:
+            raise ConfigError(f"the image {gone[0]} is not there any more; choose another")
         with self._lock:
             cfg = composed(settings.script, words)
             sha256 = _weights(cfg)  # before it draws: a run may be removed meanwhile
             model = None if settings.staged else self._model(cfg)
             make = self._sample if settings.edit is None else self._edit
             images, facts, files = make(cfg, model, wanted, watch)
+        if settings.style_reference:
+            facts["style_files"] = {path: sha256_of(path) for path in settings.style_reference}
         common = {
             "version": __version__,
             "command": command,
@@ -112,7 +114,7 @@ class Artist:
             _Steps(-(-cfg.num_samples // cfg.batch_size), cfg.num_samples, watch).follow(pipeline)
         with user_errors():
             results = editing.edited(cfg, pipeline, request, files, mask).results
-        facts = {**editing.facts_of(cfg, pipeline, files, [mask]), **sampling.where(pipeline)}
+        facts = {**editing.facts_of(cfg, pipeline, request, files, [mask]), **sampling.where(pipeline)}
         names = [f"{file.stem}.png" if len(results) == 1 else f"{file.stem}_{number}.png" for number in wanted]
         return [results[number] for number in wanted], facts, names
 
@@ -141,7 +143,7 @@ def changed(record: dict[str, Any]) -> str | None:
             f"({record['run_sha256'][:12]}); the same settings draw another image"
         )
     known = json.dumps(record["facts"])
-    for path in filter(None, (settings.image, settings.mask)):
+    for path in settings.files:
         if not Path(path).is_file() or sha256_of(path) not in known:
             return f"{path}, of which this image was made, is gone or has changed; the same settings draw another image"
     return None

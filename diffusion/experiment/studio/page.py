@@ -68,7 +68,7 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
         shown = [status, images, files, chosen, details]
 
         def drawing(at: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-            for view in drawn(desk, lambda: form.settings_of(values), at):
+            for view in drawn(desk, lambda: form.settings_of(values, desk.taken), at):
                 yield *view, None, gr.update(visible=False)
 
         def restore(path: str | None) -> tuple[Any, ...]:
@@ -115,6 +115,13 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
     with gr.Row():
         count = gr.Slider(1, MOST, 4, step=1, label="Images", elem_id="count", min_width=120)
         scale = gr.Number(1.0, label="Guidance scale", info="1 is none", elem_id="scale", min_width=110)
+    style = gr.Gallery(
+        label="Style references", columns=4, height=160, object_fit="contain", type="filepath", file_types=["image"],
+        interactive=True, elem_id="style", visible=False,
+    )  # fmt: skip
+    with gr.Row():
+        weight = gr.Number(1.0, label="Style weight", info="0 is none", elem_id="style-weight", min_width=110)
+        stylize = gr.Number(1.0, label="Stylize", info="guidance towards it", elem_id="stylize", min_width=110)
     with gr.Row():
         seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=110)
         new = gr.Button("Another seed", size="sm", min_width=100, elem_id="new-seed")
@@ -124,6 +131,9 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
         )
         steps = gr.Number(50, label="Steps", precision=0, elem_id="steps", min_width=90)
     with gr.Accordion("More", open=False):
+        chaos = gr.Slider(
+            0, 1, 0, step=0.05, label="Chaos", info="spread between the images of one prompt or class", elem_id="chaos"
+        )
         together = gr.Number(
             batch_size, label="Drawn together", precision=0,
             info="another number may change the last bits of an image, so its settings name it",
@@ -131,6 +141,7 @@ def _fields(batch_size: int) -> tuple[dict[str, Any], gr.Markdown]:
     return {
         "run": run, "text": text, "negative": negative, "labels": labels, "count": count, "seed": seed, "new": new,
         "sampler": sampler, "steps": steps, "scale": scale, "batch_size": together,
+        "style_reference": style, "style_weight": weight, "stylize": stylize, "chaos": chaos,
     }, about  # fmt: skip
 
 
@@ -154,7 +165,7 @@ def _fields_of(run: str | None) -> tuple[Any, ...]:
     except UserError as error:
         return *([gr.skip()] * (len(FIELDS) - 1)), "", say(View(one_line(error), wrong=True))
     values = form.values_of(Settings(run), known)
-    for kept in ("text", "negative", "count", "seed", "batch_size"):
+    for kept in ("text", "negative", "count", "seed", "batch_size", "style_reference", "chaos"):
         values[kept] = None
     return *_updates(known, values)[1:], f"This run {known.sentence}.", ""
 
@@ -168,6 +179,10 @@ def _updates(known: card.Card, values: dict[str, Any]) -> list[Any]:
         "scale": known.scale is not None,
         "sampler": not known.stages,
         "steps": not known.stages,
+        "style_reference": known.styled,
+        "style_weight": known.styled,
+        "stylize": known.stylize is not None,
+        "chaos": known.reads != "",
     }
     more: dict[str, dict[str, Any]] = {name: {"visible": there[name]} if name in there else {} for name in FIELDS}
     more["labels"]["choices"] = list(known.classes)

@@ -24,11 +24,14 @@ KINDS: Mapping[str, Any] = {
     **dict.fromkeys(["text", "negative", "sampler", "edit", "image", "mask"], str | None),
     **dict.fromkeys(["count", "seed", "batch_size"], int),
     "steps": int | None,
-    "scale": int | float | None,
-    "labels": list,
+    **dict.fromkeys(["scale", "style_weight", "stylize"], int | float | None),
+    "chaos": int | float,
+    **dict.fromkeys(["labels", "style_reference"], list),
     "options": dict,
 }
 """Of the fields in a record, which may come from anybody."""
+LATER = ("style_reference", "style_weight", "stylize", "chaos")
+"""Of these, what images of earlier versions do not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +42,9 @@ class Settings:
     ``None`` where there is none. labels: classes that images have in turn, by name or number; empty for all classes in
     turn. count: images, numbered from 0. seed: of the noise; image i depends on (seed, i). sampler: an option, the
     run's own where ``None``. steps, scale: the run's own where ``None``. edit: an option of ``edit``, ``None`` for
-    drawing from noise. options: of the edit. image, mask: files.
+    drawing from noise. options: of the edit. image, mask: files. style_reference: files of images whose style is taken.
+    style_weight, stylize: how much of it, and the scale of guidance towards it; 1 and the run's own where ``None``.
+    chaos: spread between the images, of what is drawn from noise.
     """
 
     run: str
@@ -56,6 +61,10 @@ class Settings:
     options: Mapping[str, Any] = field(default_factory=dict)
     image: str | None = None
     mask: str | None = None
+    style_reference: tuple[str, ...] = ()
+    style_weight: float | None = None
+    stylize: float | None = None
+    chaos: float = 0.0
 
     @property
     def staged(self) -> bool:
@@ -67,21 +76,27 @@ class Settings:
         """Which of the project's scripts draws this."""
         return "sample" if self.edit is None else "edit"
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The images that the drawing is made of."""
+        return (*filter(None, (self.image, self.mask)), *self.style_reference)
+
     def plain(self) -> dict[str, Any]:
         """For a record."""
-        return {**asdict(self), "labels": list(self.labels)}
+        return {**asdict(self), "labels": list(self.labels), "style_reference": list(self.style_reference)}
 
     @staticmethod
     def of(plain: Mapping[str, Any]) -> Settings:
-        """Of :meth:`plain`.
+        """Of :meth:`plain`. What an earlier version did not know is as it was then.
 
         Raises:
-            ConfigError: a key that is none, that lacks, or whose value is of another kind.
+            ConfigError: a key that is none, or whose value is of another kind.
         """
+        plain = {**{key: value for key, value in Settings("").plain().items() if key in LATER}, **plain}
         right = plain.keys() == KINDS.keys() and all(isinstance(plain[key], kind) for key, kind in KINDS.items())
-        if not right or not all(isinstance(label, str) for label in plain["labels"]):
+        if not right or not all(isinstance(one, str) for one in (*plain["labels"], *plain["style_reference"])):
             raise ConfigError("the settings in this image are of another version of the studio; set them by hand")
-        return Settings(**{**plain, "labels": tuple(plain["labels"])})
+        return Settings(**{**plain, **{key: tuple(plain[key]) for key in ("labels", "style_reference")}})
 
     def words(self, card: Card) -> list[str]:
         """The words of the command line.
@@ -99,6 +114,11 @@ class Settings:
         out += [f"{key}={quote(text)}" for key, text in (("text", self.text), ("negative", self.negative)) if text]
         if self.labels:
             out.append(f"labels=[{','.join(one if one.isdigit() else quote(one) for one in self.labels)}]")
+        if self.style_reference:
+            out.append(f"style_reference=[{','.join(map(quote, self.style_reference))}]")
+        for key, number in (("style_weight", self.style_weight), ("stylize", self.stylize)):
+            out += [] if number is None else [f"{key}={float(number)!r}"]
+        out += [f"chaos={float(self.chaos)!r}"] if self.chaos and self.edit is None else []
         out += [f"num_samples={self.count}", f"seed={self.seed}", f"batch_size={self.batch_size}"]
         out += [f"sampler={self.sampler}"] if self.sampler else []
         out += [f"sampler.steps={self.steps}"] if self.steps is not None else []
@@ -132,6 +152,10 @@ class Settings:
             )
         if card.reads == "text" and not self.text and self.edit is None:
             raise ConfigError("this run's model draws what a prompt says; write one")
+        if self.style_reference and not card.styled:
+            raise ConfigError("this run's model reads no style reference; leave it empty, or choose another run")
+        if self.chaos and self.edit is None and not card.reads:
+            raise ConfigError("this run's model has no condition that chaos could hide; set it to 0")
         if self.labels and not card.classes:
             raise ConfigError("this run's model has no classes; leave them empty, or choose another run")
         if self.negative and not self.text:

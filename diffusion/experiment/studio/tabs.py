@@ -91,14 +91,14 @@ def edit_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> tuple[Calla
 
     def take(path: str | None) -> tuple[Any, ...]:
         try:
-            kept = None if path is None else str(desk.history.take_in(read_image(path)))
+            kept = None if path is None else desk.taken(path)
         except UserError as error:
             return gr.skip(), gr.skip(), say(View(one_line(error), wrong=True))
         return opened(kept)
 
     def paint(at: str, painted: Any, path: str | None, share: float, *values: Any) -> Iterator[tuple[Any, ...]]:
         def ask() -> Any:
-            settings = form.settings_of(values)
+            settings = form.settings_of(values, desk.taken)
             if path is None:
                 raise ConfigError("there is no image to edit; choose one under Draw or History, or drop one here")
             with Image.open(path) as image:
@@ -129,7 +129,7 @@ def compare_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> gr.Dropd
 
     def both(at: str, second: str, *values: Any) -> Iterator[tuple[Any, ...]]:
         def ask() -> tuple[Any, Any]:
-            first = form.settings_of(values)
+            first = form.settings_of(values, desk.taken)
             if not second:
                 raise ConfigError("no other run is chosen; choose one")
             own = first.sampler is None and first.steps == card.read(first.run).steps

@@ -14,6 +14,7 @@ from diffusion.experiment.build.build import build
 from diffusion.experiment.config.module_rules import SCORERS
 from diffusion.experiment.config.plain import class_name, section
 from diffusion.experiment.config.rooms import draws, trains_autoencoder
+from diffusion.experiment.run.stages import is_staged, stages
 from diffusion.guidance.base import guide
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
 from diffusion.training.flops import STEP, count, network_flops
@@ -33,15 +34,24 @@ class Cost:
 def cost(cfg: DictConfig) -> Cost:
     """Of a training config with the sampler, guidance and evaluation of the cell in place.
 
-    A call's arithmetic is counted on the network itself, without memory or time: two for each multiplication with
-    its addition; a training step is taken as three calls. Element-wise work is not counted.
+    Of a pipeline that of its last stage's training, and the calls of all stages for a sample. A call's arithmetic is
+    counted on the network itself, without memory or time: two for each multiplication with its addition; a training
+    step is taken as three calls. Element-wise work is not counted.
     """
-    calls = 0.0 if class_name(section(cfg, "evaluation")) in SCORERS else network_calls(cfg)
+    drawing = {"": cfg} if not is_staged(cfg) else stages(cfg)
+    if is_staged(cfg) and cfg.pipeline.get("embedding", "prior") != "prior":
+        del drawing["prior"]  # which draws nothing then
     once = flops(cfg)
+    calls: float | None = 0.0
+    each = 0.0 if draws(cfg) else once
+    for name, own in drawing.items() if class_name(section(cfg, "evaluation")) not in SCORERS else ():
+        passes = network_calls(own)
+        times = int(cfg.pipeline.candidates) if name == "prior" else 1
+        calls = None if calls is None or passes is None else calls + times * passes
+        each += times * (passes or 0.0) * flops(own)
     samples = int(cfg.evaluation.get("num_samples") or 0) * int(cfg.evaluation.get("repeats", 1))  # 0 of a likelihood
     batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
-    each = (calls or 0.0) if draws(cfg) else 1.0
-    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), each * once * samples)
+    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), each * samples)
 
 
 def network_calls(cfg: DictConfig) -> float | None:
@@ -75,7 +85,8 @@ def flops(cfg: DictConfig) -> float:
         coder = cfg.autoencoder
         with torch.device("meta"):
             network, cond = build(cfg.network), _condition(cfg)
-        _KNOWN[key] = network_flops(network, (coder.channels, coder.resolution, coder.resolution), cond)
+        side = [] if class_name(coder) == "EmbeddingAutoencoder" else [coder.resolution] * 2  # else a vector
+        _KNOWN[key] = network_flops(network, (coder.channels, *side), cond)
     return _KNOWN[key]
 
 

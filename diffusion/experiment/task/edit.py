@@ -28,13 +28,13 @@ from diffusion.experiment.config.errors import user_errors
 from diffusion.experiment.run.signals import interruptible
 from diffusion.experiment.task.edit_config import check_output, images_of, mask_of
 from diffusion.experiment.task.restore import Restored, record, restore, truth_of
-from diffusion.experiment.task.sample import KEPT, device, settings_name
+from diffusion.experiment.task.sample import KEPT, device, references, settings_name, style_facts
 from diffusion.experiment.task.sample_config import SETTINGS
 from diffusion.experiment.task.sample_output import replaced_folder
 from diffusion.files import sha256_of
 from diffusion.image_file import read_image
 from diffusion.model import DiffusionModel
-from diffusion.pipeline.base import Request
+from diffusion.pipeline.base import Request, styled
 from diffusion.training.callbacks.samples import save_grid
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def edit(cfg: DictConfig) -> Path:
         pipeline, request = prepare(cfg)
         jobs = [files] if pipeline.edit.images is None else [[file] for file in files]
         masks = [mask_of(cfg.mask, job[0], len(files) == 1) for job in jobs]
-        facts = facts_of(cfg, pipeline, files, masks)
+        facts = facts_of(cfg, pipeline, request, files, masks)
         folder = (
             Path(cfg.output) if cfg.output else run / "edits" / settings_name(cfg, cfg.num_samples, cfg.seed, facts)
         )
@@ -115,6 +115,7 @@ def _pipeline(cfg: DictConfig, model: DiffusionModel, change: Edit) -> EditPipel
             batch_size=cfg.batch_size,
             labels="balanced" if cfg.labels is None else cfg.labels,
             identities=plain(identities(cfg)),
+            stylize=cfg.stylize,
         )
 
 
@@ -122,16 +123,20 @@ def _request(cfg: DictConfig, model: DiffusionModel) -> Request:
     """What variants are to be of; an empty prompt where a model of prompts is given none.
 
     Raises:
-        ConfigError: a prompt for a model that reads none.
+        ConfigError: a prompt for a model that reads none, or a style reference that cannot be read.
     """
     reads = "text" in model.conditioner.columns
     if cfg.text and not reads:
         raise ConfigError(f"text={list(cfg.text)} is a prompt, and this run's model reads none; leave text out")
     text = list(cfg.text) if cfg.text else [""] if reads else None
-    return Request.of(cfg.num_samples, text=text, negative=cfg.negative)
+    style = references(cfg, model)
+    numbers = styled(None, style, cfg.style_weight, cfg.stylize)
+    return Request.of(cfg.num_samples, text=text, negative=cfg.negative, numbers=numbers, reference=style)
 
 
-def facts_of(cfg: DictConfig, pipeline: EditPipeline, files: Sequence[Path], masks: Sequence[Any]) -> dict[str, Any]:
+def facts_of(
+    cfg: DictConfig, pipeline: EditPipeline, request: Request, files: Sequence[Path], masks: Sequence[Any]
+) -> dict[str, Any]:
     """What decides the results."""
     return {
         **pipeline.describe(),
@@ -140,6 +145,7 @@ def facts_of(cfg: DictConfig, pipeline: EditPipeline, files: Sequence[Path], mas
         "masks": [{str(m): sha256_of(m)} if isinstance(m, Path) else m for m in masks],
         "text": list(cfg.text) if cfg.text else None,
         "negative": cfg.negative,
+        **style_facts(cfg, request),
         "background": cfg.background,
         "feather": cfg.feather,
         **{key: cfg[key] for key in ("checkpoint", "weights", "seed", "num_samples", "compile", "matmul_precision")},

@@ -15,7 +15,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config.autoencoder_rules import DECODING, has_latents
 from diffusion.experiment.config.plain import class_name
 from diffusion.experiment.run.saved_config import checkpoint_path, with_run
-from diffusion.experiment.task.sample_config import SETTINGS, expect_folder, numbered
+from diffusion.experiment.task.sample_config import SETTINGS, check_style, expect_folder, kinds_of, numbered
 from diffusion.image_file import is_image
 
 MASKED = {"InpaintEdit"}
@@ -62,6 +62,7 @@ def whole(cfg: DictConfig) -> DictConfig:
     if kind != "RestoreEdit" and merged.data.get("range") is not None:
         raise ConfigError("edits are of 8-bit images, and this run is of arrays of floats; use edit=restore")
     conditioner = OmegaConf.to_container(merged.conditioner, resolve=True) if merged.get("conditioner") else {}
+    check_style(merged, kinds_of(conditioner) or {"NoConditioner"})
     if merged.labels is None and _reads_labels(conditioner):
         raise ConfigError("this run's model draws classes; set labels to the class of the result")
     merged.labels = None if merged.labels is None else numbered(merged, merged.labels, "labels")

@@ -113,8 +113,8 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
         model = load_model(cfg, Path(cfg.run), cfg.checkpoint, cfg.weights).to(device())
     prompts = cfg.text and [text for text in cfg.text for _ in range(cfg.num_samples // len(cfg.text))]
     low = None if cfg.low_resolution is None else _images(Path(cfg.low_resolution), model)
-    style = None if cfg.style_reference is None else _references(_plain(cfg.style_reference), model)
-    numbers = styled(_plain(cfg.numbers), style, cfg.style_weight)
+    style = references(cfg, model)
+    numbers = styled(_plain(cfg.numbers), style, cfg.style_weight, cfg.stylize)
     request = Request.of(
         cfg.num_samples, text=prompts, negative=cfg.negative, numbers=numbers, low_resolution=low, reference=style
     )
@@ -132,7 +132,7 @@ def prepare(cfg: DictConfig, model: DiffusionModel | None = None) -> Drawing:
         "text": prompts,
         "negative": cfg.negative,
         "numbers": _plain(cfg.numbers),
-        **({} if style is None else {**_hashed("style_reference", style), "style_weight": cfg.style_weight}),
+        **style_facts(cfg, request),
         **({} if low is None else _hashed("low_resolution", low)),
         "checkpoint": cfg.checkpoint,
         "weights": cfg.weights,
@@ -180,15 +180,18 @@ def _images(path: Path, model: DiffusionModel) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def _references(files: str | list[str], model: DiffusionModel) -> torch.Tensor:
-    """The images of a style, as training reads them: uint8 (R, C, H, W).
+def references(cfg: DictConfig, model: DiffusionModel) -> torch.Tensor | None:
+    """The images of ``cfg.style_reference``, as training reads them: uint8 (R, C, H, W); ``None`` where there are none.
 
     Raises:
         ConfigError: too many of them, or they cannot be read.
     """
+    if cfg.style_reference is None:
+        return None
     assert model.shape is not None
     channels, _, width = model.shape
-    files = [files] if isinstance(files, str) else files
+    given: Any = _plain(cfg.style_reference)
+    files = [given] if isinstance(given, str) else given
     if len(files) > MOST:
         raise ConfigError(
             f"style_reference is at most {MOST} images, whose styles are averaged, got {len(files)}; name fewer"
@@ -199,6 +202,13 @@ def _references(files: str | list[str], model: DiffusionModel) -> torch.Tensor:
     except ValueError as error:
         raise ConfigError(f"style_reference: {error}") from None
     return torch.from_numpy(np.stack(found))
+
+
+def style_facts(cfg: DictConfig, request: Request) -> dict[str, Any]:
+    """What a style reference decides, of a request that has one."""
+    if request.reference is None:
+        return {}
+    return {**_hashed("style_reference", request.reference[0]), "style_weight": cfg.style_weight}
 
 
 def _hashed(name: str, images: torch.Tensor) -> dict[str, str]:
@@ -231,6 +241,8 @@ def build_pipeline(
             identities=plain(identities(cfg)),
             image_size=_plain(cfg.get("image_size")),
             tile=bool(cfg.get("tile", False)),
+            chaos=float(cfg.get("chaos", 0.0)),
+            stylize=cfg.get("stylize"),
         )
         pipeline.check(request)
     return pipeline

@@ -15,7 +15,7 @@ from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import nearest
 from diffusion.experiment.config.settings import TOP
 from diffusion.experiment.run.saved_config import checkpoint_path, with_run
-from diffusion.experiment.run.stages import is_staged, main_stage, with_stages
+from diffusion.experiment.run.stages import MAIN, is_staged, main_stage, with_stages
 
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
@@ -56,10 +56,9 @@ def whole(cfg: DictConfig) -> DictConfig:
         raise ConfigError(
             f"text is requested, and this model reads {reads}; leave text out, or draw with a run of conditioner=text"
         )
-    _check_style(merged, kinds)
-    for key in ("tile", "image_size"):
-        if merged[key] and is_staged(cfg):
-            raise ConfigError(f"{key} is for one run, and pipeline= names several; leave one of them out")
+    check_style(merged, kinds)
+    if is_staged(cfg):
+        _check_stages(merged)
     OmegaConf.set_struct(merged, False)
     merged.num_samples, merged.text = count, prompts
     merged.labels = numbered(main_stage(cfg) if is_staged(cfg) else merged, merged.labels, "labels")
@@ -199,15 +198,34 @@ def _small(path: Path) -> int:
     return len(images)
 
 
-def _check_style(cfg: DictConfig, kinds: set[str]) -> None:
+def _check_stages(cfg: DictConfig) -> None:
     """Raises:
-    ConfigError: a weight of no style reference, one that is no file, or a model that reads none.
+    ConfigError: what only one run can be told.
+    """
+    kind = str(cfg.pipeline.kind)
+    if cfg.stylize is not None:
+        raise ConfigError(
+            f"stylize is for one run, and pipeline={kind} names several; leave it out and set the style's scale, as in "
+            f"pipeline.{MAIN[kind]}.guidance.classifier_free.scale={{text: 4, style: 3}}"
+        )
+    if cfg.tile and cfg.pipeline.get("upsamplers"):
+        raise ConfigError(
+            "tile=true draws images without edges, and pipeline.upsamplers enlarge images as if they had some; leave "
+            "pipeline.upsamplers out, or tile"
+        )
+
+
+def check_style(cfg: DictConfig, kinds: set[str]) -> None:
+    """Raises:
+    ConfigError: a weight of no style reference or a scale towards it, one that is no file, or a model that reads none.
     """
     given: Any = OmegaConf.to_container(cfg.style_reference) if OmegaConf.is_list(cfg.style_reference) else None
     files = given or ([] if cfg.style_reference is None else [cfg.style_reference])
     if not files:
         if cfg.style_weight is not None:
             raise ConfigError("style_weight weighs a style reference, and there is none; give style_reference too")
+        if cfg.stylize is not None:
+            raise ConfigError("stylize guides towards a style reference, and there is none; give style_reference too")
         return
     if kinds and "StyleReferenceConditioner" not in kinds:
         raise ConfigError(

@@ -42,7 +42,7 @@ from diffusion.experiment.run.record import Record
 from diffusion.experiment.run.resume import continued
 from diffusion.experiment.task.evaluate import score
 from diffusion.experiment.task.needs import provide
-from diffusion.model import Identity
+from diffusion.frozen import Identity
 from diffusion.training.callbacks.micro_batch import MicroBatch
 from diffusion.training.checkpoint import LAST
 from diffusion.training.module.base import TrainingModule
