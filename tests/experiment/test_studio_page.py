@@ -23,6 +23,7 @@ from studio_page import (
     command,
     drag,
     drawn,
+    folders_of,
     make_runs,
     new_folders,
     opened,
@@ -126,13 +127,13 @@ async def test_two_people_draw_stop_are_refused_and_restore(
 async def test_a_prompt_that_cannot_be_drawn_is_a_sentence(chromium: Browser, port: int, place: Path) -> None:
     tab = await opened(chromium, port, place / "runs" / "worded")
     await tab.until("!!document.querySelector('#text textarea')")
-    before = set((place / "history").glob("*-*"))
+    before = folders_of(place)
     await tab.click("#draw")
     await said(tab, "this run's model draws what a prompt says; write one", "#status .wrong")
     await tab.fill("#negative textarea, #negative input", "blue")
     await tab.click("#draw")
     await said(tab, "write one", "#status .wrong")
-    assert set((place / "history").glob("*-*")) == before
+    assert folders_of(place) == before
     await tab.fill("#text textarea", 'a "red" heart, $5 {it\'s}')  # the studio goes on, and any words are a prompt
     files = await drawn(tab, place, "#draw")
     settings = png.read(files[3])["settings"]
@@ -157,8 +158,10 @@ async def test_the_verbs_under_an_image(chromium: Browser, port: int, place: Pat
     ):
         await pick(tab, int(chosen.stem))
         await tab.until(f"document.querySelector('{button}')?.getBoundingClientRect().width > 0")
+        await said(tab, f"# image {int(chosen.stem)} of", "#record")
         source, seed = chosen, seed + 1
         files = await drawn(tab, place, button)
+        await tab.until("!document.querySelector('#gallery .preview')")
         settings = png.read(files[-1])["settings"]
         assert (settings["edit"], settings["options"], settings["seed"]) == (edit, options, seed)
         assert (settings["labels"], settings["image"]) == (["1"], str(source)), "the class of the image alone"
@@ -205,7 +208,7 @@ async def test_two_runs_are_compared_on_the_same_seeds(
     await show(tab, "Compare")
     await tab.click("#both")
     await said(tab, "no other run is chosen", "#compared .wrong")
-    before, folders = set((place / "history").glob("*-*")), list[Path]()
+    before, folders = folders_of(place), list[Path]()
     for other in ("plain", "twin"):
         await choose(tab, place / "runs" / other, "#other")
         await tab.click("#both")
@@ -228,12 +231,12 @@ async def test_a_run_that_is_removed_while_it_draws(chromium: Browser, port: int
     run = Path(shutil.copytree(place / "runs" / "plain", place / "runs" / "short"))
     tab = await opened(chromium, port, run)
     await tab.fill("#steps input", "100")
-    before = set((place / "history").glob("*-*"))
+    before = folders_of(place)
     await tab.click("#draw")
     await said(tab, "step")
     shutil.rmtree(run)
     await tab.until(DONE)
-    (folder,) = set((place / "history").glob("*-*")) - before
+    (folder,) = folders_of(place) - before
     assert len(list(folder.glob("*.png"))) == 4, "what is loaded draws on"
     await tab.click("#gallery .thumbnail-item")
     await tab.click("#again")

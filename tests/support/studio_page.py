@@ -125,9 +125,14 @@ async def opened(chromium: Browser, port: int, run: Path | str | None = None) ->
     return tab
 
 
+def folders_of(place: Path) -> set[Path]:
+    """Of the drawings in the history."""
+    return set((place / "history").glob("[!.]*-*"))
+
+
 async def drawn(tab: Tab, place: Path, button: str, *, status: str = "#status") -> list[Path]:
     """Clicks on a button -> the files of the drawing that it makes."""
-    before = set((place / "history").glob("*-*"))
+    before = folders_of(place)
     await tab.click(button)
     (folder,) = await new_folders(tab, place, before, 1)
     await tab.until(DONE.replace("#status", status))
@@ -137,7 +142,7 @@ async def drawn(tab: Tab, place: Path, button: str, *, status: str = "#status") 
 async def new_folders(tab: Tab, place: Path, before: set[Path], count: int) -> list[Path]:
     """Waits for so many drawings, and gives their folders in their order."""
     end = time.monotonic() + 120
-    while len(made := set((place / "history").glob("*-*")) - before) < count:
+    while len(made := folders_of(place) - before) < count:
         assert time.monotonic() < end, await tab.js("document.body.innerText")
         await asyncio.sleep(0.1)
     return sorted(made, key=lambda folder: folder.stat().st_mtime)

@@ -15,7 +15,7 @@ from diffusion.experiment.studio.desk import Desk, View
 from diffusion.experiment.studio.form import FIELDS, OWN
 from diffusion.experiment.studio.look import LOOK, head, say
 from diffusion.experiment.studio.settings import MOST, Settings
-from diffusion.experiment.studio.tabs import ONE, begin, command, compare_tab, drawn, edit_tab, gallery
+from diffusion.experiment.studio.tabs import CLOSE, ONE, begin, command, compare_tab, drawn, edit_tab, gallery
 
 __all__ = ["LOOK", "build"]
 
@@ -85,7 +85,13 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
 
             return made
 
-        first: dict[str, Any] = {"fn": lambda: begin(desk), "inputs": None, "outputs": [ticket, status], **NOW}
+        first: dict[str, Any] = {
+            "fn": lambda: begin(desk),
+            "inputs": None,
+            "outputs": [ticket, status],
+            "js": CLOSE,
+            **NOW,
+        }
         gr.on([draw.click, fields["text"].submit], **first).then(drawing, [ticket, *inputs], shown, **ONE)
         for name, button in buttons.items():
             button.click(**first).then(verb(name), [ticket, chosen], shown, **ONE)

@@ -18,6 +18,9 @@ from diffusion.image_file import read_image
 
 ONE = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress": "hidden"}
 """Drawings wait for each other."""
+CLOSE = """() => { for (const one of ['gallery', 'results', 'one', 'two'])
+    [...document.querySelectorAll(`#${one} .preview .icon-button-wrapper button`)].at(-1)?.click(); return []; }"""
+"""Shows all images of a gallery: the one that was chosen is of another drawing, and gradio would show another large."""
 OPEN = "Choose an image under Draw or History and press Edit, or drop one here; then paint over what may change."
 
 
@@ -113,7 +116,7 @@ def edit_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> tuple[Calla
 
     into = [source, editor, status]
     taken.upload(take, taken, into, api_name=False)
-    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False).then(
+    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False, js=CLOSE).then(
         paint, [ticket, editor, source, strength, *inputs], [status, results, files], api_name=False, **ONE
     )
     results.select(told, files, record, queue=False, api_name=False)
@@ -160,7 +163,7 @@ def compare_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> gr.Dropd
             if not view.files:  # refused or stopped
                 return
 
-    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False).then(
+    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False, js=CLOSE).then(
         both, [ticket, other, *inputs], [status, *sides], api_name=False, **ONE
     )
     return other
