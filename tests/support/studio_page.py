@@ -148,12 +148,12 @@ async def new_folders(tab: Tab, place: Path, before: set[Path], count: int) -> l
     return sorted(made, key=lambda folder: folder.stat().st_mtime)
 
 
-async def pick(tab: Tab, number: int) -> None:
-    """A click on an image of a drawing."""
-    image = f"document.querySelectorAll('#gallery .grid-container .thumbnail-item')[{number}]"
+async def pick(tab: Tab, number: int, where: str = "#gallery") -> None:
+    """A click on an image of a gallery."""
+    image = f"document.querySelectorAll('{where} .grid-container .thumbnail-item')[{number}]"
     await tab.until(f"!!{image}")
-    await tab.js(f"{image}.id = 'picked-{number}'")
-    await tab.click(f"#picked-{number}")
+    await tab.js(f"{image}.dataset.picked = '{where}{number}'")
+    await tab.click(f"[data-picked='{where}{number}']")
 
 
 def pixels(path: Path) -> np.ndarray:
