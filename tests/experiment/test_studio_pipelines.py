@@ -87,7 +87,8 @@ def test_a_refiner_takes_over_in_the_middle(runs: Path) -> None:
 def test_what_a_pipeline_reads_and_its_fields(runs: Path) -> None:
     chain, cascade = (card.read(pipeline(runs, kind)) for kind in ("unclip", "cascade"))
     assert (chain.reads, cascade.reads) == ("text", "labels")
-    assert chain.sentence.startswith("draws what a prompt says: prior, decoder, upsamplers.x2")
+    assert chain.sentence.startswith("draws what a prompt says in stages")
+    assert chain.sentence.endswith(": prior, decoder, upsamplers.x2")
     settings = Settings(chain.run, text="a cat", seed=3)
     values = form.values_of(settings, chain)
     assert form.settings_of([values[name] for name in form.FIELDS]) == settings

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -132,3 +134,16 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
     finally:
         process.terminate()
         process.wait(30)
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Browser]:
+    """Chromium for tests that are no coroutines, whose steps run in the loop of its reader."""
+    if BROWSER is None:
+        (pytest.fail if os.environ.get(REQUIRED) else pytest.skip)("no chromium on PATH: apt-get install chromium")
+    with asyncio.Runner() as runner:
+        started = browser(folder)
+        try:
+            yield runner.run(started.__aenter__())
+        finally:
+            runner.run(started.__aexit__(None, None, None))

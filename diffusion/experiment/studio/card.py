@@ -59,7 +59,7 @@ class Card:
             "": "draws without a condition",
         }[self.reads]
         if self.stages:
-            return f"{what}: {', '.join(self.stages)}, each with its own sampler and guidance"
+            return f"{what} in stages, each with its own sampler and guidance: {', '.join(self.stages)}"
         guided = f", guidance scale {self.scale[1]:g}" if self.scale and self.unguided is None else ""
         return f"{what}; its own sampler is {self.sampler} with {self.steps} steps{guided}"
 

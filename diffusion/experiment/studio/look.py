@@ -14,6 +14,7 @@ CSS = """
 #head h1 { font-size: 1.35rem; font-weight: 650; margin: 0; letter-spacing: -.01em; }
 #head p { margin: 2px 0 0; color: var(--body-text-color-subdued); font-size: .92rem; }
 #head svg { display: inline; vertical-align: -4px; margin-right: 9px; }
+#run input, #other input { text-overflow: ellipsis; padding-right: 34px; }
 #new-seed { align-self: end; min-width: 0 !important; height: 42px; margin-bottom: 12px; }
 .pixels img { image-rendering: pixelated; object-fit: contain !important; }
 .pixels .thumbnail-item { aspect-ratio: 1; }

@@ -15,12 +15,14 @@ from diffusion.experiment.studio.desk import Desk, View
 from diffusion.experiment.studio.form import FIELDS, OWN
 from diffusion.experiment.studio.look import LOOK, head, say
 from diffusion.experiment.studio.settings import MOST, Settings
-from diffusion.experiment.studio.tabs import ONE, begin, command, compare_tab, drawn, edit_tab, gallery
+from diffusion.experiment.studio.tabs import CLOSE, ONE, begin, command, compare_tab, drawn, edit_tab, gallery
 
 __all__ = ["LOOK", "build"]
 
 SHOWN = 120
 """Images of the history on the page."""
+HINT = "Images appear here. A click on one shows the command that makes it again, and what can be done with it."
+PAST = "All that was drawn, the newest first. A click on an image shows how it was made."
 NOW: dict[str, Any] = {"queue": False, "api_name": False, "show_progress": "hidden"}
 """Of clicks that are answered at once."""
 
@@ -31,7 +33,8 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
         title="alphabar studio", analytics_enabled=False, delete_cache=(3600, 86400), fill_width=True
     ) as page:
         gr.HTML(head(str(desk.folder)), elem_id="head")
-        ticket, files, chosen, pictured = gr.State(None), gr.State([]), gr.State(None), gr.State([])
+        ticket, files, chosen = gr.State(None), gr.State([]), gr.State(None)
+        pictured, picked = gr.State([]), gr.State(None)  # of the history
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=330):
                 fields, about = _fields(batch_size)
@@ -41,7 +44,7 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
             inputs = [fields[name] for name in FIELDS]
             with gr.Column(scale=7, min_width=420), gr.Tabs() as tabs:
                 with gr.Tab("Draw", id="draw"):
-                    status = gr.HTML(say(View("")), elem_classes="say", elem_id="status")
+                    status = gr.HTML(say(View(HINT, done=True)), elem_classes="say", elem_id="status")
                     images = gallery("gallery")
                     with gr.Column(visible=False) as details:
                         with gr.Row(elem_classes="verbs"):
@@ -60,11 +63,12 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
                 with gr.Tab("History", id="history") as history:
                     refresh = gr.Button("Look again", size="sm", elem_id="refresh")
                     past = gallery("past", columns=6)
-                    told = gr.HTML("", elem_classes="say")
-                    old = command("record-past")
-                    with gr.Row(elem_classes="verbs"):
-                        reuse = gr.Button("Use these settings", size="sm", elem_id="reuse")
-                        rework = gr.Button("Edit this image", size="sm", elem_id="rework")
+                    told = gr.HTML(say(View(PAST, done=True)), elem_classes="say", elem_id="told")
+                    with gr.Column(visible=False) as made:
+                        old = command("record-past")
+                        with gr.Row(elem_classes="verbs"):
+                            reuse = gr.Button("Use these settings", size="sm", elem_id="reuse")
+                            rework = gr.Button("Edit this image", size="sm", elem_id="rework")
         shown = [status, images, files, chosen, details]
 
         def drawing(at: str, *values: Any) -> Iterator[tuple[Any, ...]]:
@@ -81,7 +85,13 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
 
             return made
 
-        first: dict[str, Any] = {"fn": lambda: begin(desk), "inputs": None, "outputs": [ticket, status], **NOW}
+        first: dict[str, Any] = {
+            "fn": lambda: begin(desk),
+            "inputs": None,
+            "outputs": [ticket, status],
+            "js": CLOSE,
+            **NOW,
+        }
         gr.on([draw.click, fields["text"].submit], **first).then(drawing, [ticket, *inputs], shown, **ONE)
         for name, button in buttons.items():
             button.click(**first).then(verb(name), [ticket, chosen], shown, **ONE)
@@ -95,10 +105,10 @@ def build(desk: Desk, batch_size: int) -> gr.Blocks:
             lambda path: (path, gr.update(visible=True)), dropped, [chosen, details], **NOW
         )
         gr.on([history.select, refresh.click], lambda: _past(desk), None, [past, pictured], **NOW)
-        past.select(_choose, pictured, [chosen, old, told], **NOW)
-        reuse.click(restore, chosen, [*inputs, about, told, old], **NOW)
-        for button in (paint, rework):
-            button.click(opened, chosen, into, **NOW).then(lambda: gr.update(selected="edit"), None, tabs, **NOW)
+        past.select(_choose, pictured, [picked, old, made], **NOW).then(lambda: "", None, told, **NOW)
+        reuse.click(restore, picked, [*inputs, about, told, old], **NOW)
+        for button, image in ((paint, chosen), (rework, picked)):
+            button.click(opened, image, into, **NOW).then(lambda: gr.update(selected="edit"), None, tabs, **NOW)
     return page
 
 

@@ -18,6 +18,10 @@ from diffusion.image_file import read_image
 
 ONE = {"concurrency_id": "device", "concurrency_limit": 1, "show_progress": "hidden"}
 """Drawings wait for each other."""
+CLOSE = """() => { for (const one of ['gallery', 'results', 'one', 'two'])
+    [...document.querySelectorAll(`#${one} .preview .icon-button-wrapper button`)].at(-1)?.click(); return []; }"""
+"""Shows all images of a gallery: the one that was chosen is of another drawing, and gradio would show another large."""
+OPEN = "Choose an image under Draw or History and press Edit, or drop one here; then paint over what may change."
 
 
 def gallery(name: str, columns: int = 4, label: str | None = None) -> gr.Gallery:
@@ -28,11 +32,11 @@ def gallery(name: str, columns: int = 4, label: str | None = None) -> gr.Gallery
     )  # fmt: skip
 
 
-def command(name: str) -> gr.Code:
+def command(name: str, visible: bool = True) -> gr.Code:
     """Where an image says how it is made again."""
     return gr.Code(
         label="Makes this image again", language="shell", interactive=False, lines=2, max_lines=8, wrap_lines=True,
-        show_line_numbers=False, elem_id=name,
+        show_line_numbers=False, elem_id=name, visible=visible,
     )  # fmt: skip
 
 
@@ -41,12 +45,14 @@ def begin(desk: Desk) -> tuple[str, str]:
     return desk.ticket(), say(View("Waiting in line"))
 
 
-def told(files: list[str], event: gr.SelectData) -> str:
+def told(files: list[str], event: gr.SelectData) -> Any:
     """How the image that was clicked on is made again."""
+    if event.index >= len(files):  # a preview
+        return gr.skip()
     try:
-        return form.said(png.read(files[event.index]))
-    except (IndexError, UserError) as error:
-        return "" if isinstance(error, IndexError) else f"# {one_line(error)}"
+        return gr.update(value=form.said(png.read(files[event.index])), visible=True)
+    except UserError as error:
+        return gr.update(value=f"# {one_line(error)}", visible=True)
 
 
 def drawn(desk: Desk, ask: Callable[[], Any], ticket: str) -> Iterator[tuple[str, Any, Any]]:
@@ -75,9 +81,9 @@ def edit_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> tuple[Calla
         with gr.Column(scale=2):
             strength = gr.Slider(0.05, 1.0, 1.0, step=0.05, label="Strength", info="below 1 something of it stays")
             go = gr.Button("Draw what is covered", variant="primary", elem_id="cover")
-            status = gr.HTML(say(View("")), elem_classes="say", elem_id="edited")
+            status = gr.HTML(say(View(OPEN, done=True)), elem_classes="say", elem_id="edited")
             results = gallery("results", columns=2)
-            record = command("record-edit")
+            record = command("record-edit", visible=False)
 
     def opened(path: str | None) -> tuple[Any, ...]:
         if path is None:
@@ -110,7 +116,7 @@ def edit_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> tuple[Calla
 
     into = [source, editor, status]
     taken.upload(take, taken, into, api_name=False)
-    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False).then(
+    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False, js=CLOSE).then(
         paint, [ticket, editor, source, strength, *inputs], [status, results, files], api_name=False, **ONE
     )
     results.select(told, files, record, queue=False, api_name=False)
@@ -132,8 +138,15 @@ def compare_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> gr.Dropd
             first = form.settings_of(values, desk.taken)
             if not second:
                 raise ConfigError("no other run is chosen; choose one")
-            own = first.sampler is None and first.steps == card.read(first.run).steps
-            return first, replace(first, run=second, steps=None if own else first.steps)
+            known = card.read(first.run)
+            own = first.sampler is None and first.steps == known.steps
+            then = replace(first, run=second, steps=None if own else first.steps)
+            if then.staged and first.scale == (known.scale or (None, None))[1]:
+                then = replace(then, scale=None)
+            for one in (first, then):  # both, before the first is drawn
+                desk.check(one)
+                one.words(card.read(one.run))
+            return first, then
 
         try:
             pair = ask()
@@ -150,7 +163,7 @@ def compare_tab(desk: Desk, ticket: gr.State, inputs: Sequence[Any]) -> gr.Dropd
             if not view.files:  # refused or stopped
                 return
 
-    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False).then(
+    go.click(lambda: begin(desk), None, [ticket, status], queue=False, api_name=False, js=CLOSE).then(
         both, [ticket, other, *inputs], [status, *sides], api_name=False, **ONE
     )
     return other
