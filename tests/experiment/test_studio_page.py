@@ -119,10 +119,8 @@ async def test_a_prompt_that_cannot_be_drawn_is_a_sentence(chromium: Browser, po
     before = folders_of(place)
     await tab.click("#draw")
     await said(tab, "this run's model draws what a prompt says; write one", "#status .wrong")
-    await tab.fill("#negative textarea, #negative input", "blue")
-    await tab.click("#draw")
-    await said(tab, "write one", "#status .wrong")
     assert folders_of(place) == before
+    await tab.fill("#negative textarea, #negative input", "blue")
     await tab.fill("#text textarea", 'a "red" heart, $5 {it\'s}')  # the studio goes on, and any words are a prompt
     files = await drawn(tab, place, "#draw")
     settings = png.read(files[3])["settings"]
