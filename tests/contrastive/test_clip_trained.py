@@ -233,6 +233,7 @@ def test_a_judge_is_a_part_of_the_record_and_none_of_the_model(
     assert "own_metrics" not in record["fingerprint"], "they are as this project ships them"
 
 
+@pytest.mark.slow
 def test_a_run_of_something_else_is_refused_in_one_sentence(
     run: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

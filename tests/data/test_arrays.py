@@ -214,6 +214,7 @@ def test_resizing_is_means_and_stays_in_the_range(tmp_path: Path) -> None:
     np.testing.assert_allclose(-3 + (whole[:, 4:20] + 1) * 4, array, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_training_and_samples_of_two_channels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Trained, drawn and read again: samples are floats in the units of the data, and a grid has the channels side by
     side."""

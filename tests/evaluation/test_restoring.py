@@ -56,6 +56,7 @@ def evaluator(**changed: object) -> RestorationEvaluator:
     return RestorationEvaluator(posterior={"pigdm": exact}, sampler=DDIMSampler(STEPS), **settings)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_scores_of_an_exact_posterior_are_those_of_its_variances(tmp_path: Path) -> None:
     """Of n draws the mean is off by (1 + 1 / n) V, V = TAU^2 where hidden and TAU^2 s^2 / (TAU^2 + s^2) where seen."""
     found = evaluator().evaluate(model(), Normal(96), tmp_path)
@@ -79,6 +80,7 @@ def drawn(**changed: object) -> Tensor:
     return one.drawn(one.pipeline(model()), batch)
 
 
+@pytest.mark.slow
 def test_more_draws_and_other_numbers_of_images_change_none() -> None:
     two, three = drawn(), drawn(draws=3)
     assert torch.equal(two, three[:2])
@@ -100,6 +102,7 @@ def ranked(rank: int, size: int, folder: str, store: str, conn: object) -> None:
         conn.send(found.metrics)  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_one_two_and_three_ranks_restore_the_same_bits(tmp_path: Path) -> None:
     one, two, three = on_ranks(ranked, tmp_path)
     assert one == two == three
@@ -125,6 +128,7 @@ def test_bad_settings_are_refused(changed: dict, sentence: str) -> None:
         RestorationEvaluator(**{"posterior": {"dps": partial(DPSGuidance)}, "sampler": DDIMSampler(4), **changed})
 
 
+@pytest.mark.slow
 def test_of_a_run_it_is_scored_and_what_it_cannot_score_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

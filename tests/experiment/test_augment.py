@@ -34,6 +34,7 @@ def images(folder: Path, per_class: int) -> torch.Tensor:
     return torch.from_numpy(np.stack([np.asarray(Image.open(file)) for file in files]))[:, None]
 
 
+@pytest.mark.slow
 def test_a_set_is_the_samples_of_the_run_whatever_interrupts_it(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_prior_alone_draws_no_images(runs: dict[str, str]) -> None:
         diffusion.load(runs["prior"], weights="raw").sample(1, text="a cat")
 
 
+@pytest.mark.slow
 def test_the_script_draws_what_the_pipeline_draws(runs: dict[str, str], tmp_path: Path) -> None:
     named = " ".join(
         f"pipeline.{key}.run={runs[name]} pipeline.{key}.weights=raw"

@@ -122,6 +122,7 @@ def test_an_image_is_made_again_alone_and_by_its_command(
     assert len({pixels(file).tobytes() for file in last.files}) == 6
 
 
+@pytest.mark.slow
 def test_a_style_and_a_spread_are_in_the_command_and_in_edits(runs: Path, desk: Desk, tmp_path: Path) -> None:
     kept = []
     for name, colour in (("a", (255, 0, 0)), ("b", (0, 9, 255))):

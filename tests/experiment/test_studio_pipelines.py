@@ -44,6 +44,7 @@ def drawn(desk: Desk, settings: Settings) -> View:
     return list(desk.draw(settings, desk.ticket()))[-1]
 
 
+@pytest.mark.slow
 def test_images_of_a_pipeline_are_made_again_alone_and_by_their_command(runs: Path, tmp_path: Path) -> None:
     words = pipeline(runs, "unclip")
     desk = Desk(runs, History(tmp_path / "history"), [words])
@@ -65,6 +66,7 @@ def test_images_of_a_pipeline_are_made_again_alone_and_by_their_command(runs: Pa
     ("kind", "steps"),
     [("unclip", [2, 2, 2, 2, 2, 2, 2, 2]), ("cascade", [2, 2, 2, 2])],  # two candidates of the prior
 )
+@pytest.mark.slow
 def test_steps_of_all_stages_are_counted(kind: str, steps: list[int], runs: Path) -> None:
     seen: list[Progress] = []
     text = "a cat" if kind == "unclip" else None
@@ -116,6 +118,7 @@ def test_what_a_pipeline_cannot_do_is_one_sentence(runs: Path, tmp_path: Path) -
             start(OmegaConf.create({**cfg, "pipelines": [given]}), str(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_removed_while_it_draws(runs: Path, tmp_path: Path) -> None:
     """What is loaded draws on; the next drawing is refused in one sentence."""
     for name in ("base", "large"):

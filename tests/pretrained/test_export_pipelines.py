@@ -57,6 +57,7 @@ SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("sd15", "compvis
 
 
 @pytest.mark.parametrize("kind", ["sdxl", *SLOW])
+@pytest.mark.slow
 def test_diffusers_draws_the_same_and_it_comes_back(kind, tmp_path):
     run = run_of(kind, tmp_path)
     run_script(f"scripts/export.py run={run} output={tmp_path / 'out'}")

@@ -39,6 +39,7 @@ def drawn(model, noise, steps, cond, denoiser=None):
     return sampler(denoiser or model.guided(), noise, cond, randn_like=Same().like)
 
 
+@pytest.mark.slow
 def test_a_consistency_model_draws_the_same_and_comes_back(tmp_path):
     """A published one, with classes, in one and two steps."""
     run = imported("diffusers_consistency", "diffusers", tmp_path)

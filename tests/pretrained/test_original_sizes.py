@@ -72,6 +72,7 @@ def sparse(path: Path, shapes: dict[str, list[int]]) -> Path:
 
 
 @pytest.mark.parametrize(("name", "format", "settings", "millions"), SIZES, ids=[row[0] for row in SIZES])
+@pytest.mark.slow
 def test_every_name_of_the_original_has_its_place(
     name: str, format: str, settings: str, millions: int, tmp_path: Path
 ) -> None:
