@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 
 def describe(value: Any, skip: Sequence[str] = ()) -> Any:
-    """Numbers, strings and containers as they are; tensors by shape; objects, and what
-    is still to be called with more arguments, as {"class": name, argument: value}.
+    """Numbers, strings and containers as they are; tensors by shape; objects, and partials,
+    as {"class": name, argument: value}.
 
     A mapping is a list of pairs, as two orders of it may be two things (the scales of guidance by part). Arguments that
     the constructor does not keep under their own name are left out, and those in ``skip``.

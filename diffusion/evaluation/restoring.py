@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
-from torch import Tensor, nn
-from torchvision.utils import make_grid
+from torch import Tensor
 
 from diffusion.describe import describe
 from diffusion.editing.frame import resize
@@ -28,15 +26,15 @@ from diffusion.evaluation.metrics.fd import FDMetric
 from diffusion.evaluation.metrics.side import Side
 from diffusion.evaluation.naming import Better
 from diffusion.evaluation.reference import Data, specify
-from diffusion.evaluation.restoration import BETTER, UNIT, scores
-from diffusion.files import replacing
+from diffusion.evaluation.restoration import UNIT, scores
 from diffusion.guidance.base import Wrapper
 from diffusion.guidance.classifier_free import ClassifierFreeGuidance
 from diffusion.model import DiffusionModel
 from diffusion.pipeline.base import Request
-from diffusion.pipeline.keyed import in_units, panels, quantise
+from diffusion.pipeline.keyed import in_units, quantise
 from diffusion.randomness import MEASUREMENT, KeyedRandomness
 from diffusion.sampler.base import Sampler
+from diffusion.training.callbacks.samples import save_grid
 from diffusion.types import Cond
 
 SIDES = ("image.", "made.")
@@ -164,16 +162,11 @@ class RestorationEvaluator(HeldOutEvaluator):
         total = int(origin["N"])
         found = {name: float(values.mean()) for name, values in rows.items() if not name.startswith(SIDES)}
         metrics = {naming.counted(name, total): value for name, value in found.items()}
-        ways: dict[str, Better] = {**BETTER, **dict.fromkeys(("lpips", "perceptual"), "lower")}
-        better = {
-            naming.counted(name, total): ways[way] for name in found if (way := name.removeprefix("draw_")) in ways
-        }
         for layer in self.layers:
             assert self.extractor is not None
             real, made = (Side({layer: rows[f"{side}{layer}"]}) for side in SIDES)
-            name = f"r{naming.name('fd', self.extractor.name, total)}"
-            metrics[name], better[name] = FDMetric()(made, real, layer)["fd"], "lower"
-        return metrics, better
+            metrics[f"r{naming.name('fd', self.extractor.name, total)}"] = FDMetric()(made, real, layer)["fd"]
+        return metrics, {name: way for name in metrics if (way := naming.better(name)) is not None}
 
     def save(self, model: DiffusionModel, split: Any, total: int, folder: Path) -> None:
         """``restored.png``: a row for each of the first images, with its measurement where that is an image, the true
@@ -190,12 +183,8 @@ class RestorationEvaluator(HeldOutEvaluator):
         if y.shape[1] == truth.shape[1] and self.edit.operator.smooth:
             size = (int(truth.shape[-2]), int(truth.shape[-1]))
             images = [torch.stack([resize(one, size) for one in quantise(y).cpu()]), *images]
-        shown = panels(torch.stack(images, 1).flatten(0, 1))
-        side = max(1, 64 // shown.shape[-2])
-        shown = shown.repeat_interleave(side, 2).repeat_interleave(side, 3)
-        grid = make_grid(shown, nrow=len(images), padding=2, pad_value=128)
-        with replacing(folder / "restored.png") as beside:
-            Image.fromarray(grid.permute(1, 2, 0).numpy()).save(beside, format="PNG")
+        shown = torch.stack(images, 1).flatten(0, 1)
+        save_grid(shown, folder / "restored.png", smallest=64, columns=len(images))
 
     def pipeline(self, model: DiffusionModel) -> EditPipeline:
         """What restores with this model."""
@@ -230,9 +219,9 @@ class RestorationEvaluator(HeldOutEvaluator):
 class _RestorationPipeline(EditPipeline):
     """An edit under the null condition, or under that which is requested."""
 
-    def __init__(self, model: nn.Module, edit: RestoreEdit, *, conditioned: bool, **options: Any) -> None:
+    def __init__(self, model: DiffusionModel, edit: RestoreEdit, *, conditioned: bool, **options: Any) -> None:
         self.conditioned = conditioned
-        super().__init__(model, edit, **options)  # type: ignore[arg-type]
+        super().__init__(model, edit, **options)
 
     def cond(self, index: Tensor, seed: int, request: Request = Request()) -> Cond:  # noqa: B008 - frozen and empty
         cond = super().cond(index, seed, request)

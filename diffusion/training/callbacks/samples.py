@@ -110,16 +110,17 @@ def save_grid(
     smallest: int = 32,
     inside: Path | None = None,
     texts: Sequence[str] | None = None,
+    columns: int | None = None,
 ) -> None:
-    """Images uint8 (B, C, H, W) -> one PNG, about square, small images enlarged to ``smallest`` pixels, the
-    channels of others than grey and RGB side by side.
+    """Images uint8 (B, C, H, W) -> one PNG, about square or of so many columns, small images enlarged to
+    ``smallest`` pixels, the channels of others than grey and RGB side by side.
 
     inside: a folder that must be there. texts: B prompts, whose words stand beside the images (:func:`prompt_grid`).
     """
     factor = math.ceil(smallest / images.shape[-2])
     pixels = panels(images).cpu().repeat_interleave(factor, -1).repeat_interleave(factor, -2)
     if texts is None:
-        grid = make_grid(pixels, nrow=math.ceil(math.sqrt(len(pixels))), padding=2, pad_value=128)
+        grid = make_grid(pixels, nrow=columns or math.ceil(math.sqrt(len(pixels))), padding=2, pad_value=128)
         image = Image.fromarray(grid.permute(1, 2, 0).numpy())
     else:
         image = prompt_grid(pixels, texts)
