@@ -15,20 +15,24 @@ text: .venv/ready  ## train an autoencoder and text-to-image in its latents on e
 	$(BIN)/python scripts/train.py experiment=emoji_text name=text
 
 UNCLIP := outputs/unclip
-STAGES = pipeline=unclip pipeline.prior.run=$(UNCLIP)/prior pipeline.decoder.run=$(UNCLIP)/decoder
-# $(call trained,<folder>,<overrides>): a finished run stays as it is
-trained = grep -qs '"status": "finished"' $(1)/status.json || $(BIN)/python scripts/train.py $(2) hydra.run.dir=$(1)
+PIPELINE = pipeline=unclip pipeline.prior.run=$(UNCLIP)/prior pipeline.decoder.run=$(UNCLIP)/decoder
+UPSAMPLER = $(if $(SHEETS),$(UNCLIP)/upsampler)
+$(UNCLIP)/prior: TRAINED = experiment=emoji_prior
+$(UNCLIP)/decoder: TRAINED = experiment=emoji_decoder
+$(UNCLIP)/judge: TRAINED = experiment=emoji_clip seed=1 name=emoji_judge
+$(UNCLIP)/upsampler: TRAINED = experiment=emoji_upsampler data.resolution=64 data.root=$(SHEETS) augmentation.share=0.25
 
 unclip: .venv/ready  ## DALL-E 2 on emoji: train CLIP, prior and decoder, draw prompts, score; SHEETS=<folder> adds 64 pixels
-	$(call trained,$(UNCLIP)/prior,experiment=emoji_prior)
-	$(call trained,$(UNCLIP)/decoder,experiment=emoji_decoder)
-	$(call trained,$(UNCLIP)/judge,experiment=emoji_clip seed=1 name=emoji_judge)
-ifdef SHEETS
-	$(call trained,$(UNCLIP)/upsampler,experiment=emoji_upsampler data.resolution=64 data.root=$(SHEETS) augmentation.share=0.25)
-endif
-	$(BIN)/python scripts/sample.py $(STAGES) $(if $(SHEETS),pipeline.upsamplers.x2.run=$(UNCLIP)/upsampler) output=$(UNCLIP)/samples \
+	set -o pipefail; OMP_NUM_THREADS=$$(( ($$(nproc) + 1) / 2 )) \
+	    $(MAKE) --no-print-directory -j2 $(addprefix $(UNCLIP)/,prior decoder judge) $(UPSAMPLER) 2>&1 | cat
+	$(BIN)/python scripts/sample.py $(PIPELINE) $(if $(SHEETS),pipeline.upsamplers.x2.run=$(UPSAMPLER)) output=$(UNCLIP)/samples \
 	    text='[red heart,blue heart,green apple,blue apple,yellow circle,purple tree,cat face,pizza]' num_samples=64
-	$(BIN)/python scripts/evaluate.py $(STAGES) evaluation=emoji evaluation.clip.run=$(UNCLIP)/judge
+	$(BIN)/python scripts/evaluate.py $(PIPELINE) evaluation=emoji evaluation.clip.run=$(UNCLIP)/judge
+
+# a finished run stays as it is; two are trained side by side, each with half of the cores, and write lines in place of bars
+.PHONY: $(addprefix $(UNCLIP)/,prior decoder judge upsampler)
+$(addprefix $(UNCLIP)/,prior decoder judge upsampler):
+	grep -qs '"status": "finished"' $@/status.json || $(BIN)/python scripts/train.py $(TRAINED) hydra.run.dir=$@
 
 studio: .venv/ready  ## a page in the browser that draws with the runs in outputs/
 	$(BIN)/python scripts/studio.py

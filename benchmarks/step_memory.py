@@ -29,7 +29,7 @@ WIDTHS = (128, 256, 512, 512)
 WORDS = ("<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in "abc"), *"abc")
 STEP = (
     "experiment=sd15", "~needs.start", "initial.run=null", "name=step", "trainer=cpu", "trainer.precision=bf16-mixed",
-    "trainer.max_steps=1", "data=image_folder", "data.resolution=512", "data.batch_size=1", "data.num_workers=0",
+    "trainer.max_steps=1", "data=image_folder", "~data.shards", "data.resolution=512", "data.batch_size=1", "data.num_workers=0",
     "network.checkpointing=true", "callbacks=[]", "logger=csv", "lr_scheduler.warmup=0",
 )  # fmt: skip
 
@@ -37,9 +37,11 @@ STEP = (
 def inputs(folder: Path) -> list[str]:
     """Images with captions, an autoencoder and a text encoder of random weights -> the settings that name them."""
     random = np.random.default_rng(0)
-    for name in ("a", "b"):
-        Image.fromarray(random.integers(0, 256, (512, 512, 3), dtype=np.uint8)).save(folder / f"{name}.png")
-        (folder / f"{name}.txt").write_text("a b c")
+    images = folder / "images"
+    images.mkdir()
+    for name in range(16):
+        Image.fromarray(random.integers(0, 256, (512, 512, 3), dtype=np.uint8)).save(images / f"{name}.png")
+        (images / f"{name}.txt").write_text("a b c")
     sizes = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
     AutoencoderKL(block_out_channels=WIDTHS, layers_per_block=2, latent_channels=4, **sizes).save_pretrained(
         folder / "autoencoder"
@@ -55,7 +57,7 @@ def inputs(folder: Path) -> list[str]:
     )  # fmt: skip
     CLIPTextModelWithProjection(config).save_pretrained(text)
     return [
-        f"data.root={folder}", "data.test_fraction=0.5", f"autoencoder.pretrained={folder / 'autoencoder'}",
+        f"data.root={images}", "data.test_fraction=0.5", f"autoencoder.pretrained={folder / 'autoencoder'}",
         f"text_encoder.pretrained={text}", f"paths.outputs={folder / 'outputs'}", f"paths.data={folder}",
     ]  # fmt: skip
 
