@@ -340,9 +340,10 @@ def metric(cfg, tmp_path, name):
     cfg.evaluation.metric, cfg.evaluation.metrics = {}, [name]
     by_name = instantiate(cfg.evaluation, _convert_="all").metrics[name]
     assert built.metrics[name].describe() == by_name.describe()
+    undirected = ("nearest_ratio", "diversity", "diversity_per_caption")
     for output in naming.OUTPUTS[name]:
         assert by_name.direction(output) == naming.better(output)
-        assert (by_name.direction(output) is None) == (output.endswith("_std") or output == "nearest_ratio")
+        assert (by_name.direction(output) is None) == (output.endswith("_std") or output in undirected)
 
 
 def trained(cfg, tmp_path, name):
