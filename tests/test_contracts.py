@@ -135,6 +135,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
             for name in ("ldm_kl_f4", "ldm_kl_f8", "ldm_vq_f4", "ldm_vq_f8")
         },
         "experiment/imagenet256_adm": ["data.resolution=64"],
+        "experiment/unclip_upsampler_256": ["data.resolution=64"],
+        "experiment/unclip_upsampler_1024": ["data.resolution=128"],
         **{option: [f"autoencoder.pretrained={tmp_path / 'kl'}"] for option in LATENT},
         **{option: ["objective.metric.network.extractor=efficientnet-lite0"] for option in PERCEPTUAL},
         **{
