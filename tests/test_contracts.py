@@ -135,6 +135,8 @@ def settings(option: Path, tmp_path: Path) -> list[str]:
             for name in ("ldm_kl_f4", "ldm_kl_f8", "ldm_vq_f4", "ldm_vq_f8")
         },
         "experiment/imagenet256_adm": ["data.resolution=64"],
+        "experiment/unclip_upsampler_256": ["data.resolution=64"],
+        "experiment/unclip_upsampler_1024": ["data.resolution=128"],
         **{option: [f"autoencoder.pretrained={tmp_path / 'kl'}"] for option in LATENT},
         **{option: ["objective.metric.network.extractor=efficientnet-lite0"] for option in PERCEPTUAL},
         **{
@@ -340,9 +342,10 @@ def metric(cfg, tmp_path, name):
     cfg.evaluation.metric, cfg.evaluation.metrics = {}, [name]
     by_name = instantiate(cfg.evaluation, _convert_="all").metrics[name]
     assert built.metrics[name].describe() == by_name.describe()
+    undirected = ("nearest_ratio", "diversity", "diversity_per_caption")
     for output in naming.OUTPUTS[name]:
         assert by_name.direction(output) == naming.better(output)
-        assert (by_name.direction(output) is None) == (output.endswith("_std") or output == "nearest_ratio")
+        assert (by_name.direction(output) is None) == (output.endswith("_std") or output in undirected)
 
 
 def trained(cfg, tmp_path, name):

@@ -16,6 +16,7 @@ OUTPUTS: Mapping[str, tuple[str, ...]] = {
     "fd_class": ("fd_class", "fd_class_worst"),
     "is": ("is", "is_std"),
     "kid": ("kid", "kid_std"),
+    "diversity": ("diversity", "diversity_per_caption"),
     "memorisation": ("nearest_ratio", "copies"),
 }
 """The shipped metrics, by the names of evaluation.metrics, and what each of them gives."""

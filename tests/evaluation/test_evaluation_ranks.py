@@ -60,7 +60,8 @@ def job(
     denoiser, shape = GaussianDenoiser(CosineSchedule(), mean, std), (1, 8, 8)
     generator = pipeline(denoiser, AncestralSampler(4), shape, Failing, num_classes=10, labels="drawn")
     generator.at, generator.pause, generator.killed = at, pause, killed
-    evaluator = Evaluator(num_samples=n, batch_size=B, kid_subsets=5, kid_subset_size=50)
+    metrics = ["fd", "is", "kid", "precision", "recall", "diversity"]
+    evaluator = Evaluator(metrics=metrics, num_samples=n, batch_size=B, kid_subsets=5, kid_subset_size=50)
     try:
         result = evaluator.evaluate(generator, Digits(), None if folder is None else Path(folder))
         conn.send((result.metrics, result.real_baseline, generator.drawn))

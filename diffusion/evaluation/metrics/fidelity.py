@@ -18,6 +18,7 @@ from diffusion.evaluation.metrics.base import Metric
 from diffusion.evaluation.metrics.clip_score import ClipScoreMetric
 from diffusion.evaluation.metrics.colour import ColourMetric
 from diffusion.evaluation.metrics.concept import ConceptMetric
+from diffusion.evaluation.metrics.diversity import DiversityMetric
 from diffusion.evaluation.metrics.fd import FDMetric
 from diffusion.evaluation.metrics.fd_class import FDClassMetric
 from diffusion.evaluation.metrics.fd_inf import FDInfMetric
@@ -32,8 +33,8 @@ from diffusion.evaluation.metrics.side import Side
 
 __all__ = ["METRICS", "Protocol", "Side", "check", "compute", "shipped"]
 
-METRICS = ("fd", "sfd", "fd_inf", "fd_class", "is", "kid", "precision", "recall", "memorisation", "clip_score",
-           "r_precision", "colour", "concept")  # fmt: skip
+METRICS = ("fd", "sfd", "fd_inf", "fd_class", "is", "kid", "precision", "recall", "diversity", "memorisation",
+           "clip_score", "r_precision", "colour", "concept")  # fmt: skip
 """In the order of a record."""
 
 
@@ -80,6 +81,7 @@ def shipped(
         "kid": lambda: KIDMetric(protocol.kid_subsets, protocol.kid_subset_size, protocol.seed),
         "precision": lambda: PrecisionMetric(protocol.neighbours),
         "recall": lambda: RecallMetric(protocol.neighbours),
+        "diversity": DiversityMetric,
         "memorisation": MemorisationMetric,
         "clip_score": lambda: ClipScoreMetric(clip),
         "r_precision": lambda: RPrecisionMetric(clip),
