@@ -20,7 +20,11 @@ class DDNMPlusGuidance(MeasuredStepGuidance):
     """DDNM with noise (Wang et al. 2023, eqs. 17-19), by ancestral steps of q(x_s | x_t, x_0), with mean b x_t + a x_0
     and standard deviation p: x_0 = D - lambda A^+ (A D - y) with lambda = min(1, p s_i / (a noise)) in a singular
     direction s_i, and fresh noise of variance p^2 - (a lambda noise / s_i)^2, so that x_s has the schedule's noise.
-    The sampler gives the levels; the paper takes 100. A direction with s_i below 10^-4 counts as not measured.
+    The sampler gives the levels; the paper takes 100.
+
+    A direction with s_i below noise times the largest singular value (noise at most 1) counts as not measured: where
+    lambda is below 1, all noise that a step adds is that of y, the same at every step, and it adds up where fresh noise
+    averages out. The smaller s_i, the more levels that are.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`; operators whose decomposition is cheap.
@@ -45,17 +49,19 @@ class DDNMPlusGuidance(MeasuredStepGuidance):
         x, prediction = visited
         law = between(cur, nxt)
         b, a, variance = float(law.x), float(law.x0), float(law.small)
+        bound = math.sqrt(variance) / (a * self.noise)
 
         def weight(s: Tensor) -> Tensor:
-            return (math.sqrt(variance) * s / (a * self.noise)).clamp_max(1)
+            """lambda / s_i, 0 of what is not measured"""
+            measured = s >= (min(self.noise, 1.0) * s.max()).clamp_min(SMALLEST)
+            return torch.where(measured, (1 / s.clamp_min(SMALLEST)).clamp_max(bound), 0.0)
 
         def towards(s: Tensor) -> Tensor:
             """of A^T (y - A D), which is A^+ (y - A D) by s_i^2"""
-            return torch.where(s < SMALLEST, 0.0, weight(s) / s.clamp_min(SMALLEST) ** 2)
+            return weight(s) / s.clamp_min(SMALLEST)
 
         def fresh(s: Tensor) -> Tensor:
-            used = torch.where(s < SMALLEST, 0.0, a * self.noise * weight(s) / s.clamp_min(SMALLEST))
-            return (variance - used**2).clamp_min(0).sqrt()
+            return (variance - (a * self.noise * weight(s)) ** 2).clamp_min(0).sqrt()
 
         residual = self.operator.adjoint(self.y(x) - self.operator(prediction.x0), tuple(x.shape))
         x0 = prediction.x0 + self.operator.spectral(towards, residual)

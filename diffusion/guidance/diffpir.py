@@ -14,15 +14,20 @@ from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine
 
 
 class DiffPIRGuidance(MeasurementGuidance):
-    """x_0 = argmin ||y - A x||^2 + rho ||x - D||^2 with rho = weight noise^2 alpha^2 / sigma^2, then x at the next
-    level is alpha x_0 + sigma (sqrt(1 - zeta) eps + sqrt(zeta) z), eps that of x and x_0 (Zhu et al. 2023, DiffPIR,
-    algorithm 1), whatever step the sampler took; with zeta = 0 it is the sampler's own.
+    """x_0 = argmin ||y - A x||^2 + rho ||x - D||^2 with rho = weight noise^2 (alpha^2 / sigma^2 + 1 / s^2), then x at
+    the next level is alpha x_0 + sigma (sqrt(1 - zeta) eps + sqrt(zeta) z), eps that of x and x_0 (Zhu et al. 2023,
+    DiffPIR, algorithm 1), whatever step the sampler took; with zeta = 0 it is the sampler's own.
+
+    The paper has no 1 / s^2. Without it rho tends to 0 with alpha, and x_0 of a blur is the noise of y over singular
+    values near 0: hundreds where alpha starts at 5e-5, as in a cosine schedule, which no denoiser has seen. With it,
+    weight = 1 and zeta = 0 x_0 is exact for Gaussian data of standard deviation s, as in pigdm.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`.
         noise: standard deviation of the measurement's noise.
         weight: the paper's lambda.
         zeta: share of noise that is fresh, in [0, 1]; the paper has 1 for inpainting, 0.1 for most else.
+        sigma_data: s; ``None`` for the paper's rho.
     """
 
     key = "guidance.diffpir"
@@ -36,14 +41,15 @@ class DiffPIRGuidance(MeasurementGuidance):
         noise: float = 0.01,
         weight: float = 1.0,
         zeta: float = 0.1,
+        sigma_data: float | None = 1.0,
     ) -> None:
-        if not (noise > 0 and weight > 0 and 0 <= zeta <= 1):
+        if not (noise > 0 and weight > 0 and 0 <= zeta <= 1 and (sigma_data is None or sigma_data > 0)):
             raise ValueError(
-                f"noise and weight are above 0 and zeta lies in [0, 1], got noise={noise}, weight={weight} and "
-                f"zeta={zeta}; set {self.key}"
+                f"noise, weight and sigma_data are above 0 and zeta lies in [0, 1], got noise={noise}, "
+                f"weight={weight}, sigma_data={sigma_data} and zeta={zeta}; set {self.key}"
             )
         super().__init__(denoiser, operator, measurement, simulate)
-        self.noise, self.weight, self.zeta = noise, weight, zeta
+        self.noise, self.weight, self.zeta, self.sigma_data = noise, weight, zeta, sigma_data
         self._made: dict[float, Prediction] = {}
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
@@ -54,7 +60,9 @@ class DiffPIRGuidance(MeasurementGuidance):
         if sigma == 0:
             return prediction
         residual = self.y(x) - self.operator(prediction.x0)
-        solved = self.operator.solve(residual, sigma**2, self.weight * (self.noise * alpha) ** 2)
+        precision = 0.0 if self.sigma_data is None else self.sigma_data**-2
+        rho = self.weight * self.noise**2 * (alpha**2 + sigma**2 * precision)  # times sigma^2
+        solved = self.operator.solve(residual, sigma**2, rho)
         x0 = prediction.x0 + sigma**2 * self.operator.adjoint(solved, tuple(x.shape))
         self._made[t] = with_x0(self.schedule, prediction, x0, x, t)
         return self._made[t]

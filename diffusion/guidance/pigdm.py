@@ -15,12 +15,15 @@ class PiGDMGuidance(MeasurementGuidance):
     """p(y | x_t) = N(A x_0(x_t), r^2 A A^T + noise^2 I), r^2 = sigma^2 s^2 / (sigma^2 + alpha^2 s^2) (Song et al. 2023,
     Pseudoinverse-guided diffusion models, eqs. 6-8); its score is added to eps, in any sampler.
 
-    Exact for Gaussian data of standard deviation s; r^2 is then Var(x_0 | x_t).
+    Exact for Gaussian data of standard deviation s; r^2 is then Var(x_0 | x_t). A network of eps has errors in D and
+    its derivative that count 1 / alpha fold, and the score another 1 / alpha fold in x_0: ``adaptive`` is for those.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`.
         noise: standard deviation of the measurement's noise.
         sigma_data: s, 1 in the paper.
+        adaptive: the paper's weight r^2 alpha (its algorithm 1): x_0 = D + alpha r^2 score beside the denoiser's own
+            eps, so that a step of DDIM moves by alpha_s alpha_t r^2 score. Exact for no data.
     """
 
     needs_grad = True
@@ -34,6 +37,7 @@ class PiGDMGuidance(MeasurementGuidance):
         simulate: bool = True,
         noise: float = 0.01,
         sigma_data: float = 1.0,
+        adaptive: bool = False,
     ) -> None:
         if noise < 0 or not sigma_data > 0:
             raise ValueError(
@@ -42,6 +46,7 @@ class PiGDMGuidance(MeasurementGuidance):
         super().__init__(denoiser, operator, measurement, simulate)
         self.noise = noise
         self.sigma_data = sigma_data
+        self.adaptive = adaptive
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
         alpha, sigma = coefficients(self.schedule, x, t)
@@ -62,4 +67,7 @@ class PiGDMGuidance(MeasurementGuidance):
             prediction.eps.detach(),
             None if prediction.var_mix is None else prediction.var_mix.detach(),
         )
+        if self.adaptive:
+            moved = prediction.x0 + alpha * spread * score
+            return Prediction(moved, prediction.eps, prediction.var_mix)
         return with_eps(self.schedule, prediction, prediction.eps - sigma * score, x, t)

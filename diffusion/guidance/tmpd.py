@@ -15,7 +15,8 @@ from diffusion.types import Cond, Denoiser, Prediction
 class TMPDGuidance(MeasurementGuidance):
     """E[x_0 | x_t, y] = D + C A^T (y - A D) / (A C A^T 1 + noise^2): as :class:`diffusion.guidance.mmps.MMPSGuidance`,
     A C A^T replaced by the diagonal of its row sums (Boys et al. 2023, Tweedie moment projected diffusions). Exact for
-    Gaussian data where A C A^T is diagonal.
+    Gaussian data where A C A^T is diagonal. A row sum below 0, which no diagonal is, counts with its magnitude: where
+    the denoiser's derivative is large it is unsure, and the step is to be small.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`.
@@ -45,7 +46,7 @@ class TMPDGuidance(MeasurementGuidance):
         x0, shape = found.prediction.x0, tuple(x.shape)
         measured = self.operator(x0)
         ones = self.operator.adjoint(torch.ones_like(measured), shape)
-        rows = self.operator(found.covariance(ones)).clamp_min(0)  # of a learned denoiser some are below
+        rows = self.operator(found.covariance(ones)).abs()  # of a learned denoiser some are far below 0
         weighted = (self.y(x) - measured) / (rows + self.noise**2)
         x0 = x0 + found.covariance(self.operator.adjoint(weighted, shape))
         return with_x0(self.schedule, found.prediction, x0, x, t)

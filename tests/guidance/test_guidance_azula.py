@@ -1,7 +1,7 @@
 """The same measurement, noise and denoiser through azula's posterior samplers and through ours, in float64.
 
 azula's DPS takes one norm over the whole batch, so that it is run on one image; its PiGDM is for measurements without
-noise and weighs the gradient that both take otherwise, so that the gradient is compared.
+noise and has the paper's weight, which is ours with ``adaptive``: of the score itself the gradient is compared.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ SCHEDULES = {
 }
 OPERATORS = {"mask": MaskOperator(box=[1, 1, 2, 2]), "x2": DownsampleOperator(2), "blur": BlurOperator(0.7)}
 everywhere = pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES.keys())
+invertible = pytest.mark.parametrize("operator", [OPERATORS["mask"], OPERATORS["x2"]], ids=["mask", "x2"])
 of_all = pytest.mark.parametrize("operator", OPERATORS.values(), ids=OPERATORS.keys())
 
 
@@ -69,17 +70,19 @@ def sampled(guided, sampler, count: int) -> Tensor:
 @everywhere
 @of_all
 @pytest.mark.parametrize("iterations", [1, 3])
-def test_mmps(operator: Operator, schedule, iterations: int) -> None:
+@pytest.mark.parametrize("solver", ["cg", "gmres"])
+def test_mmps(operator: Operator, schedule, iterations: int, solver: str) -> None:
     y, A = measured(operator)
 
     def make(denoiser, **settings):
         guided = peer.MMPSDenoiser(
-            denoiser, y.flatten(1), lambda x: x @ A.T, IsotropicCovariance(NOISE**2), solver="cg", iterations=iterations
+            denoiser, y.flatten(1), lambda x: x @ A.T, IsotropicCovariance(NOISE**2), solver, iterations
         )
         return TheirDDIM(guided, **settings)
 
     want = theirs(make, Modes(schedule), STEPS, normal(5, 0).flatten(1))
-    guided = MMPSGuidance(Modes(schedule), operator, y, simulate=False, noise=NOISE, iterations=iterations)
+    settings = {"noise": NOISE, "iterations": iterations, "solver": solver}
+    guided = MMPSGuidance(Modes(schedule), operator, y, simulate=False, **settings)
     torch.testing.assert_close(sampled(guided, DDIMSampler(STEPS, TrailingSpacing()), 5), want, **CLOSE)
 
 
@@ -111,8 +114,24 @@ def test_dps(operator: Operator, schedule) -> None:
     torch.testing.assert_close(sampled(guided, AncestralSampler(STEPS, TrailingSpacing()), 1), want, **CLOSE)
 
 
+def _pigdm(denoiser, y: Tensor, A: Tensor, **settings) -> PGDMSampler:
+    inverse = torch.linalg.pinv(A)
+    return PGDMSampler(denoiser, y.flatten(1), lambda v: v @ A.T, lambda v: v @ inverse.T, **settings)
+
+
 @everywhere
-@pytest.mark.parametrize("operator", [OPERATORS["mask"], OPERATORS["x2"]], ids=["mask", "x2"])
+@invertible
+def test_pigdm_with_the_papers_weight(operator: Operator, schedule) -> None:
+    A, y = matrix(operator), operator(normal(1, 1))  # without noise, as azula's
+    want = theirs(
+        lambda denoiser, **settings: _pigdm(denoiser, y, A, **settings), Modes(schedule), STEPS, normal(5, 0).flatten(1)
+    )
+    guided = PiGDMGuidance(Modes(schedule), operator, y, simulate=False, noise=0.0, adaptive=True)
+    torch.testing.assert_close(sampled(guided, DDIMSampler(STEPS, TrailingSpacing()), 5), want, **CLOSE)
+
+
+@everywhere
+@invertible
 def test_pigdms_gradient(operator: Operator, schedule) -> None:
     """(dD / dx)^T A^T (A A^T)^-1 (y - A D): ours from the change of eps, azula's from the change of a step."""
     y, A = measured(operator)
@@ -123,8 +142,7 @@ def test_pigdms_gradient(operator: Operator, schedule) -> None:
     variance = cur.sigma**2 / (cur.sigma**2 + cur.alpha**2)
     ours = variance * (plain.eps - guided.eps) / cur.sigma
 
-    inverse = torch.linalg.pinv(A)
-    sampler = PGDMSampler(OurDenoiser(denoiser), y.flatten(1), lambda v: v @ A.T, lambda v: v @ inverse.T, eta=0.0)
+    sampler = _pigdm(OurDenoiser(denoiser), y, A)
     times = (torch.tensor(level.t, dtype=torch.float64) for level in (cur, nxt))
     step = sampler.step(x.flatten(1), *times) - plain.mix(nxt.alpha, nxt.sigma).flatten(1)
     torch.testing.assert_close(ours.flatten(1), step / (nxt.alpha * cur.alpha), **CLOSE)

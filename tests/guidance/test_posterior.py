@@ -15,6 +15,7 @@ from diffusion.operator.base import Operator
 from diffusion.operator.blur import BlurOperator
 from diffusion.operator.conjugate_gradients import conjugate_gradients
 from diffusion.operator.mask import MaskOperator
+from diffusion.operator.minimal_residual import minimal_residual
 from diffusion.sampler.ancestral import AncestralSampler
 from diffusion.sampler.ddim import DDIMSampler
 from diffusion.schedule.cosine import CosineSchedule
@@ -54,15 +55,29 @@ def test_conjugate_gradients_end_after_as_many_steps_as_dimensions() -> None:
     assert (conjugate_gradients(lambda v: v, torch.zeros(1, 5), 3) == 0).all()
 
 
+@pytest.mark.parametrize("iterations", [1, 3, 5])
+def test_gmres_finds_the_least_residual_of_the_krylov_space_of_a_map_that_is_not_symmetric(iterations: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.eye(5) + 0.4 * torch.randn(2, 5, 5, dtype=torch.float64, generator=generator)
+    b = torch.randn(2, 5, dtype=torch.float64, generator=generator)
+    found = minimal_residual(lambda v: (maps @ v[..., None])[..., 0], b, iterations)
+    for one, matrix_, right in zip(found, maps, b, strict=True):
+        krylov = torch.stack([torch.linalg.matrix_power(matrix_, k) @ right for k in range(iterations)], 1)
+        shares = torch.linalg.lstsq(matrix_ @ krylov, right[:, None]).solution
+        torch.testing.assert_close(one, (krylov @ shares)[:, 0])
+    assert (minimal_residual(lambda v: v, torch.ones(1, 5), 3) == 1).all(), "solved after one iteration"
+    assert (minimal_residual(lambda v: v, torch.zeros(1, 5), 3) == 0).all()
+
+
 @pytest.mark.parametrize("operator", OPERATORS, **named)
 @pytest.mark.parametrize("schedule", [CosineSchedule(), FlowSchedule()])
 @pytest.mark.parametrize("t", [0.1, 0.5, 0.9])
-def test_mmps_is_the_exact_posterior_of_any_gaussian(operator: Operator, schedule, t: float) -> None:
+@pytest.mark.parametrize("solver", ["gmres", "cg"])
+def test_mmps_is_the_exact_posterior_of_any_gaussian(operator: Operator, schedule, t: float, solver: str) -> None:
     mean, covariance = correlated()
     y, x = operator(image(seed=1)), image(3)
-    guided = MMPSGuidance(
-        Dense(schedule, mean, covariance), operator, y, simulate=False, noise=NOISE, iterations=SIZE * SIZE
-    )
+    settings = {"noise": NOISE, "iterations": SIZE * SIZE, "solver": solver}
+    guided = MMPSGuidance(Dense(schedule, mean, covariance), operator, y, simulate=False, **settings)
     wanted = Dense(schedule, *posterior(operator, y, mean, covariance, NOISE))(x, t)
     said = guided(x, t)
     torch.testing.assert_close(said.x0, wanted.x0, rtol=1e-6, atol=1e-6)
@@ -134,15 +149,27 @@ def test_diffpir_sees_what_was_measured_and_no_noise_leaves_the_rest(zeta: float
         assert float(out[:, 1].var()) == pytest.approx(1, abs=0.06)
 
 
-def test_diffpirs_data_step_is_the_minimum_that_it_says() -> None:
+@pytest.mark.parametrize("sigma_data", [None, 0.8])
+def test_diffpirs_data_step_is_the_minimum_that_it_says(sigma_data: float | None) -> None:
     schedule, operator, x, t = CosineSchedule(), BlurOperator(0.7), image(2), 0.5
     denoiser = Dense(schedule, *correlated())
     y = operator(image(seed=1))
-    found = DiffPIRGuidance(denoiser, operator, y, simulate=False, noise=NOISE, weight=2.0)(x, t).x0
+    settings = {"noise": NOISE, "weight": 2.0, "sigma_data": sigma_data}
+    found = DiffPIRGuidance(denoiser, operator, y, simulate=False, **settings)(x, t).x0
     level, A = schedule.level(t), matrix(operator)
-    rho = 2.0 * (NOISE * level.alpha / level.sigma) ** 2
+    rho = 2.0 * NOISE**2 * ((level.alpha / level.sigma) ** 2 + (0 if sigma_data is None else sigma_data**-2))
     right = y.flatten() @ A + rho * denoiser(x, t).x0.flatten(1)
     torch.testing.assert_close(found.flatten(1), torch.linalg.solve(A.T @ A + rho * EYE, right.T).T)
+
+
+@pytest.mark.parametrize("operator", OPERATORS, **named)
+@pytest.mark.parametrize("t", [0.1, 0.9, 1.0])
+def test_diffpirs_data_step_is_exact_for_independent_gaussian_pixels(operator: Operator, t: float) -> None:
+    std, x, y, mean = 0.8, image(3), operator(image(seed=1)), torch.zeros(SIZE * SIZE, dtype=torch.float64)
+    denoiser = Dense(CosineSchedule(), mean, std**2 * EYE)
+    found = DiffPIRGuidance(denoiser, operator, y, simulate=False, noise=NOISE, sigma_data=std)(x, t)
+    wanted = Dense(CosineSchedule(), *posterior(operator, y, mean, std**2 * EYE, NOISE))(x, t)
+    torch.testing.assert_close(found.x0, wanted.x0, rtol=1e-6, atol=1e-6)
 
 
 def test_ddnm_ends_on_the_measurement_and_leaves_independent_pixels_alone() -> None:
@@ -157,6 +184,7 @@ def test_ddnm_ends_on_the_measurement_and_leaves_independent_pixels_alone() -> N
     [
         (lambda *given: MMPSGuidance(*given, noise=0.0), r"guidance\.mmps"),
         (lambda *given: MMPSGuidance(*given, iterations=0), r"guidance\.mmps"),
+        (lambda *given: MMPSGuidance(*given, solver="qr"), r"guidance\.mmps\.solver"),
         (lambda *given: TMPDGuidance(*given, noise=0.0), r"guidance\.tmpd\.noise"),
         (lambda *given: DiffPIRGuidance(*given, zeta=1.5), r"guidance\.diffpir"),
         (lambda *given: DDNMGuidance(given[0], BlurOperator(1.0), given[2])(image(2), 0.5), "noise above 0"),
