@@ -35,6 +35,9 @@ class DistributionMatchingObjective(Adversary, TaughtObjective):
 
     A sample is generated from noise at the first of ``times``. With several, the generator is trained at each: the
     state there is what it makes itself, x_0 and then fresh noise, as ``sampler=consistency`` with these times does.
+    DMD2 draws one of them for each sample, and so matches the mixture of what the steps make: its gradient is 0 where
+    that is the data's distribution, whatever the last step makes, which is what is sampled. ``joint`` matches the
+    last step's x_0 alone, with the gradient through all steps.
 
     Args:
         teacher, scales: see :class:`diffusion.objective.teaching.TaughtObjective`.
@@ -51,6 +54,7 @@ class DistributionMatchingObjective(Adversary, TaughtObjective):
         rival_adversarial: weight of softplus(l(generated)) + softplus(-l(data)) in the rival's loss; 0.01 there.
         features: name of a module of the teacher's network, such as the one between encoder and decoder.
         rival_optimizer: parameters -> optimizer (a partial); of the generator's kind where ``None``.
+        joint: match what all steps make together, with the gradient through them.
 
     Raises:
         ValueError: a ratio below 1, times that do not decrease in (0, 1], levels that are not 0 < low < high <= 1, a
@@ -77,6 +81,7 @@ class DistributionMatchingObjective(Adversary, TaughtObjective):
         features: str | None = None,
         scales: Sequence[float] | None = None,
         rival_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+        joint: bool = False,
     ) -> None:
         TaughtObjective.__init__(self, teacher, scales)
         if not times or not 0 < times[-1] <= times[0] <= 1 or any(b >= a for a, b in pairwise(times)):
@@ -111,7 +116,7 @@ class DistributionMatchingObjective(Adversary, TaughtObjective):
         self.solve, self.spacing, self.steps = solve, spacing, steps
         self.ratio, self.times, self.low, self.high, self.floor = ratio, [float(t) for t in times], low, high, floor
         self.regression, self.adversarial, self.rival_adversarial = regression, adversarial, rival_adversarial
-        self.rival_optimizer = rival_optimizer
+        self.rival_optimizer, self.joint = rival_optimizer, joint
         self.fake = FakeScore(teacher, features if adversarial else None)
         self.rival = self.fake
 
@@ -198,21 +203,20 @@ class DistributionMatchingObjective(Adversary, TaughtObjective):
         return Loss(loss, {"mse": mse}, t)
 
     def generated(self, denoiser: NetworkDenoiser, eps: Tensor, cond: Cond, randomness: Randomness) -> Tensor:
-        """x_0 (B, ...) from noise eps (B, ...), by as many steps as a draw says; the last has a gradient."""
+        """x_0 (B, ...) from noise eps (B, ...), by all steps with a gradient where they are joint, and otherwise by as
+        many as a draw says, the last with a gradient."""
         schedule = denoiser.schedule
         levels = [schedule.level(t) for t in self.times]
-        x = scale(schedule.prior_std(levels[0]), eps)
-        if len(levels) == 1:
-            return denoiser(x, levels[0].t, denoiser.towards(x, 0.0, cond)).x0
-        chosen = to_device_async((randomness.rand() * len(levels)).long().clamp(max=len(levels) - 1), x.device)
-        states = [x]
-        with torch.no_grad():
+        states = [scale(schedule.prior_std(levels[0]), eps)]
+        with torch.set_grad_enabled(self.joint and torch.is_grad_enabled()):
             for before, level in pairwise(levels):
-                x0 = denoiser(x, before.t, denoiser.towards(x, 0.0, cond)).x0
-                x = combine(level.alpha, x0, level.sigma, randomness.randn_like(x))
-                states.append(x)
-        x = torch.stack(states)[chosen, torch.arange(len(eps), device=x.device)]
-        t = torch.tensor(self.times, dtype=torch.float64, device=x.device)[chosen]
+                x0 = denoiser(states[-1], before.t, denoiser.towards(states[-1], 0.0, cond)).x0
+                states.append(combine(level.alpha, x0, level.sigma, randomness.randn_like(x0)))
+        x, t = states[-1], levels[-1].t
+        if len(levels) > 1 and not self.joint:
+            chosen = to_device_async((randomness.rand() * len(levels)).long().clamp(max=len(levels) - 1), x.device)
+            x = torch.stack(states)[chosen, torch.arange(len(eps), device=x.device)]
+            t = torch.tensor(self.times, dtype=torch.float64, device=x.device)[chosen]
         return denoiser(x, t, denoiser.towards(x, 0.0, cond)).x0
 
 

@@ -46,10 +46,11 @@ class ScoreIdentityObjective(DistributionMatchingObjective):
         features: str | None = None,
         scales: Sequence[float] | None = None,
         rival_optimizer: Callable[[list[nn.Parameter]], Optimizer] | None = None,
+        joint: bool = False,
     ) -> None:
         super().__init__(
             teacher, weighting, time_distribution, solve, spacing, ratio, times, low, high, floor, regression, steps,
-            adversarial, rival_adversarial, features, scales, rival_optimizer,
+            adversarial, rival_adversarial, features, scales, rival_optimizer, joint,
         )  # fmt: skip
         if not a >= 0:
             raise ValueError(f"the share of Fisher's divergence is at least 0, got {a}; set objective.a")

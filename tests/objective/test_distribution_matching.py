@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from flow_maps import MEAN, STD, Design, exact_map, gaussian
-from test_continuous_consistency import PlaneTeacher
+from flow_maps import MEAN, STD, Design
 from test_objective import At as AtTime
 from torch import Tensor, nn
 
@@ -20,10 +19,8 @@ from diffusion.network.unet import UNet
 from diffusion.objective.distribution_matching import DistributionMatchingObjective, FakeScore
 from diffusion.objective.score_identity import ScoreIdentityObjective
 from diffusion.objective.solve.heun import HeunSolve
-from diffusion.objective.time_distribution.uniform import UniformTimeDistribution
 from diffusion.objective.weighting.constant import ConstantWeighting
 from diffusion.objective.weighting.snr_plus_one import SNRPlusOneWeighting
-from diffusion.parameterization.flow import FlowParameterization
 from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.randomness import TRAINING, KeyedRandomness
 from diffusion.sampler.consistency import ConsistencySampler
@@ -72,10 +69,10 @@ class Generator(nn.Module):
 
 
 class Noises(Design):
-    """Signs of the generator's noise, then of the noise on its samples, in all combinations."""
+    """Signs of the generator's noise in each step, then of the noise on its samples, in all combinations."""
 
-    def __init__(self, *uniform: float) -> None:
-        columns = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=2)), dtype=torch.float64).T
+    def __init__(self, *uniform: float, steps: int = 1) -> None:
+        columns = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=steps + 1)), dtype=torch.float64).T
         super().__init__(columns[0][:, None], *uniform)
         self.columns = iter(columns)
 
@@ -108,6 +105,35 @@ def test_its_gradient_is_that_of_the_divergence_of_the_noised_gaussians(schedule
     factor = level.sigma**2 / FLOOR
     assert float(found[0]) == pytest.approx(factor * (M - MEAN) / nu, rel=1e-9)
     assert float(found[1]) == pytest.approx(factor * Q * (1 / nu - 1 / nu_q), rel=1e-9)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, **named)
+def test_joint_steps_have_the_gradient_of_what_the_last_makes(schedule: Any) -> None:
+    """The first makes m + q z, and the last l x of x = alpha x_0 + sigma noise: its mean is l alpha m and its variance
+    l^2 (alpha^2 q^2 + sigma^2)."""
+    low, t = schedule.level(0.4), 0.5
+
+    class TwoSteps(Generator):
+        def __init__(self) -> None:
+            super().__init__(schedule)
+            self.last = nn.Parameter(torch.tensor(0.7, dtype=torch.float64))
+
+        def forward(self, x: Tensor, t: Any, cond: Cond) -> Prediction:
+            return Prediction(self.last * x, x) if t < 1 else super().forward(x, t, cond)
+
+    generator = TwoSteps()
+    made = objective(DistributionMatchingObjective, schedule, t, times=[1.0, 0.4], joint=True)
+    made.fake.denoiser = ExactDenoiser(schedule, 0.7 * low.alpha * M, 0.7 * math.hypot(low.alpha * Q, low.sigma))
+    loss = made(generator, torch.zeros(8, 1, dtype=torch.float64), Cond(), randomness=Noises(1.0, steps=2))
+    found = torch.autograd.grad(loss.total.mean(), [generator.m, generator.q, generator.last])
+    m, q, last = (p.detach().requires_grad_() for p in (generator.m, generator.q, generator.last))
+    level = schedule.level(t)
+    of_mean = level.alpha * (last * low.alpha * m - MEAN)
+    nu_q = level.alpha**2 * last**2 * ((low.alpha * q) ** 2 + low.sigma**2) + level.sigma**2
+    nu = (level.alpha * STD) ** 2 + level.sigma**2
+    divergence = 0.5 * ((nu_q + of_mean**2) / nu - 1 - (nu_q / nu).log())
+    wanted = torch.autograd.grad(divergence * level.noise**2 / FLOOR, [m, q, last])
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, **named)
@@ -211,14 +237,15 @@ def test_the_regression_is_0_for_the_teachers_own_map() -> None:
     assert losses[1] / losses[0] < 0.5
 
 
-def test_a_generator_of_several_steps_is_trained_on_its_own_states() -> None:
+@pytest.mark.parametrize("joint", [False, True])
+def test_a_generator_of_several_steps_is_trained_on_its_own_states(joint: bool) -> None:
     """The last of them is what the sampler draws."""
     times = [1.0, 0.6, 0.3]
     torch.manual_seed(0)
     student = NetworkDenoiser(MLP(2, 1, width=16, depth=1), EDMSchedule(), VelocityParameterization()).double()
     for p in student.parameters():
         nn.init.normal_(p, std=0.3)
-    made = objective(DistributionMatchingObjective, EDMSchedule(), 0.5, times=times)
+    made = objective(DistributionMatchingObjective, EDMSchedule(), 0.5, times=times, joint=joint)
     noises = torch.randn(3, 5, 2, 1, 1, dtype=torch.float64)
 
     class Given(Design):
@@ -233,7 +260,7 @@ def test_a_generator_of_several_steps_is_trained_on_its_own_states() -> None:
     wanted = ConsistencySampler(3, times=times)(student, noises[0], Cond(), randn_like=lambda x: next(left))
     torch.testing.assert_close(made.generated(student, noises[0], Cond(), Given(0.99)), wanted)
     first = made.generated(student, noises[0], Cond(), Given(0.0))
-    torch.testing.assert_close(first, student(noises[0] * 80.0, 1.0).x0)
+    torch.testing.assert_close(first, wanted if joint else student(noises[0] * 80.0, 1.0).x0)
 
 
 @pytest.mark.parametrize(
@@ -249,44 +276,3 @@ def test_wrong_settings_name_their_key(options: dict[str, Any], key: str) -> Non
         objective(DistributionMatchingObjective, FlowSchedule(), 0.5, **options)
     with pytest.raises(ValueError, match=r"objective\.a"):
         objective(ScoreIdentityObjective, FlowSchedule(), 0.5, a=-1.0)
-
-
-class PlaneDenoiser(nn.Module):
-    """The exact denoiser of the plane's Gaussian as a module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.schedule, self.network, self.exact = FlowSchedule(), nn.Identity(), PlaneTeacher(FlowSchedule())
-
-    def forward(self, x: Tensor, t: Any, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
-        return self.exact(x, t, cond)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", [DistributionMatchingObjective, ScoreIdentityObjective])
-def test_a_few_seconds_of_two_players_reach_the_distribution_in_one_step(kind: type) -> None:
-    """Its mean and covariance, to a share of the data's."""
-    torch.manual_seed(0)
-
-    def network() -> NetworkDenoiser:
-        return NetworkDenoiser(MLP(2, 1, width=32, depth=1), FlowSchedule(), FlowParameterization())
-
-    teacher, student = DiffusionModel(PlaneDenoiser()), network()  # type: ignore[arg-type]
-    times = UniformTimeDistribution()
-    made = kind(teacher, ConstantWeighting(), times, HeunSolve(), LinspaceSpacing(), ratio=2, low=0.1, high=0.9)
-    made.fake.denoiser = network()
-    optimizer, rivals = (torch.optim.Adam(p.parameters(), lr=4e-3) for p in (student, made.rival))
-    generator, empty = torch.Generator().manual_seed(1), Cond()
-    for _ in range(350):
-        for _ in range(made.ratio):
-            rivals.zero_grad()
-            made.rival_loss(student, gaussian(256, generator), empty).total.mean().backward()
-            rivals.step()
-        optimizer.zero_grad()
-        made(student, gaussian(256, generator), empty).total.mean().backward()
-        optimizer.step()
-    noise = torch.randn(4000, 2, 1, 1, generator=generator)
-    with torch.no_grad():
-        said, wanted = student(noise, 1.0).x0.flatten(1), exact_map(noise).flatten(1)
-    assert float((said.mean(0) - wanted.mean(0)).norm() / wanted.std(0).norm()) < 0.15
-    assert float((said.T.cov() - wanted.T.cov()).norm() / wanted.T.cov().norm()) < 0.3
