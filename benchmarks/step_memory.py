@@ -29,8 +29,8 @@ WIDTHS = (128, 256, 512, 512)
 WORDS = ("<|startoftext|>", "<|endoftext|>", *(f"{letter}</w>" for letter in "abc"), *"abc")
 STEP = (
     "experiment=sd15", "~needs.start", "initial.run=null", "name=step", "trainer=cpu", "trainer.precision=bf16-mixed",
-    "trainer.max_steps=1", "data=image_folder", "~data.shards", "data.resolution=512", "data.batch_size=1", "data.num_workers=0",
-    "network.checkpointing=true", "callbacks=[]", "logger=csv", "lr_scheduler.warmup=0",
+    "trainer.max_steps=1", "data=image_folder", "~data.shards", "data.resolution=512", "data.batch_size=1",
+    "data.num_workers=0", "network.checkpointing=true", "callbacks=[]", "logger=csv", "lr_scheduler.warmup=0",
 )  # fmt: skip
 
 

@@ -212,7 +212,8 @@ class DistributionMatchingObjective(Adversary, TaughtObjective):
             for before, level in pairwise(levels):
                 x0 = denoiser(states[-1], before.t, denoiser.towards(states[-1], 0.0, cond)).x0
                 states.append(combine(level.alpha, x0, level.sigma, randomness.randn_like(x0)))
-        x, t = states[-1], levels[-1].t
+        x = states[-1]
+        t: float | Tensor = levels[-1].t
         if len(levels) > 1 and not self.joint:
             chosen = to_device_async((randomness.rand() * len(levels)).long().clamp(max=len(levels) - 1), x.device)
             x = torch.stack(states)[chosen, torch.arange(len(eps), device=x.device)]
