@@ -55,7 +55,8 @@ def _decides(path: str) -> bool:
         return False
     room, _, rest = path.partition(".")
     if room == "samples":
-        return rest.partition(".")[0] not in (*SUBJECT, "batch_size", "labels")
+        # the part of a condition that is left out everywhere is how samples are drawn, as guidance is
+        return rest.partition(".")[0] not in (*SUBJECT, "batch_size", "labels") and not rest.startswith("columns.dropped")
     if room == "reference":  # its key is a hash of the rest, its extractor the fingerprint's, its layers the metrics'
         return rest.partition(".")[0] not in ("key", "extractor", "layers", "extraction_batch")
     return room not in ("versions", "numerics", "about", "cost")
