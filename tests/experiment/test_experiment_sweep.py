@@ -17,6 +17,7 @@ from toys import runs, start, sweep, wait_for_cells
 from diffusion.experiment.config import resolvers
 from diffusion.experiment.config.config_hash import MACHINE, identity
 from diffusion.experiment.run.status import read_status
+from diffusion.experiment.sweep.run import job
 
 
 @pytest.mark.slow
@@ -30,6 +31,12 @@ def test_the_same_command_again_runs_nothing(toy: Path):
     for folder in runs(toy):  # what was laid out is what ran
         assert identity(OmegaConf.load(toy / "outputs" / "toy" / folder / "config.yaml")) == folder
     assert not (toy / "multirun").exists()
+
+
+def test_what_a_job_sets_of_the_guidance_of_a_run_reaches_it(tmp_path: Path):
+    """``scripts/evaluate.py -m run=<run> guidance.classifier_free.scale=1,2``: the rest of the guidance is the run's."""
+    given = {"run": "a", "paths": {"run": str(tmp_path)}, "guidance": {"classifier_free": {"scale": 1.0}}}
+    assert job(OmegaConf.to_container, OmegaConf.create(given)) == given
 
 
 @pytest.mark.slow

@@ -193,8 +193,8 @@ def job(main: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     folder = Path(str(cfg.paths.run))
     set_allocator(cfg)
     try:
-        with_needs(cfg)
         if recorded:
+            with_needs(cfg)
             if wait(folder) == "finished":
                 return None
             if os.environ.get(SWEEPER) != str(os.getpid()) and identity(cfg) != folder.name.partition("-")[0]:
