@@ -55,8 +55,9 @@ def _decides(path: str) -> bool:
         return False
     room, _, rest = path.partition(".")
     if room == "samples":
-        # the part of a condition that is left out everywhere is how samples are drawn, as guidance is
-        return rest.partition(".")[0] not in (*SUBJECT, "batch_size", "labels") and not rest.startswith("columns.dropped")
+        if rest.startswith("columns.dropped"):  # parts of conditions that are left out, as guidance does
+            return False
+        return rest.partition(".")[0] not in (*SUBJECT, "batch_size", "labels")
     if room == "reference":  # its key is a hash of the rest, its extractor the fingerprint's, its layers the metrics'
         return rest.partition(".")[0] not in ("key", "extractor", "layers", "extraction_batch")
     return room not in ("versions", "numerics", "about", "cost")

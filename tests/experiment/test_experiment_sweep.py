@@ -34,7 +34,7 @@ def test_the_same_command_again_runs_nothing(toy: Path):
 
 
 def test_what_a_job_sets_of_the_guidance_of_a_run_reaches_it(tmp_path: Path):
-    """``scripts/evaluate.py -m run=<run> guidance.classifier_free.scale=1,2``: the rest of the guidance is the run's."""
+    """``scripts/evaluate.py -m run=<run> guidance.classifier_free.scale=1,2``: the rest is the run's."""
     given = {"run": "a", "paths": {"run": str(tmp_path)}, "guidance": {"classifier_free": {"scale": 1.0}}}
     assert job(OmegaConf.to_container, OmegaConf.create(given)) == given
 
