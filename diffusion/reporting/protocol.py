@@ -29,7 +29,8 @@ def protocol(fingerprint: Mapping[str, Any], metric: str = "") -> dict[str, str]
 
     A likelihood depends on its own settings, and no other metric does.
     """
-    decisive = {path: value for path, value in _leaves(fingerprint) if _decides(path)} | _labels(fingerprint)
+    decisive = {path: value for path, value in _leaves(fingerprint) if _decides(path)}
+    decisive |= _labels(fingerprint) | _image_shape(fingerprint)
     mine = metric.startswith("bits_per_dim")
     return {path: value for path, value in decisive.items() if path.startswith("likelihood.") is mine}
 
@@ -68,6 +69,16 @@ def _labels(fingerprint: Mapping[str, Any]) -> dict[str, str]:
     samples = fingerprint.get("samples")
     policy = samples.get("labels") if isinstance(samples, Mapping) else None
     return {"samples.labels": json.dumps("balanced" if policy is None else policy)}
+
+
+def _image_shape(fingerprint: Mapping[str, Any]) -> dict[str, str]:
+    """That of decoded images, for a model of latents: pixels and latents stand beside each other."""
+    samples: Any = fingerprint.get("samples") or {}
+    coder = samples.get("autoencoder") or {}
+    if "pipeline" in samples or not {"image_channels", "factor"} <= {*coder}:  # its shape is an image's already
+        return {}
+    _, *sides = samples["shape"]
+    return {"samples.shape": json.dumps([coder["image_channels"], *(side * coder["factor"] for side in sides)])}
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -82,16 +82,18 @@ def test_two_protocols_never_share_a_column_and_the_difference_is_named(tmp_path
 
 
 def test_what_draws_the_samples_and_what_that_was_built_on_is_no_protocol(tmp_path):
-    """A student and its teacher, a pipeline and one run, two targets: one column."""
+    """A student and its teacher, a pipeline and one run, pixels and latents of images of one size: one column."""
     taught = {"parts": {"objective.teacher": {"run": "t", "sha256": "a"}}, "parameterization": [{"class": "V"}]}
-    several = {"pipeline": {"class": "Unclip", "candidates": 2}, "stages": {"prior": {}, "decoder": {"steps": 3}}}
-    for i, more in enumerate(({}, taught, several)):
+    several = {"pipeline": {"class": "Unclip", "candidates": 2}, "stages": {"prior": {}, "decoder": {"steps": 3}},
+               "columns": {"dropped.image": "1"}}  # fmt: skip
+    latents = {"shape": [4, 2, 4], "autoencoder": {"class": "KL", "image_channels": 1, "factor": 2}}
+    for i, more in enumerate(({}, taught, several, latents)):
         record = fingerprint()
-        record["samples"] |= more
+        record["samples"] |= {"shape": [1, 4, 8], **more}
         run_folder(tmp_path / f"r{i}", seed=i, scores={"e": ({FD: 1.0 + i}, record)})
     table = compare(*find([tmp_path]))
     assert table.metrics[0] == FD
-    assert [row.values[FD].mean for row in table.rows] == [1.0, 2.0, 3.0]
+    assert [row.values[FD].mean for row in table.rows] == [1.0, 2.0, 3.0, 4.0]
 
 
 def test_no_more_than_some_differences_are_named():
