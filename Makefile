@@ -31,7 +31,7 @@ unclip: .venv/ready  ## DALL-E 2 on emoji: train CLIP, prior and decoder, draw p
 
 # a finished run stays as it is; two are trained side by side, each with half of the cores, and write lines in place of bars
 .PHONY: $(addprefix $(UNCLIP)/,prior decoder judge upsampler)
-$(addprefix $(UNCLIP)/,prior decoder judge upsampler):
+$(addprefix $(UNCLIP)/,prior decoder judge upsampler): .venv/ready
 	grep -qs '"status": "finished"' $@/status.json || $(BIN)/python scripts/train.py $(TRAINED) hydra.run.dir=$@
 
 studio: .venv/ready  ## a page in the browser that draws with the runs in outputs/

@@ -2,8 +2,8 @@
 
 Posterior samplers beside the same methods of azula: one trained network of pixels with its predictions clipped, the
 same held-out images, measurements with noise 0.05, first noise and times, so that both make ``steps`` calls an image.
-For each task and method: PSNR of the images in [0, 1] (mean over images, of restorations clipped to the range), the
-Frechet distance from the true images in fashion-cnn-v1's features, and seconds an image, ours and azula's.
+For each task and method: PSNR and NMSE of the images in [0, 1] (means over images, of restorations clipped to that
+range) and processor seconds an image, ours and azula's.
 """
 
 from __future__ import annotations
