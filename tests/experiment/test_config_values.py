@@ -110,24 +110,38 @@ def test_a_script_ends_with_one_sentence_and_code_2(
     assert part in line
 
 
-def seconds(*command: str) -> float:
-    """Of work, of the shorter of two starts of a process: waiting for other processes does not count."""
-    taken = []
-    for _ in range(2):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, check=False)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(taken)
+def work(*command: str) -> float:
+    """Seconds of a process, its start included; waiting for others does not count."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, check=False)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def of_torchs_import(words: str, limit: float) -> float:
+    """Work of the command over that of ``import torch``, the least of each, taken in turns: twice, and up to five times
+    where a neighbour of one of them may have put it above the limit."""
+    own, whole = math.inf, math.inf
+    for turn in range(5):
+        own, whole = min(own, work("scripts/train.py", *words.split())), min(whole, work("-c", "import torch"))
+        if turn and own < limit * whole:
+            break
+    return own / whole
 
 
 @pytest.mark.slow
-def test_names_are_refused_in_half_of_torchs_import_and_values_in_1_7_of_it() -> None:
-    whole = seconds("-c", "import torch")
-    for words in ("--help", "smapler=ddim", "data.batch_size=0"):
-        assert seconds("scripts/train.py", *words.split()) < 0.5 * whole, words
-    for words in ("sampler=ddim sampler.eta=2", "lr_scheduler.warmup=-1"):
-        assert seconds("scripts/train.py", *words.split()) < 1.7 * whole, words
+@pytest.mark.parametrize(
+    ("words", "limit"),
+    [
+        ("--help", 0.5),
+        ("smapler=ddim", 0.5),
+        ("data.batch_size=0", 0.5),
+        ("sampler=ddim sampler.eta=2", 1.7),
+        ("lr_scheduler.warmup=-1", 1.7),
+    ],
+)
+def test_names_are_refused_in_half_of_torchs_import_and_values_in_1_7_of_it(words: str, limit: float) -> None:
+    assert of_torchs_import(words, limit) < limit
 
 
 def test_a_part_that_passed_is_not_built_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
