@@ -39,6 +39,9 @@ MODULES = {
     "15": "students",
     "16": "students",
     "17": "generation",
+    "18": "text_to_image",
+    "19": "text_to_image",
+    "20": "text_to_image",
 }
 
 

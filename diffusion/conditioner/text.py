@@ -136,7 +136,8 @@ class TextConditioner(Conditioner):
         if not self.token_dim:
             return Cond(vector=vector)
         tokens = encoded.tokens if self.to_tokens is None else self.to_tokens(encoded.tokens)
-        return Cond(vector=vector, tokens=tokens, mask=encoded.mask)
+        needed = self.encoder.padded or self.null == "learned"  # whose null is one token
+        return Cond(vector=vector, tokens=tokens, mask=encoded.mask if needed else None)
 
 
 def _zeros(cond: Cond) -> Cond:

@@ -15,6 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 from diffusion.network.attention import CrossAttention, SelfAttention, attend
 
+AT_ONCE = 64
+"""Pixels of an image up to which one 3x3 convolution after repetition is taken: there, in small batches, the sums of
+weights cost more than they save. Of an image and not of a batch, so that bits do not depend on the batch."""
+
 
 class Context(NamedTuple):
     """What all blocks of one pass share.
@@ -159,7 +163,7 @@ class Upsample(nn.Module):
     """Twice the size by repetition, then a 3x3 convolution.
 
     After repetition a 3x3 window holds at most 2x2 different numbers, at one of four places. On a CPU it is computed
-    so: four 2x2 convolutions at the small size with summed weights, 16 products instead of 36.
+    so above ``AT_ONCE`` pixels: four 2x2 convolutions at the small size with summed weights, 16 products instead of 36.
     """
 
     def __init__(self, channels: int) -> None:
@@ -167,7 +171,9 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
-        return self._by_phase(x) if x.device.type == "cpu" else self.conv(_resample(x, "up"))
+        if x.device.type == "cpu" and x.shape[2] * x.shape[3] > AT_ONCE:
+            return self._by_phase(x)
+        return self.conv(_resample(x, "up"))
 
     def _by_phase(self, x: Tensor) -> Tensor:
         last = x.is_contiguous(memory_format=torch.channels_last)

@@ -43,6 +43,12 @@ class TextEncoder(nn.Module, ABC):
         self.dim, self.pooled_dim, self.length = dim, pooled_dim, length
         self.cut = CutWarnings(f"text_encoder.length={length}")
 
+    @property
+    def padded(self) -> bool:
+        """Does ``Encoded.mask`` leave out any token? Where none ever is, attention needs no mask: GPUs have their
+        fastest kernels for that."""
+        return True
+
     @abstractmethod
     def forward(self, texts: Sequence[str]) -> Encoded:
         """B texts, "" among them, on the device of the encoder."""

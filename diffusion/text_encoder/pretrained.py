@@ -70,6 +70,10 @@ class PretrainedTextEncoder(KeptTextEncoder):
         words = folder if tokenizer is None else fetched(tokenizer, "tokenizer")
         self.hold(Held(self.load(folder, DTYPES[dtype]), _tokenizer(words)), cache)
 
+    @property
+    def padded(self) -> bool:
+        return self.mask
+
     @abstractmethod
     def load(self, folder: Path, dtype: torch.dtype) -> Any:
         """The model of a folder.

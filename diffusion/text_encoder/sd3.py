@@ -43,6 +43,11 @@ class SD3TextEncoder(TextEncoder):
             raise ValueError("both towers have one length, and T5 has text_encoder.t5_length")
         self.clip_l, self.clip_g, self.t5, self.t5_length = clip_l, clip_g, t5, t5_length
 
+    @property
+    def padded(self) -> bool:
+        towers = self.clip_l.padded and self.clip_g.padded
+        return towers or (self.t5 is not None and self.t5.padded)
+
     def spans(self, text: str) -> list[tuple[int, int]]:
         towers = self.clip_l.spans(text)  # both read the same tokens
         rest = [] if self.t5 is None else self.t5.spans(text)

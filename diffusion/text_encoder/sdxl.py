@@ -31,6 +31,10 @@ class SDXLTextEncoder(TextEncoder):
             raise ValueError(f"both towers have one length, got {clip_l.length} and {clip_g.length} tokens")
         self.clip_l, self.clip_g = clip_l, clip_g
 
+    @property
+    def padded(self) -> bool:
+        return self.clip_l.padded and self.clip_g.padded
+
     def forward(self, texts: Sequence[str]) -> Encoded:
         first, second = self.clip_l(texts), self.clip_g(texts)
         return Encoded(torch.cat((first.tokens, second.tokens), dim=2), first.mask | second.mask, second.pooled)

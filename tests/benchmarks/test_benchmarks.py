@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import guard, harness, report
+from benchmarks import guard, harness, report, text_to_image
 from benchmarks.__main__ import machine, plain
 from benchmarks.harness import Row, Timing, counts, race, ratio
 from benchmarks.loops import Paused
 from benchmarks.peak import peak
 from benchmarks.recipe import Recipe
+from diffusion.randomness import KeyedRandomness
+from diffusion.types import Cond
 
 ROOT = Path(__file__).parents[2]
 
@@ -180,3 +182,24 @@ def test_the_report_writes_what_was_measured_between_its_marks(tmp_path: Path) -
 def test_nothing_is_slower_against_its_peer_than_it_was() -> None:
     done = subprocess.run([sys.executable, "-m", "benchmarks.guard"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_text_to_image_is_measured_on_networks_that_agree(tmp_path: Path) -> None:
+    pytest.importorskip("diffusers")
+    pipeline, model = text_to_image.both(tmp_path)  # raises where they differ
+    x0, seen = torch.randn(2, 4, text_to_image.SIZE, text_to_image.SIZE), []
+
+    def cond(randomness: KeyedRandomness) -> Cond:
+        seen.append(model.condition({"text": ["a house of wood", "a house of stone"]}))
+        return seen[-1]
+
+    step = text_to_image.training_step(model, x0, cond)
+    step()
+    step()
+    assert seen[0].tokens is not None
+    assert seen[0].tokens.shape == (2, text_to_image.TOKENS, text_to_image.WIDTH)
+    torch.testing.assert_close(seen[0].tokens, seen[1].tokens, rtol=0, atol=0)
+    theirs = pipeline("a house", num_inference_steps=2, guidance_scale=text_to_image.SCALE, output_type="np").images
+    assert theirs.shape == (1, *[8 * text_to_image.SIZE] * 2, 3)
+    assert model.sample(1, text="a house", steps=2, batch_size=1).shape[2:] == theirs.shape[1:3]

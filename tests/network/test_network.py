@@ -295,10 +295,11 @@ def test_refuses_what_it_was_not_built_for(shape: tuple[int, ...], cond: Cond, s
         tiny()(torch.zeros(shape), torch.zeros(2), cond)
 
 
+@pytest.mark.parametrize("size", [(5, 3), (13, 9)])  # at most AT_ONCE pixels, and more
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_upsampling_by_phase_is_repetition_and_convolution(memory_format: torch.memory_format) -> None:
+def test_upsampling_is_repetition_and_convolution(memory_format: torch.memory_format, size: tuple[int, int]) -> None:
     layer = Upsample(6).double()
-    x = torch.randn(2, 6, 5, 3, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
+    x = torch.randn(2, 6, *size, dtype=torch.float64).contiguous(memory_format=memory_format).requires_grad_()
     repeated = x.repeat_interleave(2, 2).repeat_interleave(2, 3)
     expected = nn.functional.conv2d(repeated, layer.conv.weight, layer.conv.bias, padding=1)
     out = layer(x, None)

@@ -20,8 +20,11 @@ from diffusion.parameterization.velocity import VelocityParameterization
 from diffusion.schedule import CosineSchedule
 from diffusion.text_encoder.clip import CLIPTextEncoder
 from diffusion.text_encoder.pretrained import PretrainedTextEncoder
+from diffusion.text_encoder.sd3 import SD3TextEncoder
+from diffusion.text_encoder.sdxl import SDXLTextEncoder
 from diffusion.text_encoder.sentence import SentenceTextEncoder
 from diffusion.text_encoder.t5 import T5TextEncoder
+from diffusion.text_encoder.words import WordsTextEncoder
 
 transformers = pytest.importorskip("transformers")
 TEXTS = ["a red heart", "", "heart", "two red hearts and a star"]
@@ -110,6 +113,25 @@ def test_clips_layers_are_those_of_sd2_and_sdxl(clip: Path) -> None:
         torch.testing.assert_close(xl.tokens, unmasked)
         two = CLIPTextEncoder(str(clip), 16, 0, LENGTH, layer=-2, mask=False)(TEXTS)
         torch.testing.assert_close(two.tokens, whole.text_model.final_layer_norm(unmasked))
+
+
+def test_a_condition_has_a_mask_where_tokens_may_be_padding(clip: Path) -> None:
+    encoders = (CLIPTextEncoder(str(clip), 16, length=LENGTH, mask=mask) for mask in (True, False))
+    padded, whole = (TextConditioner(encoder, token_dim=16) for encoder in encoders)
+    assert padded({"text": TEXTS}).mask is not None
+    cond = whole({"text": TEXTS})
+    assert cond.mask is None
+    assert cond.drop().mask is None
+    assert whole.empty(2).mask is None
+    learned = TextConditioner(whole.encoder, token_dim=16, null="learned")({"text": TEXTS})
+    assert learned.mask.all()
+    assert learned.null.mask.sum(1).eq(1).all()
+    towers = whole.encoder, padded.encoder
+    assert SDXLTextEncoder(*towers, dim=32, pooled_dim=0)(TEXTS).mask.all()
+    assert not SDXLTextEncoder(*towers, dim=32, pooled_dim=0).padded
+    assert not SD3TextEncoder(*towers, t5=None, dim=32, pooled_dim=0, t5_length=3).padded
+    words = WordsTextEncoder(dim=32, pooled_dim=0, length=LENGTH)
+    assert SD3TextEncoder(*towers, t5=words, dim=32, pooled_dim=0, t5_length=LENGTH).padded
 
 
 @pytest.mark.parametrize("mask", [True, False])
