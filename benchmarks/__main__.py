@@ -42,6 +42,8 @@ MODULES = {
     "18": "text_to_image",
     "19": "text_to_image",
     "20": "text_to_image",
+    "21": "inverse",
+    "22": "inverse",
 }
 
 

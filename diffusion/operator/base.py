@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -36,6 +37,18 @@ class Operator(ABC):
     @abstractmethod
     def solve(self, residual: Tensor, spread: float, noise: float) -> Tensor:
         """(spread A A^T + noise I)^-1 residual, for variances spread > 0 and noise >= 0."""
+
+    def once(self, make: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """make(x), which depends on the size, type and device of x (B, C, H, W) alone: made for the first such x."""
+        key = (make.__name__, tuple(x.shape[-2:]), x.dtype, x.device)
+        if key not in self._made:
+            with torch.inference_mode(False), torch.no_grad():
+                self._made[key] = make(x)
+        return self._made[key]
+
+    @cached_property
+    def _made(self) -> dict[tuple[object, ...], Tensor]:
+        return {}
 
     def spectral(self, f: Filter, x: Tensor) -> Tensor:
         """V f(S) V^T x with A = U S V^T, for what weighs each singular direction of an image by itself.

@@ -24,32 +24,28 @@ class CompressedOperator(Operator):
         if not 0 < share <= 1:
             raise ValueError(f"the share that is measured lies in (0, 1], got {share}; set operator.share")
         self.share, self.seed = share, seed
-        self._drawn: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
     def __call__(self, x: Tensor) -> Tensor:
-        signs, measured = self._random(x)
+        signs, measured = self.once(self._random, x)
         return measured * hartley(signs * x)
 
     def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
-        signs, measured = self._random(y)
+        signs, measured = self.once(self._random, y)
         return signs * hartley(measured * y)
 
     def solve(self, residual: Tensor, spread: float, noise: float) -> Tensor:
-        return self._random(residual)[1] * residual / (spread + noise)
+        return self.once(self._random, residual)[1] * residual / (spread + noise)
 
     def spectral(self, f: Filter, x: Tensor) -> Tensor:
         return projected(x, self.adjoint(self(x), tuple(x.shape)), f, 1.0)
 
-    def _random(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(signs, measured), each (H, W)."""
+    def _random(self, x: Tensor) -> Tensor:
+        """Signs and what is measured, (2, H, W)."""
         height, width = x.shape[-2:]
-        if (height, width) not in self._drawn:
-            generator = torch.Generator().manual_seed(self.seed)
-            signs = torch.randint(2, (height, width), generator=generator) * 2 - 1
-            order = torch.randperm(height * width, generator=generator).reshape(height, width)
-            self._drawn[height, width] = signs, order < max(1, round(self.share * height * width))
-        signs, measured = self._drawn[height, width]
-        return signs.to(x), measured.to(x)
+        generator = torch.Generator().manual_seed(self.seed)
+        signs = torch.randint(2, (height, width), generator=generator) * 2 - 1
+        order = torch.randperm(height * width, generator=generator).reshape(height, width)
+        return torch.stack([signs, order < max(1, round(self.share * height * width))]).to(x)
 
 
 def hartley(x: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ class ConvolutionOperator(Operator):
         (H, W // 2 + 1), or what broadcasts to it."""
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _filtered(x, self._transfer(x))
+        return _filtered(x, self._gain(x))
 
     def adjoint(self, y: Tensor, shape: tuple[int, ...]) -> Tensor:
         return self(y)
@@ -32,10 +32,13 @@ class ConvolutionOperator(Operator):
             raise ValueError(
                 "a blur destroys fine detail, so it cannot be undone exactly: set the guidance's noise above 0"
             )
-        return _filtered(residual, 1 / (spread * self._transfer(residual) ** 2 + noise))
+        return _filtered(residual, 1 / (spread * self._gain(residual) ** 2 + noise))
 
     def spectral(self, f: Filter, x: Tensor) -> Tensor:
-        return _filtered(x, f(self._transfer(x).abs()))
+        return _filtered(x, f(self._gain(x).abs()))
+
+    def _gain(self, x: Tensor) -> Tensor:
+        return self.once(self._transfer, x)
 
     def _transfer(self, x: Tensor) -> Tensor:
         rows = torch.fft.fftfreq(x.shape[-2], dtype=x.dtype, device=x.device)[:, None]

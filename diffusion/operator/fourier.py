@@ -52,6 +52,9 @@ class FourierOperator(Operator):
 
     def measured(self, x: Tensor) -> Tensor:
         """(W,) 1 for a column of k-space that is measured, else 0, zero frequency first."""
+        return self.once(self._columns, x)
+
+    def _columns(self, x: Tensor) -> Tensor:
         width = x.shape[-1]
         low = max(1, round(self.center * width))
         count = max(low, round(width / self.acceleration))

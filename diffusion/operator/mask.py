@@ -49,6 +49,9 @@ class MaskOperator(Operator):
 
     def seen(self, x: Tensor) -> Tensor:
         """1 where x (B, C, H, W) is seen, else 0; broadcasts against x."""
+        return self.once(self._ones_where_seen, x)
+
+    def _ones_where_seen(self, x: Tensor) -> Tensor:
         if self._seen is not None:
             if self._seen.shape[-2:] != x.shape[-2:]:
                 raise ValueError(

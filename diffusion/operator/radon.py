@@ -32,13 +32,16 @@ class RadonOperator(Operator):
         batch, channels, height, width = x.shape
         if height != width:
             raise ValueError(f"tomography is of square images, got {height} by {width}; choose another operator")
+        flat = x.reshape(1, batch * channels, height, width).expand(self.angles, -1, -1, -1)
+        turned = F.grid_sample(flat, self.once(self._grid, x), align_corners=False)
+        return turned.mean(2).reshape(self.angles, batch, channels, width).permute(1, 2, 0, 3)
+
+    def _grid(self, x: Tensor) -> Tensor:
+        """Where each turned image is read, (angles, H, W, 2)."""
         turn = torch.arange(self.angles, dtype=x.dtype, device=x.device) * (torch.pi / self.angles)
         cos, sin, zero = turn.cos(), turn.sin(), torch.zeros_like(turn)
         affine = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], 1)
-        grid = F.affine_grid(affine, [self.angles, 1, height, width], align_corners=False)
-        flat = x.reshape(1, batch * channels, height, width).expand(self.angles, -1, -1, -1)
-        turned = F.grid_sample(flat, grid, align_corners=False)
-        return turned.mean(2).reshape(self.angles, batch, channels, width).permute(1, 2, 0, 3)
+        return F.affine_grid(affine, [self.angles, 1, *x.shape[-2:]], align_corners=False)
 
     def solve(self, residual: Tensor, spread: float, noise: float) -> Tensor:
         shape = (*residual.shape[:2], residual.shape[-1], residual.shape[-1])
