@@ -3,6 +3,7 @@
 import csv
 import http.server
 import json
+import re
 import threading
 from functools import partial
 
@@ -15,6 +16,7 @@ from test_imported_run import save_pipeline
 from diffusion import hub
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.folder import CONF
+from diffusion.files import sha256_of
 from diffusion.pretrained import formats
 from diffusion.pretrained.flags import read_flags
 
@@ -31,6 +33,9 @@ def test_a_card_says_what_is_needed(name, tmp_path):
     assert card.keys() <= {"format", "source", "what", "flags", "revision", "sha256", "licence", "published"}
     assert card["format"] in formats.NAMES
     assert card["what"]
+    assert re.fullmatch("[0-9a-f]{64}", card.get("sha256", "0" * 64))
+    assert re.fullmatch("[0-9a-f]{40}", card.get("revision", "0" * 40))
+    assert "revision" not in card or re.fullmatch(r"[\w-]+/[\w-]+", card["source"])  # a name of the hub
     if card["format"] in ("guided_diffusion", "improved_diffusion"):
         (tmp_path / "flags.txt").write_text(card["flags"])
         flags = read_flags(tmp_path, tmp_path / "flags.txt", ())
@@ -92,6 +97,55 @@ def test_a_card_is_imported_by_its_name(served, tmp_path):
     here = unpacked("improved_cosine_learnsigma", tmp_path / "here") / "ema_0.9999_000500.pt"
     run_script(f"scripts/import.py card=small path={here} name=mine paths.outputs={tmp_path}")
     assert len(list(tmp_path.glob("imported/*/config.yaml"))) == 3
+
+
+def changed(**facts):
+    """The card with these in it."""
+    hub.CARDS.write_text(yaml.safe_dump({"small": {**hub.card("small"), **facts}}))
+
+
+def test_another_file_than_a_cards_is_refused_before_it_is_read(served, tmp_path, capsys):
+    file = served / "ema_0.9999_000500.pt"
+    due = sha256_of(file)
+    changed(sha256=due)
+    run_script(f"scripts/import.py card=small paths.outputs={tmp_path}")
+    origin = json.loads((tmp_path / "imported" / "small" / "origin.json").read_text())
+    assert origin["files"] == {file.name: due}
+    other = tmp_path / "other.pt"
+    other.write_text("no weights at all")
+    for words in (f"card=small path={other}", f"card=small sha256={'f' * 8}"):
+        with pytest.raises(pytest.fail.Exception):
+            run_script(f"scripts/import.py {words} name=other paths.outputs={tmp_path}")
+        said = capsys.readouterr().err
+        assert re.search(r"has a sha256 that begins with \w+, they are .*; remove it and fetch it again, or set", said)
+    assert [folder.name for folder in (tmp_path / "imported").iterdir()] == ["small"]
+    run_script(f"scripts/import.py card=small sha256={due[:12].upper()} name=again paths.outputs={tmp_path}")
+
+
+def test_a_cards_revision_is_what_the_hub_is_asked_for(served, tmp_path, monkeypatch, capsys):
+    commit, asked = "0123456789" * 4, []
+    folder = save_pipeline(tmp_path / commit)
+
+    def snapshot(name, allow=None, ignore=None, revision=None):
+        asked.append((name, revision))
+        return folder
+
+    monkeypatch.setattr(hub, "snapshot", snapshot)
+    (weights,) = folder.rglob("*.safetensors")
+    changed(flags=None, format="diffusers", source="owner/small", revision=commit, sha256=sha256_of(weights))
+    run_script(f"scripts/import.py card=small paths.outputs={tmp_path / 'out'}")
+    origin = json.loads((tmp_path / "out" / "imported" / "small" / "origin.json").read_text())
+    assert set(asked) == {("owner/small", commit)}
+    assert origin["revision"] == folder.name == commit
+    assert list(origin["files"].values()) == [sha256_of(weights)]
+    run_script(f"scripts/import.py card=small path={folder} name=here paths.outputs={tmp_path / 'out'}")
+    (folder / "unread.bin").write_text("of another library")
+    with pytest.raises(pytest.fail.Exception):  # that file is there, and not what is read
+        run_script(
+            f"scripts/import.py card=small path={folder} sha256={sha256_of(folder / 'unread.bin')} name=no "
+            f"paths.outputs={tmp_path / 'out'}"
+        )
+    assert re.search(rf"they are .*{sha256_of(weights)}", capsys.readouterr().err)
 
 
 @pytest.mark.slow
