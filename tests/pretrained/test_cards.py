@@ -8,14 +8,18 @@ import threading
 from functools import partial
 
 import pytest
+import torch
 import yaml
+from conftest import config
 from published import unpacked
 from scripts_in_process import run_script
 from test_imported_run import save_pipeline
 
 from diffusion import hub
 from diffusion.errors import ConfigError
+from diffusion.experiment.build.build import build
 from diffusion.experiment.config.folder import CONF
+from diffusion.experiment.task.import_config import lines
 from diffusion.files import sha256_of
 from diffusion.pretrained import formats
 from diffusion.pretrained.flags import read_flags
@@ -66,6 +70,21 @@ def test_a_cells_score_is_its_cards(table, cells):
         assert found[cell]["published"] == hub.card(card)["published"]
 
 
+@pytest.mark.parametrize(("name", "tensors", "millions"), [
+    ("ddim_celeba64", {"conv_in.weight": torch.zeros(1)}, 78.7),  # Song et al. 2021 (DDIM), appendix D.1
+    ("score_sde_cifar10_ddpmpp_deep", {"model": {"x": torch.zeros(1)}, "ema": {"shadow_params": [torch.zeros(1)]}},
+     106.6),  # Song et al. 2021, appendix H
+])  # fmt: skip
+def test_a_cards_own_config_builds_the_network_of_its_paper(name, tensors, millions, tmp_path):
+    (tmp_path / "flags.yaml").write_text(yaml.safe_dump(hub.card(name)["flags"]))
+    torch.save(tensors, tmp_path / "file.pth")
+    published = formats.read(hub.card(name)["format"], tmp_path / "file.pth", tmp_path / "flags.yaml")
+    cfg = config(tmp_path, "experiment=none", *lines(published.overrides, tmp_path, "none", []))
+    with torch.device("meta"):
+        network = build(cfg.network)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
+
+
 @pytest.fixture
 def served(tmp_path, monkeypatch):
     """A card of a small model, whose file a server on this machine gives."""
@@ -107,7 +126,7 @@ def changed(**facts):
 def test_another_file_than_a_cards_is_refused_before_it_is_read(served, tmp_path, capsys):
     file = served / "ema_0.9999_000500.pt"
     due = sha256_of(file)
-    changed(sha256=due)
+    changed(sha256=due, flags=yaml.safe_load(hub.card("small")["flags"]))
     run_script(f"scripts/import.py card=small paths.outputs={tmp_path}")
     origin = json.loads((tmp_path / "imported" / "small" / "origin.json").read_text())
     assert origin["files"] == {file.name: due}

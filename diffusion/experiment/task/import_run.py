@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
@@ -107,8 +108,8 @@ def _one(
         _write(part, folder, overrides, published, about, adapters, hashed)
 
 
-def _read(kind: str, path: Path, config: str | None, flags: str | None) -> Published:
-    """The files of a format, with the flags in a file or those of a card.
+def _read(kind: str, path: Path, config: str | None, flags: str | Mapping[str, Any] | None) -> Published:
+    """The files of a format, with the flags in a file or those of a card, a command line or a config.
 
     Raises:
         ConfigError: no such file, or what the format refuses.
@@ -119,7 +120,7 @@ def _read(kind: str, path: Path, config: str | None, flags: str | None) -> Publi
         return formats.read(kind, path, None if config is None else Path(config))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "flags.txt"
-        write_atomic(file, flags)
+        write_atomic(file, flags if isinstance(flags, str) else yaml.safe_dump(flags))
         return formats.read(kind, path, file)
 
 
