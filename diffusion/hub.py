@@ -11,6 +11,7 @@ import queue
 import re
 import socket
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,7 +20,7 @@ from urllib.request import getproxies, proxy_bypass, urlopen
 import yaml
 
 from diffusion.errors import ConfigError
-from diffusion.files import replacing
+from diffusion.files import replacing, sha256_of
 
 PATIENCE = 1.5
 """Seconds in which a network answers; without one, names alone may take their resolver longer than anyone waits."""
@@ -28,6 +29,7 @@ UNREAD = ["*.msgpack", "*.h5", "*.onnx", "*.onnx_data", "*.png", "*.jpg", "*.gif
 CARDS = Path(__file__).parent / "pretrained" / "cards.yaml"
 WEIGHTS = (".pt", ".pth", ".pkl", ".ckpt", ".safetensors")
 """How the address of a file ends; any other is that of a page."""
+_IN_FOLDERS = (*WEIGHTS, ".bin")
 _NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -98,6 +100,18 @@ def card(name: str) -> dict[str, Any]:
     return known[name]
 
 
+def wanted(name: str | None, path: str | None, revision: str | None) -> tuple[dict[str, Any], str | None, str | None]:
+    """A card, empty where none is named; and the source and the revision: those of the card where none is given.
+
+    Raises:
+        ConfigError: there is no such card.
+    """
+    known = {} if name is None else card(name)
+    if path is not None:  # files that lie elsewhere have no revision of the card's
+        return known, path, revision
+    return known, known.get("source"), revision or known.get("revision")
+
+
 def listed() -> str:
     """The cards, a line each."""
     return "".join(f"  {name:30} {about['what']}\n" for name, about in cards().items())
@@ -141,12 +155,13 @@ def found(path: str, revision: str | None = None) -> tuple[Path, dict[str, Any]]
     Raises:
         ConfigError: neither a path nor what a network gives; what to download.
     """
-    here = Path(path)
+    here, address = Path(path), path.startswith(("http://", "https://"))
+    if revision is not None and (here.exists() or address):
+        what = "an address" if address else "a path here"
+        raise ConfigError(f"revision={revision} is of a name of the hub, and {path} is {what}; leave it out")
     if here.exists():
-        if revision is not None:
-            raise ConfigError(f"revision={revision} is of a name of the hub, and {path} is a path here; leave it out")
         return here, {}
-    if path.startswith(("http://", "https://")):
+    if address:
         try:
             return downloaded(path), {"url": path}
         except NotFetchedError as why:
@@ -164,3 +179,28 @@ def found(path: str, revision: str | None = None) -> tuple[Path, dict[str, Any]]
             f"https://huggingface.co/{path} on a machine with a network, and set path to that folder"
         ) from None
     return folder, {"revision": folder.name, "url": f"https://huggingface.co/{path}/tree/{folder.name}"}
+
+
+def verified(path: Path, sha256: str) -> dict[Path, str]:
+    """The SHA-256 of the file, or of the files of weights in a folder up to the first that is meant.
+
+    sha256: what it begins with, in hexadecimal.
+
+    Raises:
+        ConfigError: no file has it.
+    """
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.suffix in _IN_FOLDERS)
+    hashes: dict[Path, str] = {}
+    for file in files:
+        hashes[file] = sha256_of(file)
+        if hashes[file].startswith(sha256.lower()):
+            return hashes
+    raise ConfigError(not_meant(path, sha256, {str(file): own for file, own in hashes.items()}))
+
+
+def not_meant(path: Path, sha256: str, hashes: Mapping[str, str]) -> str:
+    """The sentence on files of other hashes than the one that is meant."""
+    return (
+        f"no file of {path} has a sha256 that begins with {sha256}, they are {dict(hashes)}; remove it and fetch it "
+        "again, or set sha256 to that of the version that is meant"
+    )

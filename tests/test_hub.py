@@ -58,6 +58,8 @@ def test_what_is_not_given_is_one_sentence(tmp_path, monkeypatch):
         hub.found("owner/no-such-name")
     with pytest.raises(ConfigError, match="revision=main is of a name of the hub"):
         hub.found(str(tmp_path), "main")
+    with pytest.raises(ConfigError, match=r"revision=main is of a name of the hub, and http.*an address; leave it out"):
+        hub.found("https://nowhere.invalid/weights.pt", "main")
 
 
 def test_the_sentence_does_not_wait_for_torch():

@@ -49,11 +49,13 @@ class Guidance(ABC):
     needs_grad: differentiates through the denoiser, so sampling must not run in inference mode.
     pointwise: all that it does is its prediction at (x, t), so that a likelihood can be computed of it; False where it
         acts between steps or remembers earlier levels.
+    num_classes: of the class labels that it asks for, also of a model that reads none; 0 where it asks for none.
     off: settings with which it does nothing, ``None`` where there are none; one with a scale has them.
     autoencoder: between images and the space where x lives, set by :func:`guide`; ``None`` where x are images.
     """
 
     needs_grad: bool = False
+    num_classes: int = 0
     off: ClassVar[Mapping[str, Any] | None] = None
     autoencoder: Codec | None = None
 

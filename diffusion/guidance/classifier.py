@@ -28,6 +28,9 @@ class ClassifierGuidance(Guidance):
     ``form: mean`` is their algorithm 1, for ``sampler=ancestral``: the prediction stays as it is, and after each step
     the state moves by scale variance grad log p(label | x_t), the variance being that of the step.
 
+    The label is the one that the denoiser is conditioned on; where a model knows none, what draws with it gives the
+    samples labels of the classifier's classes (``num_classes``), as in the paper's unconditional rows of table 4.
+
     Args:
         classifier: trained on the same data in noise; its schedule may be another one.
         scale, interval: the strength inside an interval in sigma / alpha, 0 outside; see :class:`Strength`.
@@ -59,6 +62,8 @@ class ClassifierGuidance(Guidance):
         super().__init__(denoiser)
         self.pointwise = form == "score" and getattr(denoiser, "pointwise", True)
         self.classifier = classifier
+        self._network = getattr(getattr(classifier, "denoiser", classifier), "network", None)
+        self.num_classes = getattr(self._network, "num_classes", 0)
         self.scale = scale
         self.interval = interval
         self.form = form
@@ -112,16 +117,15 @@ class ClassifierGuidance(Guidance):
     def _check(self, x: Tensor, cond: Cond) -> None:
         if cond.class_label is None:
             raise ValueError(
-                f"{self.key} needs class labels and this model's condition has none; train with conditioner=label, "
-                "and list classifier before classifier_free in guidance=[...]"
+                f"{self.key} needs class labels and this condition has none; give it some, and list classifier "
+                "before classifier_free in guidance=[...]"
             )
         if self._checked:
             return
         self._checked = True
-        network = getattr(self.classifier, "network", None)
+        network, classes = self._network, self.num_classes
         wanted = (getattr(network, "in_channels", x.shape[1]), getattr(network, "resolution", x.shape[-1]))
-        classes = getattr(network, "num_classes", None)
-        if wanted != (x.shape[1], x.shape[-1]) or (classes is not None and int(cond.class_label.max()) >= classes):
+        if wanted != (x.shape[1], x.shape[-1]) or (classes and int(cond.class_label.max()) >= classes):
             raise ValueError(
                 f"the classifier is of another data set: it takes {wanted[0]} channels at {wanted[1]} and knows "
                 f"{classes} classes, sampling has {x.shape[1]} channels at {x.shape[-1]} and requests class "

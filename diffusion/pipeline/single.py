@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -34,7 +35,8 @@ class SinglePipeline(KeyedPipeline):
     Args:
         model: in eval mode.
         sampler, guidance: the model's own where ``None``.
-        num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``.
+        num_classes: of the labels that samples get, 0 for none; the conditioner's where ``None``, or, where it reads
+            none, those that guidance asks for.
         image_size: (H, W) of the images, of a U-Net; those of its training where ``None``. An upsampler's are those of
             what it enlarges, times its factor.
         tile: images whose edges fit to each other (:func:`diffusion.pipeline.tiling.tiling`).
@@ -65,14 +67,15 @@ class SinglePipeline(KeyedPipeline):
         sampler = sampler or model.sampler
         if sampler is None:
             raise ValueError("this model has no sampler of its own; give one")
-        classes = int(getattr(model.conditioner, "num_classes", 0)) if num_classes is None else num_classes
-        columns = {k: v for k, v in (columns or {}).items() if k not in model.conditioner.optional}
-        super().__init__(batch_size, classes, labels, model.classes, columns, identities)
         self.model = model
         self.sampler = sampler
         self.guidance = guidance
         self.chaos, self.stylize = chaos, stylize
         self.denoiser = self._guided()
+        self.asked = 0 if model.conditioner.num_classes else _asked(self.denoiser)
+        classes = (model.conditioner.num_classes or self.asked) if num_classes is None else num_classes
+        columns = {k: v for k, v in (columns or {}).items() if k not in model.conditioner.optional}
+        super().__init__(batch_size, classes, labels, model.classes, columns, identities)
         self.shape = model.latent_shape if image_size is None else sized(model, image_size)
         self.image_shape = model.shape if image_size is None or model.shape is None else (model.shape[0], *image_size)
         self.tile = tile
@@ -130,6 +133,8 @@ class SinglePipeline(KeyedPipeline):
             negative = None  # a column for other stages of a pipeline
         batch |= {name: v.to(self.device) for name, v in self._numbers(batch.pop("numbers", {})).items()}
         cond = self.model.condition(self.model.conditioner.unrequested(batch))
+        if self.asked and "label" in batch:  # by guidance, of a network that reads no label
+            cond = replace(cond, class_label=batch["label"])
         return cond if negative is None else self.model.conditioner.negative(cond, {"text": negative})
 
     def _numbers(self, numbers: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
@@ -267,6 +272,11 @@ def _networks(denoiser: Any) -> list[NetworkDenoiser]:
         found = [network for part in vars(denoiser).values() for network in _networks(part)]
         return list({id(network): network for network in found}.values())
     return _networks(getattr(denoiser, "denoiser", None)) if denoiser is not None else []  # a model's own
+
+
+def _asked(denoiser: Any) -> int:
+    """The classes that some guidance in a nest asks for, 0 where none does."""
+    return (denoiser.num_classes or _asked(denoiser.denoiser)) if isinstance(denoiser, Guidance) else 0
 
 
 def _guidance(denoiser: Any) -> list[Any]:

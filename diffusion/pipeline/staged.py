@@ -47,7 +47,7 @@ class StagedPipeline(KeyedPipeline):
     ) -> None:
         self.stages, self.main = dict(stages), stages[main]
         model = self.main.model
-        super().__init__(batch_size, model.conditioner.num_classes, labels, model.classes, columns, identities)
+        super().__init__(batch_size, self.main.num_classes, labels, model.classes, columns, identities)
         for name, stage in self.stages.items():
             if stage.num_classes not in (0, self.num_classes):
                 raise ValueError(

@@ -16,6 +16,7 @@ from diffusion.reporting.table import SECONDS, TRAINING, short
 KEYS = {"title", "source", "data", "protocol", "metrics", "tolerance", "seeds", "train", "evaluate", "statistics",
         "weights", "costs", "plot", "notes", "cells"}  # fmt: skip
 ROW_KEYS = {"weights", "train", "evaluate", "published", "tolerance", "note"}
+WEIGHTS_KEYS = {"card", "format", "source", "config", "revision", "sha256"}
 MEASURED = "sampler=dpm_solver_v3"
 """A cell's override that needs statistics of its model."""
 
@@ -24,7 +25,8 @@ MEASURED = "sampler=dpm_solver_v3"
 class Row:
     """train, evaluate: the overrides of the training and of the evaluation, the table's own included. statistics: those
     of the measurement that the cell's sampler needs of the trained model, ``None`` where it needs none. weights: the
-    published checkpoint that may be sampled in place of training: a card, or format, source, and revision or sha256."""
+    published checkpoint that may be sampled in place of training: a card, or format, source, and revision or sha256,
+    which a card has itself where a public source states them."""
 
     name: str
     train: list[str]
@@ -69,9 +71,13 @@ class Ablation:
         missing = [key for key in ("title", "source", "data", "protocol", "metrics", "cells") if not node.get(key)]
         wrong = [f"{cell}.{key}" for cell, values in (node.get("cells") or {}).items() for key in values or {}
                  if key not in ROW_KEYS]  # fmt: skip
+        places = {"": node, **{f"{cell}.": values or {} for cell, values in (node.get("cells") or {}).items()}}
+        wrong += [f"{place}weights.{key}" for place, values in places.items() for key in values.get("weights") or {}
+                  if key not in WEIGHTS_KEYS]  # fmt: skip
         if unknown or missing or wrong:
             what = f"'{[*unknown, *wrong][0]}' is not known" if unknown or wrong else f"'{missing[0]}' is missing"
-            raise ReportError(f"conf/ablation/{name}.yaml: {what}; its keys are {', '.join(sorted(KEYS))}")
+            raise ReportError(f"conf/ablation/{name}.yaml: {what}; its keys are {', '.join(sorted(KEYS))}, "
+                              f"and those of weights {', '.join(sorted(WEIGHTS_KEYS))}")  # fmt: skip
         cells = [
             Row(
                 name=str(key),

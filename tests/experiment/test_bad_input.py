@@ -68,7 +68,7 @@ CASES = [
     ("plain", "guidance=[classifier_free,clip]", "conditioner=label"),
     ("plain", "guidance=apg", "conditioner=label"),
     ("plain", "guidance=cfg_plus_plus", "conditioner=label"),
-    ("plain", "guidance=classifier guidance.classifier.classifier.run={runs}/classifier", "conditioner=label"),
+    ("plain", "guidance=classifier guidance.classifier.classifier.run={runs}/classifier labels=10", "labels"),
     ("plain", "guidance=dps guidance.dps.measurement={runs}/y.npy", "guidance.dps.measurement"),
     ("plain", "guidance=inpaint guidance.inpaint.measurement={runs}/none.npy", "no file"),
     ("labels", "guidance=classifier_free guidance.classifier_free.interval=[2,0.5]", "0 <= low <= high"),

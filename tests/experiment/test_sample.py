@@ -103,6 +103,17 @@ def test_a_wrong_request_is_one_sentence(
     assert sorted(made.rglob("*")) == before
 
 
+def test_a_model_without_classes_is_guided_to_those_of_a_classifier(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = run_folder(
+        tmp_path, "classifier", "objective=classification", "conditioner=label", "network=classifier_digits"
+    )
+    words = ["guidance=classifier", f"guidance.classifier.classifier.run={classifier}", f"output={tmp_path / 'drawn'}"]
+    assert script(["sample", f"run={made / 'plain'}", "num_samples=3", "labels=[3,7]", *words], monkeypatch) == 0
+    assert arrays(tmp_path / "drawn")["arr_1"].tolist() == [3, 7, 3]
+
+
 def test_a_model_without_classes_takes_none(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

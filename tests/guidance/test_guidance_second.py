@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from diffusion.denoiser import NetworkDenoiser
 from diffusion.errors import ConfigError
 from diffusion.experiment.build.load import load
+from diffusion.experiment.config.rules import second_models
 from diffusion.experiment.task import posthoc_ema
 from diffusion.guidance.auto import AutoGuidance
 from diffusion.guidance.base import guide
@@ -21,7 +22,7 @@ from diffusion.network.classifier import Classifier
 from diffusion.objective.classification import ClassificationObjective
 from diffusion.objective.time_distribution.uniform import UniformTimeDistribution
 from diffusion.parameterization.epsilon import EpsilonParameterization
-from diffusion.randomness import TRAINING, KeyedRandomness
+from diffusion.randomness import SAMPLING, TRAINING, KeyedRandomness
 from diffusion.schedule.cosine import CosineSchedule
 from diffusion.training.callbacks.posthoc import FOLDER
 from diffusion.types import Cond
@@ -70,6 +71,36 @@ def test_a_classifiers_run_guides_and_refuses_other_data(tmp_path: Path) -> None
     torch.testing.assert_close(said.eps, plain.eps - 3.0 * level.sigma * gradient, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="another data set"):
         ClassifierGuidance(main.denoiser, classifier)(torch.randn(3, 1, 16, 16), 0.5, cond)
+
+
+def test_a_model_without_labels_is_guided_to_the_classes_of_a_classifier(tmp_path: Path) -> None:
+    """Labels by index, for the classifier alone; the samples are those of the sampler with these labels by hand."""
+    overrides = ["network=classifier_digits", "objective=classification", "conditioner=label"]
+    classifier = load(str(run_folder(tmp_path, "classifier", *overrides)))
+    main = load(str(run_folder(tmp_path, "main", "sampler=ddim", "sampler.steps=3")))
+    guidance = {"classifier": lambda denoiser: ClassifierGuidance(denoiser, classifier, 50.0)}
+    pipeline, index = main.pipeline(guidance=guidance, labels=[3, 7]), torch.arange(4)
+    assert pipeline.num_classes == pipeline.describe()["num_classes"] == 10
+    random = KeyedRandomness(index, seed=0, stream=SAMPLING)
+    noise = random.randn_like(torch.empty(4, *main.latent_shape))
+    cond = Cond(class_label=torch.tensor([3, 7, 3, 7]))
+    by_hand = main.sampler(guidance["classifier"](main.denoiser), noise, cond, randn_like=random.randn_like)
+    torch.testing.assert_close(pipeline.state(index, 0), by_hand)
+    plain = main.pipeline()
+    assert plain.num_classes == 0
+    assert (plain.state(index, 0) - by_hand).abs().max() > 1e-3
+    with pytest.raises(ValueError, match="classes below 10"):
+        main.pipeline(guidance=guidance, labels=10)
+
+
+def test_a_classifier_knows_the_labels_of_data_that_a_model_reads_without_them(tmp_path: Path) -> None:
+    classifier = run_folder(tmp_path, "classifier", "network=classifier_digits", "objective=classification")
+    cfg = OmegaConf.to_container(OmegaConf.load(run_folder(tmp_path, "main") / "config.yaml"))
+    cfg["guidance"] = {"classifier": {"classifier": {"run": str(classifier)}}}
+    cfg["data"]["num_classes"] = 0
+    assert second_models(cfg) is None
+    cfg["data"]["num_classes"] = 7
+    assert "its data have num_classes 10 instead of 7" in second_models(cfg)
 
 
 def test_what_is_no_run_is_named(tmp_path: Path) -> None:

@@ -3,18 +3,24 @@
 import csv
 import http.server
 import json
+import re
 import threading
 from functools import partial
 
 import pytest
+import torch
 import yaml
+from conftest import config
 from published import unpacked
 from scripts_in_process import run_script
 from test_imported_run import save_pipeline
 
 from diffusion import hub
 from diffusion.errors import ConfigError
+from diffusion.experiment.build.build import build
 from diffusion.experiment.config.folder import CONF
+from diffusion.experiment.task.import_config import lines
+from diffusion.files import sha256_of
 from diffusion.pretrained import formats
 from diffusion.pretrained.flags import read_flags
 
@@ -31,10 +37,13 @@ def test_a_card_says_what_is_needed(name, tmp_path):
     assert card.keys() <= {"format", "source", "what", "flags", "revision", "sha256", "licence", "published"}
     assert card["format"] in formats.NAMES
     assert card["what"]
+    assert re.fullmatch("[0-9a-f]{64}", card.get("sha256", "0" * 64))
+    assert re.fullmatch("[0-9a-f]{40}", card.get("revision", "0" * 40))
+    assert "revision" not in card or re.fullmatch(r"[\w-]+/[\w-]+", card["source"])  # a name of the hub
     if card["format"] in ("guided_diffusion", "improved_diffusion"):
         (tmp_path / "flags.txt").write_text(card["flags"])
         flags = read_flags(tmp_path, tmp_path / "flags.txt", ())
-        assert flags["learn_sigma"] is True
+        assert flags.get("learn_sigma") is True or "classifier_width" in flags
         assert f"{flags['image_size']}" in card["source"] + name or "cifar10" in name
 
 
@@ -50,7 +59,7 @@ def test_every_table_with_released_weights_names_a_card():
 
 @pytest.mark.parametrize(("table", "cells"), [
     ("iddpm_table2", {"4K_cosine_hybrid": "iddpm_cifar10", "4K_cosine_vlb": "iddpm_cifar10_vlb"}),
-    ("adm_imagenet256", {"cond": "adm_imagenet256"}),
+    ("adm_imagenet256", {"cond": "adm_imagenet256", "uncond": "adm_imagenet256_uncond"}),
     ("edm_configs_cifar10", {f"F_{x}": f"edm_cifar10_{y}" for x, y in
                              {"cond": "cond_vp", "uncond": "uncond_vp", "cond_ve": "cond_ve"}.items()}),
 ])  # fmt: skip
@@ -59,6 +68,21 @@ def test_a_cells_score_is_its_cards(table, cells):
     for cell, card in cells.items():
         assert found[cell]["weights"] == {"card": card}
         assert found[cell]["published"] == hub.card(card)["published"]
+
+
+@pytest.mark.parametrize(("name", "tensors", "millions"), [
+    ("ddim_celeba64", {"conv_in.weight": torch.zeros(1)}, 78.7),  # Song et al. 2021 (DDIM), appendix D.1
+    ("score_sde_cifar10_ddpmpp_deep", {"model": {"x": torch.zeros(1)}, "ema": {"shadow_params": [torch.zeros(1)]}},
+     106.6),  # Song et al. 2021, appendix H
+])  # fmt: skip
+def test_a_cards_own_config_builds_the_network_of_its_paper(name, tensors, millions, tmp_path):
+    (tmp_path / "flags.yaml").write_text(yaml.safe_dump(hub.card(name)["flags"]))
+    torch.save(tensors, tmp_path / "file.pth")
+    published = formats.read(hub.card(name)["format"], tmp_path / "file.pth", tmp_path / "flags.yaml")
+    cfg = config(tmp_path, "experiment=none", *lines(published.overrides, tmp_path, "none", []))
+    with torch.device("meta"):
+        network = build(cfg.network)
+    assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 @pytest.fixture
@@ -92,6 +116,55 @@ def test_a_card_is_imported_by_its_name(served, tmp_path):
     here = unpacked("improved_cosine_learnsigma", tmp_path / "here") / "ema_0.9999_000500.pt"
     run_script(f"scripts/import.py card=small path={here} name=mine paths.outputs={tmp_path}")
     assert len(list(tmp_path.glob("imported/*/config.yaml"))) == 3
+
+
+def changed(**facts):
+    """The card with these in it."""
+    hub.CARDS.write_text(yaml.safe_dump({"small": {**hub.card("small"), **facts}}))
+
+
+def test_another_file_than_a_cards_is_refused_before_it_is_read(served, tmp_path, capsys):
+    file = served / "ema_0.9999_000500.pt"
+    due = sha256_of(file)
+    changed(sha256=due, flags=yaml.safe_load(hub.card("small")["flags"]))
+    run_script(f"scripts/import.py card=small paths.outputs={tmp_path}")
+    origin = json.loads((tmp_path / "imported" / "small" / "origin.json").read_text())
+    assert origin["files"] == {file.name: due}
+    other = tmp_path / "other.pt"
+    other.write_text("no weights at all")
+    for words in (f"card=small path={other}", f"card=small sha256={'f' * 8}"):
+        with pytest.raises(pytest.fail.Exception):
+            run_script(f"scripts/import.py {words} name=other paths.outputs={tmp_path}")
+        said = capsys.readouterr().err
+        assert re.search(r"has a sha256 that begins with \w+, they are .*; remove it and fetch it again, or set", said)
+    assert [folder.name for folder in (tmp_path / "imported").iterdir()] == ["small"]
+    run_script(f"scripts/import.py card=small sha256={due[:12].upper()} name=again paths.outputs={tmp_path}")
+
+
+def test_a_cards_revision_is_what_the_hub_is_asked_for(served, tmp_path, monkeypatch, capsys):
+    commit, asked = "0123456789" * 4, []
+    folder = save_pipeline(tmp_path / commit)
+
+    def snapshot(name, allow=None, ignore=None, revision=None):
+        asked.append((name, revision))
+        return folder
+
+    monkeypatch.setattr(hub, "snapshot", snapshot)
+    (weights,) = folder.rglob("*.safetensors")
+    changed(flags=None, format="diffusers", source="owner/small", revision=commit, sha256=sha256_of(weights))
+    run_script(f"scripts/import.py card=small paths.outputs={tmp_path / 'out'}")
+    origin = json.loads((tmp_path / "out" / "imported" / "small" / "origin.json").read_text())
+    assert set(asked) == {("owner/small", commit)}
+    assert origin["revision"] == folder.name == commit
+    assert list(origin["files"].values()) == [sha256_of(weights)]
+    run_script(f"scripts/import.py card=small path={folder} name=here paths.outputs={tmp_path / 'out'}")
+    (folder / "unread.bin").write_text("of another library")
+    with pytest.raises(pytest.fail.Exception):  # that file is there, and not what is read
+        run_script(
+            f"scripts/import.py card=small path={folder} sha256={sha256_of(folder / 'unread.bin')} name=no "
+            f"paths.outputs={tmp_path / 'out'}"
+        )
+    assert re.search(rf"they are .*{sha256_of(weights)}", capsys.readouterr().err)
 
 
 @pytest.mark.slow

@@ -4,8 +4,13 @@ import csv
 import json
 
 import pytest
+import yaml
 from scripts_in_process import run_script
 from test_imported_run import save_pipeline
+
+from diffusion.experiment.config.folder import CONF
+from diffusion.experiment.reproduce import published
+from diffusion.reporting.ablation import Ablation
 
 TABLE = "scripts/reproduce.py ablation=digits_sampler_steps seeds=[0] cells=[ddim_eta0_S5]"
 
@@ -23,6 +28,15 @@ def test_a_table_draws_and_scores_a_folder_of_diffusers(tmp_path):
     changed = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     run_script(line)
     assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == changed
+
+
+def test_what_is_imported_has_the_data_of_the_cells_experiment():
+    table = Ablation.read("t", yaml.safe_load((CONF / "ablation" / "adm_imagenet256.yaml").read_text()))
+    (cell,) = table.choose(["uncond_g1"])
+    option, changed = published._data(cell, ["paths.data=/images"])
+    assert option == "image_folder"
+    assert {"data.root='/images/imagenet256'", "data.resolution=256", "data.filter=box"} <= set(changed)
+    assert not any(line.startswith(("data._target_", "data.seed", "data.channels")) for line in changed)
 
 
 def test_a_table_without_named_weights_says_so(tmp_path, capsys):

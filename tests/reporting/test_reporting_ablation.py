@@ -79,9 +79,12 @@ def test_cells_are_chosen_by_name_or_pattern():
         table.choose(["a_1", "c"])
 
 
-@pytest.mark.parametrize(
-    ("change", "sentence"), [({"sauce": 1}, "'sauce' is not known"), ({"source": ""}, "'source' is missing")]
-)
+@pytest.mark.parametrize(("change", "sentence"), [
+    ({"sauce": 1}, "'sauce' is not known"),
+    ({"source": ""}, "'source' is missing"),
+    ({"weights": {"card": "a", "sha": "b"}}, "'weights.sha' is not known"),
+    ({"cells": {"a": {"weights": {"path": "b"}}}}, "'a.weights.path' is not known"),
+])  # fmt: skip
 def test_a_wrong_file_is_refused(change, sentence):
     with pytest.raises(ReportError, match=sentence):
         Ablation.read("t", NODE | change)

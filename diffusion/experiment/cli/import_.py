@@ -13,16 +13,16 @@ from omegaconf import DictConfig
 
 from diffusion.experiment.cli.app import app
 from diffusion.experiment.run.needs import quote_lists
-from diffusion.hub import card, found, listed
+from diffusion.hub import found, listed, wanted
 
 __doc__ += f"\ncards of published models (path= takes files that lie here already):\n{listed()}"
 
 
 @app("import", rewrite=partial(quote_lists, keys=("set",)))
 def main(cfg: DictConfig) -> None:
-    source = cfg.path or (None if cfg.card is None else card(str(cfg.card))["source"])
+    _, source, revision = wanted(cfg.card, cfg.path, cfg.revision)
     if source is not None:
-        found(str(source), cfg.revision)  # what cannot be had is said before torch is imported
+        found(source, revision)  # what cannot be had is said before torch is imported
     from diffusion.experiment.task.import_run import import_run
 
     import_run(cfg)

@@ -29,7 +29,7 @@ from diffusion.experiment.config.rooms import draws, kind
 from diffusion.experiment.config.trainer_rules import RUN_RULES
 from diffusion.files import newest
 
-NEED_LABELS = {"ClassifierFreeGuidance", "CFGPlusPlusGuidance", "APGGuidance", "ClassifierGuidance"}
+STRENGTHENS = {"ClassifierFreeGuidance", "CFGPlusPlusGuidance", "APGGuidance"}
 """Guidance that strengthens a condition."""
 SAME_OUTPUT = {"EDMParameterization", "ConsistencyParameterization"}
 """Targets that a network goes on from one to the other with: they differ in where the data are, at the least noise."""
@@ -56,7 +56,7 @@ def labels(cfg: Plain) -> str | None:
             "conditioner=label needs data with classes, and data.num_classes is 0; "
             "use conditioner=none, or data with labels and their number in data.num_classes"
         )
-    guided = next((name for name, part in guidance.items() if class_name(part) in NEED_LABELS), None)
+    guided = next((name for name, part in guidance.items() if class_name(part) in STRENGTHENS), None)
     if kind == "NoConditioner" and guided is not None:
         return (
             f"guidance={guided} needs a condition to strengthen, and this model has conditioner=none; "
@@ -73,7 +73,8 @@ def second_models(cfg: Plain) -> str | None:
         if not draws(saved):
             return f"{key} is {kind(saved).noun}, and a diffusion model is due there; set {key}.run to the run of one"
         theirs = _identity(saved)
-        differing = [what for what in mine if mine[what] != theirs.get(what)]
+        unread = 0 in (mine.get("num_classes"), theirs.get("num_classes"))  # one of them leaves labels unread
+        differing = [w for w in mine if mine[w] != theirs.get(w) and not (w == "num_classes" and unread)]
         if differing:
             listed = ", ".join(f"{what} {theirs.get(what)} instead of {mine[what]}" for what in differing)
             return f"{key} is of another data set (its data have {listed}); set {key}.run to a run on this data"
@@ -119,7 +120,7 @@ def students(cfg: Plain) -> str | None:
             "train with conditioner=label, or set objective.scales=null"
         )
     kinds = {class_name(part): name for name, part in section(cfg, "guidance").items()}
-    twice = next((name for kind, name in kinds.items() if kind in NEED_LABELS), None)
+    twice = next((name for kind, name in kinds.items() if kind in STRENGTHENS), None)
     if "DistilledGuidance" in kinds and twice is not None:
         return (
             f"guidance={twice} would guide once more what guidance={kinds['DistilledGuidance']} has guided; "

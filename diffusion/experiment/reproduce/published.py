@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hydra
 from omegaconf import OmegaConf
@@ -14,6 +15,7 @@ from diffusion.describe import key
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.folder import CONF
 from diffusion.experiment.config.session import session
+from diffusion.experiment.task.import_config import written
 from diffusion.reporting.ablation import Row
 
 log = logging.getLogger(__name__)
@@ -59,13 +61,14 @@ def provide(cells: Sequence[Row], outputs: str, train: Sequence[str]) -> None:
     for cell in cells:
         if cell.weights is None or folder(cell, outputs, train).exists():
             continue
+        option, changed = _data(cell, train)
         settings = {
             **{key: cell.weights.get(key) for key in ("card", "format", "config", "revision", "sha256")},
             "path": cell.weights.get("source"),
             "lora": [],
             "name": _name(cell, train),
-            "dataset": _data(cell),
-            "set": [line for line in (*cell.train, *train) if line.startswith("data.")],
+            "dataset": option,
+            "set": [*changed, *(line for line in (*cell.train, *train) if line.startswith("data."))],
             "paths": {"outputs": outputs},
         }
         log.info("%s: importing %s", cell.name, cell.weights.get("source") or cell.weights["card"])
@@ -74,11 +77,20 @@ def provide(cells: Sequence[Row], outputs: str, train: Sequence[str]) -> None:
 
 def _name(cell: Row, train: Sequence[str]) -> str:
     data = [line for line in (*cell.train, *train) if line.startswith("data")]
-    return key([dict(cell.weights or {}), data, _data(cell)])[:12]
+    option, changed = _data(cell, train)
+    return key([dict(cell.weights or {}), data, option, *([changed] if changed else [])])[:12]
 
 
-def _data(cell: Row) -> str:
-    """The option of the data that the cell's training has."""
+def _data(cell: Row, train: Sequence[str]) -> tuple[str, list[str]]:
+    """The option of the data that the cell's training has, and what its experiment sets of them."""
     with session(CONF, "train"):
         lines = [line for line in cell.train if not line.startswith(("data.", "hydra"))]
-        return str(hydra.compose("train", lines, return_hydra_config=True).hydra.runtime.choices["data"])
+        lines += [line for line in train if line.startswith("paths.")]
+        cfg = hydra.compose("train", lines, return_hydra_config=True)
+        option = str(cfg.hydra.runtime.choices["data"])
+        values: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    file = CONF / "data" / f"{option}.yaml"
+    usual: Any = OmegaConf.to_container(OmegaConf.load(file), resolve=False) if file.is_file() else {}
+    own: Any = OmegaConf.to_container(cfg.data, resolve=False)
+    changed = [key for key, value in own.items() if key not in usual or usual[key] != value]
+    return option, [f"data.{key}={written(values[key])}" for key in changed if values[key] != "???"]

@@ -72,18 +72,19 @@ def lines(overrides: Mapping[str, Any], part: Path, data: str, more: list[str]) 
         for key, value in overrides.items()
         if key.partition(".")[0] not in anew | ({"data"} if data != "none" else set())
     }
-    return [f"data={data}", *(f"{key}={_text(value, places)}" for key, value in own.items()), *more]
+    return [f"data={data}", *(f"{key}={written(value, places)}" for key, value in own.items()), *more]
 
 
-def _text(value: Any, places: Mapping[str, str]) -> str:
+def written(value: Any, places: Mapping[str, str] | None = None) -> str:
+    """A plain value in Hydra's grammar. places: what stands for marks in texts."""
     if isinstance(value, str):
-        for mark, place in places.items():
+        for mark, place in (places or {}).items():
             value = value.replace(mark, place)
         return value if value.isidentifier() else quote(value)
     if isinstance(value, list | tuple):
-        return f"[{','.join(_text(each, places) for each in value)}]"
+        return f"[{','.join(written(each, places) for each in value)}]"
     if isinstance(value, Mapping):
-        return f"{{{','.join(f'{key}:{_text(each, places)}' for key, each in value.items())}}}"
+        return f"{{{','.join(f'{key}:{written(each, places)}' for key, each in value.items())}}}"
     return (
         {True: "true", False: "false", None: "null"}[value] if value is None or isinstance(value, bool) else repr(value)
     )

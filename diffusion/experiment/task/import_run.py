@@ -14,6 +14,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
@@ -22,8 +23,8 @@ from diffusion.experiment.config.errors import nearest
 from diffusion.experiment.run.record import Record
 from diffusion.experiment.run.saved_config import COMPOSED, ORIGIN, OVERRIDES, RESOLVED
 from diffusion.experiment.task.import_config import composed, expect_sizes, experiment, given, lines, pipeline_option
-from diffusion.files import check_writable, disk_errors, hashing, new_folder, replacing, write_atomic
-from diffusion.hub import card, found
+from diffusion.files import check_writable, disk_errors, hashing, new_folder, replacing, sha256_of, write_atomic
+from diffusion.hub import found, not_meant, verified, wanted
 from diffusion.pretrained import formats, lora
 from diffusion.pretrained.base import NETWORK, Linked, Published, converted, refuse
 from diffusion.training import kept
@@ -46,8 +47,8 @@ def import_run(cfg: DictConfig) -> Path:
             a place or places without a tensor.
         DiskError: the folder cannot be written.
     """
-    known = {} if cfg.card is None else card(str(cfg.card))
-    kind, source = cfg.format or known.get("format"), cfg.path or known.get("source")
+    known, source, revision = wanted(cfg.card, cfg.path, cfg.revision)
+    kind = cfg.format or known.get("format")
     if kind is None or source is None or cfg.name is None:
         raise ConfigError("say which model: card=<name of a published one>, or format=, path= and name= of its files")
     if kind not in formats.NAMES:
@@ -57,22 +58,26 @@ def import_run(cfg: DictConfig) -> Path:
     folder = Path(cfg.paths.outputs) / "imported" / str(cfg.name)
     if folder.exists():
         raise ConfigError(f"{folder} is there already; give another name=, or remove it")
-    path, facts = found(str(source), cfg.revision)
+    path, facts = found(source, revision)
+    sha256 = cfg.sha256 or known.get("sha256")
+    hashes = {} if sha256 is None else verified(path, sha256)
     adapters = lora.read(OmegaConf.to_container(cfg.lora))  # type: ignore[arg-type]
     published = _read(kind, path, cfg.config, known.get("flags"))
+    if sha256 is not None:
+        _expect_read(path, sha256, hashes, published)
     if adapters and published.links is None:
         raise ConfigError("lora= is merged into a network and its text encoders, and this is an autoencoder alone")
     check_writable(folder)
-    about = {"format": kind, "source": str(source), **facts, **_licence(path, known.get("licence"))}
+    about = {"format": kind, "source": source, **facts, **_licence(path, known.get("licence"))}
     about |= {"lora": [adapter.facts for adapter in adapters]} if adapters else {}
     with new_folder(folder) as part:
         for name, stage in published.stages.items():
             (part / name).mkdir()
-            _one(cfg, part / name, folder / name, stage, path, about)
+            _one(cfg, part / name, folder / name, stage, path, about, known=hashes)
         if published.stages:
             write_atomic(part / PIPELINES / f"{folder.name}.yaml", pipeline_option(folder, published))
         else:
-            _one(cfg, part, folder, published, path, about, adapters)
+            _one(cfg, part, folder, published, path, about, adapters, hashes)
     what = f"run folders {', '.join(published.stages)}" if published.stages else "a run folder"
     log.info("%s: %s of format %s, as %s", folder, source, kind, what)
     return folder
@@ -86,21 +91,25 @@ def _one(
     path: Path,
     about: Mapping[str, Any],
     adapters: Sequence[lora.Adapter] = (),
+    known: Mapping[Path, str] | None = None,
 ) -> None:
-    """One model into its folder, which is ``part`` until all is there, and ``folder`` then."""
-    with hashing(published.files) as hashes:
+    """One model into its folder, which is ``part`` until all is there, and ``folder`` then.
+
+    known: the sha256 of files that were hashed before.
+    """
+    with hashing(published.files, known) as hashes:
         with disk_errors(part):
             for name, what in published.parts.items():
                 (part / name).mkdir()
                 what.write(part / name)
             lora.merge_encoders(adapters, part)
         overrides = lines(published.overrides, part, cfg.dataset, list(cfg.set))
-        hashed = functools.partial(_expected, cfg, path, published.files, hashes)
+        hashed = functools.partial(_named, path, published.files, hashes)
         _write(part, folder, overrides, published, about, adapters, hashed)
 
 
-def _read(kind: str, path: Path, config: str | None, flags: str | None) -> Published:
-    """The files of a format, with the flags in a file or those of a card.
+def _read(kind: str, path: Path, config: str | None, flags: str | Mapping[str, Any] | None) -> Published:
+    """The files of a format, with the flags in a file or those of a card, a command line or a config.
 
     Raises:
         ConfigError: no such file, or what the format refuses.
@@ -111,7 +120,7 @@ def _read(kind: str, path: Path, config: str | None, flags: str | None) -> Publi
         return formats.read(kind, path, None if config is None else Path(config))
     with TemporaryDirectory() as folder:
         file = Path(folder) / "flags.txt"
-        write_atomic(file, flags)
+        write_atomic(file, flags if isinstance(flags, str) else yaml.safe_dump(flags))
         return formats.read(kind, path, file)
 
 
@@ -179,20 +188,19 @@ def _licence(path: Path, known: str | None) -> dict[str, str]:
     return {} if licence is None else {"licence": licence}
 
 
-def _expected(cfg: DictConfig, path: Path, files: Sequence[Path], hashes: Callable[[], list[str]]) -> dict[str, str]:
-    """The sha256 of every file.
-
-    Raises:
-        ConfigError: none is the one that is asked for.
+def _expect_read(path: Path, sha256: str, hashes: Mapping[Path, str], published: Published) -> None:
+    """Raises:
+    ConfigError: the file of this hash is there, and is none of those that are read.
     """
+    read = [file for model in (published, *published.stages.values()) for file in model.files]
+    if not any(hashes.get(file, "").startswith(sha256.lower()) for file in read):
+        raise ConfigError(not_meant(path, sha256, {str(file): hashes.get(file) or sha256_of(file) for file in read}))
+
+
+def _named(path: Path, files: Sequence[Path], hashes: Callable[[], list[str]]) -> dict[str, str]:
+    """The sha256 of every file, by its place in the folder."""
     root = path if path.is_dir() else path.parent
-    named = {str(file.relative_to(root)): own for file, own in zip(files, hashes(), strict=True)}
-    if cfg.sha256 is not None and not any(own.startswith(cfg.sha256) for own in named.values()):
-        raise ConfigError(
-            f"no file of {path} has a sha256 that begins with {cfg.sha256}, they are {named}; fetch it again, "
-            "or leave sha256 out if another version is meant"
-        )
-    return named
+    return {str(file.relative_to(root)): own for file, own in zip(files, hashes(), strict=True)}
 
 
 def _save(path: Path, state: Mapping[str, Linked], frozen: Mapping[str, str], hashes: Mapping[Path, str]) -> None:

@@ -13,9 +13,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.errors import nearest
+from diffusion.experiment.config.plain import class_name
 from diffusion.experiment.config.settings import TOP
-from diffusion.experiment.run.saved_config import checkpoint_path, with_run
+from diffusion.experiment.run.saved_config import RESOLVED, checkpoint_path, with_run
 from diffusion.experiment.run.stages import MAIN, is_staged, main_stage, with_stages
+from diffusion.files import newest
 
 CLASSES = "classes.json"
 """In a run folder: the number of each class by its name, where the data have names."""
@@ -106,6 +108,10 @@ def numbered(cfg: DictConfig, labels: Any, key: str) -> Any:
     if labels in POLICIES or not TOP["labels"].fits(labels):  # what is no label is refused with the other settings
         return labels
     classes = count_classes(OmegaConf.to_container(cfg.conditioner, resolve=True)) if cfg.get("conditioner") else 0
+    guided = 0 if classes else _classes_of_guidance(cfg)
+    if guided is None:  # refused where that run is loaded
+        return labels
+    classes = classes or guided
     if not classes:
         raise ConfigError(f"{key}={_shown(labels)} names a class, and this run's model has none; leave {key} out")
     names = class_names(Path(cfg.paths.run))
@@ -254,6 +260,15 @@ def count_classes(conditioner: Any) -> int:
     if not isinstance(conditioner, Mapping):
         return 0
     return int(conditioner.get("num_classes") or next(filter(None, map(count_classes, conditioner.values())), 0))
+
+
+def _classes_of_guidance(cfg: DictConfig) -> int | None:
+    """Classes of the classifier that guides, 0 where none does; ``None`` where it is no run."""
+    for part in (cfg.get("guidance") or {}).values():
+        if class_name(part) == "ClassifierGuidance":
+            file = newest(Path(str(OmegaConf.select(part, "classifier.run"))) / RESOLVED)
+            return int(OmegaConf.load(file).network.num_classes) if file.is_file() else None
+    return 0
 
 
 def prompts_of(cfg: DictConfig) -> list[str] | None:
