@@ -54,7 +54,9 @@ def cost(cfg: DictConfig) -> Cost:
         each += times * (passes or 0.0) * flops(own)
     samples = int(cfg.evaluation.get("num_samples") or 0) * int(cfg.evaluation.get("repeats", 1))  # 0 of a likelihood
     batches = int(trained.trainer.max_steps) * int(trained.trainer.get("accumulate_grad_batches", 1))
-    return Cost(calls, STEP * once * batches * int(trained.data.batch_size), each * samples)
+    changed = section(trained, "augmentation")
+    area = float(changed["share"]) ** 2 if class_name(changed) == "CropAugmentation" else 1.0
+    return Cost(calls, STEP * once * area * batches * int(trained.data.batch_size), each * samples)
 
 
 def network_calls(cfg: DictConfig) -> float | None:
