@@ -47,7 +47,8 @@ def cost(cfg: DictConfig) -> Cost:
     once = flops(trained)
     calls: float | None = 0.0
     each = 0.0 if draws(cfg) else once
-    for name, own in drawing.items() if class_name(section(cfg, "evaluation")) not in SCORERS else ():
+    sampled = draws(cfg) and class_name(section(cfg, "evaluation")) not in SCORERS
+    for name, own in drawing.items() if sampled else ():
         passes = network_calls(own)
         times = int(cfg.pipeline.candidates) if name == "prior" else 1
         calls = None if calls is None or passes is None else calls + times * passes
