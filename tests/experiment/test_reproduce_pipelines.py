@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from test_unclip_job import CLIP, SMALL, STAGES
+from test_unclip_job import CLIP, CODER, SMALL, STAGES
 
 from diffusion.errors import ConfigError
 from diffusion.experiment.config.overrides import quote
@@ -37,15 +37,42 @@ NODE = {
 
 
 def test_a_cell_names_its_training_as_the_last_stage_and_its_needs_as_the_others(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("needs: {prior: {run: somewhere/prior}}\n")
+    (tmp_path / "config.yaml").write_text("needs: {prior: {run: somewhere/prior}, judge: {run: somewhere/judge}}\n")
     lines = ["pipeline=unclip", "pipeline.prior.run=${needed:prior}", "evaluation.clip.run=${needed:judge}"]
     assert scored(lines, tmp_path) == [
         "run=null", f"pipeline.decoder.run={quote(str(tmp_path))}", "pipeline=unclip",
-        f"pipeline.prior.run={quote(os.path.abspath('somewhere/prior'))}", lines[2],
+        f"pipeline.prior.run={quote(os.path.abspath('somewhere/prior'))}",
+        f"evaluation.clip.run={quote(os.path.abspath('somewhere/judge'))}",
     ]  # fmt: skip
     assert scored(["sampler=ddim"], tmp_path) == [f"run={quote(str(tmp_path))}", "sampler=ddim"]
-    with pytest.raises(ConfigError, match=r"has no needs.refiner, the run of a stage; add needs.refiner="):
+    with pytest.raises(ConfigError, match=r"has no needs.refiner, .*; add needs.refiner="):
         scored(["pipeline=refine", "pipeline.base.run=${needed:refiner}"], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_cell_is_enlarged_by_a_need_of_its_training(tmp_path: Path) -> None:
+    """Images are scored with those of 64 pixels, and the price is that of the training, of 32 pixels."""
+    large = "data.resolution=64,data.root=sheets"
+    small = SMALL.replace(" ", ",")
+    node = {
+        **NODE,
+        "train": [
+            "experiment=emoji_text", *SMALL.replace("callbacks.samples.num_samples=2", "~callbacks.samples").split(),
+            f"needs.autoencoder=[{CODER}]", f"needs.judge=[{CLIP},{large}]",
+            f"needs.upsampler=[experiment=emoji_upsampler,{small},network.channels=8,{large}]",
+        ],
+        "cells": {
+            "alone": {},
+            "enlarged": {"evaluate": ["pipeline=cascade", "pipeline.upsamplers.x2.run=${needed:upsampler}"]},
+        },
+    }  # fmt: skip
+    cells = configs(Ablation.read("t", node).cells, Settings(seeds=[0], outputs=str(tmp_path)))
+    planned = [(cost(cfg), cfg.data.resolution, Path(cfg.evaluation.clip.run).name) for _, cfg, _ in cells]
+    (alone, small_side, judge), (enlarged, large_side, same) = planned
+    assert (small_side, large_side) == (32, 64)
+    assert judge == same
+    assert alone.train == enlarged.train
+    assert (alone.nfe, enlarged.nfe) == (2 * 2, 2 * 2 + 2), "steps, passes"
 
 
 @pytest.mark.slow

@@ -180,6 +180,18 @@ def test_the_arithmetic_of_an_autoencoder_grows_with_the_area(tmp_path):
     prices = [cost.cost(config(tmp_path, *small, *data, f"data.resolution={side}")) for side in (16, 32)]
     assert prices[1].train == 4 * prices[0].train > 0
     assert prices[0].nfe == 0
+    assert cost.cost(config(tmp_path, *small, *data, "evaluation=none")).nfe == 0
+
+
+def test_a_training_on_parts_of_images_costs_their_share_of_the_area(tmp_path):
+    from diffusion.experiment.task import cost
+
+    small = ["data=image_folder", "data.root=x", "network=unet_small", "network.middle_attention=false"]
+    whole, part = (
+        cost.cost(config(tmp_path, *small, *words)) for words in ([], ["augmentation=crop", "augmentation.share=0.25"])
+    )
+    assert part.train == whole.train / 16
+    assert part.sample == whole.sample
 
 
 def test_what_draws_nothing_is_scored_without_a_seed(tmp_path):

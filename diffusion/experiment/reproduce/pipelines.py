@@ -1,4 +1,5 @@
-"""Cells that score a pipeline: the cell's training is the last stage, runs that it needs are the others."""
+"""Cells that score a pipeline: the cell's training is the last stage but for upsamplers, runs that it needs are the
+others."""
 
 from __future__ import annotations
 
@@ -26,8 +27,9 @@ def is_pipeline(evaluate: Sequence[str]) -> bool:
 
 
 def scored(evaluate: Sequence[str], folder: Path) -> list[str]:
-    """The overrides of an evaluation with the run that it scores, trained in ``folder``: a pipeline's last stage, where
-    there is ``pipeline=``, and each ``pipeline.<stage>.run=${needed:<role>}`` as the run of that need.
+    """The overrides of an evaluation with the run that it scores, trained in ``folder``; where there is ``pipeline=``
+    that is the last stage but for upsamplers, and each ``${needed:<role>}`` is the run of that need, as the config of
+    an upsampler, with which its images are scored, has other needs.
 
     Raises:
         ConfigError: a need that the training does not have.
@@ -42,13 +44,13 @@ def scored(evaluate: Sequence[str], folder: Path) -> list[str]:
             return match[0]
         if match[1] not in needs:
             raise ConfigError(
-                f"this cell's training has no needs.{match[1]}, the run of a stage; add needs.{match[1]}=[...] to train"
+                f"this cell's training has no needs.{match[1]}, the run that ${{needed:{match[1]}}} is; add "
+                f"needs.{match[1]}=[...] to train"
             )
         return quote(os.path.abspath(str(needs[match[1]].run)))
 
     last = STAGES[str(text_of(list(evaluate), "pipeline"))][-1]
-    lines = [NEEDED.sub(place, line) if line.startswith("pipeline.") else line for line in evaluate]
-    return ["run=null", f"pipeline.{last}.run={run}", *lines]
+    return ["run=null", f"pipeline.{last}.run={run}", *(NEEDED.sub(place, line) for line in evaluate)]
 
 
 def write_run(folder: Path, cfg: DictConfig, needs: bool) -> None:

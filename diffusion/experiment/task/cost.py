@@ -14,7 +14,7 @@ from diffusion.experiment.build.build import build
 from diffusion.experiment.config.module_rules import SCORERS
 from diffusion.experiment.config.plain import class_name, section
 from diffusion.experiment.config.rooms import draws, trains_autoencoder
-from diffusion.experiment.run.stages import is_staged, stages
+from diffusion.experiment.run.stages import STAGES, is_staged, stages
 from diffusion.guidance.base import guide
 from diffusion.sampler.exponential.dpm_solver_v3 import DPMSolverV3Sampler
 from diffusion.training.flops import STEP, count, network_flops
@@ -34,24 +34,30 @@ class Cost:
 def cost(cfg: DictConfig) -> Cost:
     """Of a training config with the sampler, guidance and evaluation of the cell in place.
 
-    Of a pipeline that of its last stage's training, and the calls of all stages for a sample. A call's arithmetic is
-    counted on the network itself, without memory or time: two for each multiplication with its addition; a training
-    step is taken as three calls. Element-wise work is not counted.
+    Of a pipeline that of its last stage's training but for upsamplers, and the calls of all stages for a sample. A
+    call's arithmetic is counted on the network itself, without memory or time: two for each multiplication with its
+    addition; a training step is taken as three calls. Element-wise work is not counted.
     """
-    drawing = {"": cfg} if not is_staged(cfg) else stages(cfg)
-    if is_staged(cfg) and cfg.pipeline.get("embedding", "prior") != "prior":
-        del drawing["prior"]  # which draws nothing then
-    once = flops(cfg)
+    drawing, trained = {"": cfg}, cfg
+    if is_staged(cfg):
+        drawing = stages(cfg)
+        trained = drawing[STAGES[str(cfg.pipeline.kind)][-1]]
+        if cfg.pipeline.get("embedding", "prior") != "prior":
+            del drawing["prior"]  # which draws nothing then
+    once = flops(trained)
     calls: float | None = 0.0
     each = 0.0 if draws(cfg) else once
-    for name, own in drawing.items() if class_name(section(cfg, "evaluation")) not in SCORERS else ():
+    sampled = draws(cfg) and class_name(section(cfg, "evaluation")) not in SCORERS
+    for name, own in drawing.items() if sampled else ():
         passes = network_calls(own)
         times = int(cfg.pipeline.candidates) if name == "prior" else 1
         calls = None if calls is None or passes is None else calls + times * passes
         each += times * (passes or 0.0) * flops(own)
     samples = int(cfg.evaluation.get("num_samples") or 0) * int(cfg.evaluation.get("repeats", 1))  # 0 of a likelihood
-    batches = int(cfg.trainer.max_steps) * int(cfg.trainer.get("accumulate_grad_batches", 1))
-    return Cost(calls, STEP * once * batches * int(cfg.data.batch_size), each * samples)
+    batches = int(trained.trainer.max_steps) * int(trained.trainer.get("accumulate_grad_batches", 1))
+    changed = section(trained, "augmentation")
+    area = float(changed["share"]) ** 2 if class_name(changed) == "CropAugmentation" else 1.0
+    return Cost(calls, STEP * once * area * batches * int(trained.data.batch_size), each * samples)
 
 
 def network_calls(cfg: DictConfig) -> float | None:
