@@ -151,6 +151,12 @@ def _mmps(solver: str, iterations: int) -> tuple[Ours, Theirs]:
     return ours(MMPSGuidance, noise=NOISE, iterations=iterations, solver=solver), theirs(peer)
 
 
+def _diffpir(sigma_data: float | None) -> tuple[Ours, Theirs]:
+    """azula's knows no spread of the data."""
+    peer = theirs(lambda d, rows: DiffPIRDenoiser(d, rows.y, rows, NOISE**2, 1.0, "cg", 20))
+    return ours(DiffPIRGuidance, noise=NOISE, weight=1.0, zeta=0.0, sigma_data=sigma_data), peer
+
+
 METHODS: dict[str, tuple[Ours, Theirs]] = {
     "dps": (
         ours(DPSGuidance, AncestralSampler, scale=3.0),
@@ -165,10 +171,8 @@ METHODS: dict[str, tuple[Ours, Theirs]] = {
         ours(TMPDGuidance, noise=NOISE),
         theirs(lambda d, rows: TMPDenoiser(d, rows.y, rows, NOISE**2)),
     ),
-    "diffpir": (
-        ours(DiffPIRGuidance, noise=NOISE, weight=1.0, zeta=0.0),
-        theirs(lambda d, rows: DiffPIRDenoiser(d, rows.y, rows, NOISE**2, 1.0, "cg", 20)),
-    ),
+    "diffpir": _diffpir(1.0),
+    "diffpir_without_sigma_data": _diffpir(None),
 }
 
 
