@@ -60,7 +60,9 @@ def _bare(x: Tensor) -> dict[str, tuple[Operator, Map, Map]]:
     random, hidden = torch.rand(2, *size)
     shown, signs, gain = (hidden > 0.5).float(), (random > 0.5).float() * 2 - 1, torch.rand(size[0], size[1] // 2 + 1)
     columns, radon = (torch.rand(size[1]) > 0.5).float(), RadonOperator(30)
-    grid = F.affine_grid(torch.randn(30, 2, 3), [30, 1, *size], align_corners=False)
+    turn = torch.arange(30) * (torch.pi / 30)
+    rows = [torch.stack([turn.cos(), -turn.sin(), 0 * turn], -1), torch.stack([turn.sin(), turn.cos(), 0 * turn], -1)]
+    grid = F.affine_grid(torch.stack(rows, 1), [30, 1, *size], align_corners=False)
 
     def filtered(z: Tensor) -> Tensor:
         return torch.fft.irfft2(torch.fft.rfft2(z) * gain, s=size)
