@@ -54,7 +54,7 @@ def rows(budget: float = 240.0) -> list[Row]:
     return [*_operators(budget / 3), *_steps(2 * budget / 3)]
 
 
-def _bare(x: Tensor) -> dict[str, tuple[Operator, Map, Map]]:
+def bare_maps(x: Tensor) -> dict[str, tuple[Operator, Map, Map]]:
     """Operators, and what torch would be asked for by hand: the map and its adjoint."""
     size = tuple(x.shape[-2:])
     random, hidden = torch.rand(2, *size)
@@ -107,7 +107,7 @@ def _bare(x: Tensor) -> dict[str, tuple[Operator, Map, Map]]:
 def _operators(budget: float) -> list[Row]:
     x = torch.randn(BATCH, 3, 64, 64)
     found = []
-    pairs = _bare(x)
+    pairs = bare_maps(x)
     for name, (operator, there, back) in pairs.items():
         y = operator(x)
 

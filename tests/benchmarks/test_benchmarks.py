@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import guard, harness, report, text_to_image
+from benchmarks import guard, harness, inverse, report, text_to_image
 from benchmarks.__main__ import machine, plain
 from benchmarks.harness import Row, Timing, counts, race, ratio
 from benchmarks.loops import Paused
@@ -203,3 +203,13 @@ def test_text_to_image_is_measured_on_networks_that_agree(tmp_path: Path) -> Non
     theirs = pipeline("a house", num_inference_steps=2, guidance_scale=text_to_image.SCALE, output_type="np").images
     assert theirs.shape == (1, *[8 * text_to_image.SIZE] * 2, 3)
     assert model.sample(1, text="a house", steps=2, batch_size=1).shape[2:] == theirs.shape[1:3]
+
+
+@pytest.mark.slow
+def test_operators_and_posterior_steps_are_measured() -> None:
+    x = torch.randn(2, 3, 64, 64)
+    for name, (operator, there, back) in inverse.bare_maps(x).items():  # by hand: of the operator's shapes
+        y = operator(x)
+        assert there(x).shape == y.shape, name
+        assert back(y).shape == operator.adjoint(y, tuple(x.shape)).shape == x.shape, name
+    assert {row.name for row in inverse.rows(budget=0.1)} == {"21", "22"}
