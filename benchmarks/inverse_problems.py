@@ -49,10 +49,10 @@ METHODS: dict[str, tuple[Any, Any, str]] = {
     ),
     "diffpir, zeta 0.1": (DiffPIRGuidance, DDIMSampler(100), "100 levels"),
     "diffpir, zeta 1": (partial(DiffPIRGuidance, zeta=1.0), DDIMSampler(100), "100 levels"),
-    "ddnm_plus": (DDNMPlusGuidance, DDIMSampler(100), "100 levels"),
+    "ddnm_plus, ancestral": (partial(DDNMPlusGuidance, eta=None), DDIMSampler(100), "100 levels"),
     "ddrm": (DDRMGuidance, DDIMSampler(20), "20 levels"),
-    "daps, ode_steps 1": (partial(DAPSGuidance, ode_steps=1), DDIMSampler(100), "100 levels"),
-    "daps, ode_steps 5": (DAPSGuidance, DDIMSampler(100), "100 levels"),
+    "daps, exact, ode_steps 1": (partial(DAPSGuidance, exact=True, ode_steps=1), DDIMSampler(100), "100 levels"),
+    "daps, exact, ode_steps 5": (partial(DAPSGuidance, exact=True), DDIMSampler(100), "100 levels"),
     "twisted, 16 particles": (partial(TwistedGuidance, particles=16), DDIMSampler(100), "100 levels"),
     "twisted, 128 particles": (partial(TwistedGuidance, particles=128), DDIMSampler(100), "100 levels"),
 }

@@ -20,16 +20,24 @@ class DAPSGuidance(MeasuredStepGuidance):
     diffusion inverse problem solving with decoupled noise annealing, algorithm 1). The sampler gives the levels; the
     paper takes 200.
 
-    Where A is linear the draw is exact: u + s^2 A^T (s^2 A A^T + noise^2)^-1 (y + noise z' - A u) with u = x_0^ + s z.
-    Else it is Langevin dynamics, as in the paper.
+    The paper draws by Langevin dynamics from x_0^. In so few steps they stay near it where A does not see, and s is
+    large: for images that is the better restoration, and no draw. Where the decomposition of A is known, what all these
+    steps make is drawn at once, of the same law: each direction is an AR(1) process.
+
+    With ``exact`` and a linear A the draw is exact, u + s^2 A^T (s^2 A A^T + noise^2)^-1 (y + noise z' - A u) with
+    u = x_0^ + s z.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`; any operator.
-        noise: standard deviation of the measurement's noise; the paper's code puts 0.01 in its place where it is 0.05.
+        noise: standard deviation of the measurement's noise, of exact draws.
         ode_steps: Euler's, at levels evenly spaced in (sigma / alpha)^(1/7); 1 is E[x_0 | x].
-        langevin_steps: where A is not linear.
+        exact: draw exactly where A is linear; it is refused where A is not.
+        langevin_steps: of one draw.
         langevin_rate: of these at the first level; it falls to a hundredth of it, linearly over the levels. The code
-            has 2e-5 for high dynamic range and 5e-5 for phases.
+            has 5e-5 for boxes and phases, 2e-5 for high dynamic range, and 1e-4, which singular values near 1 do not
+            bear.
+        tau: what the Langevin dynamics take for the noise; the code's 0.01, for noise of 0.05, is 0.01 / 2^(1/2) here,
+            as its energy is not halved. ``None`` is ``noise``.
     """
 
     key = "guidance.daps"
@@ -43,8 +51,10 @@ class DAPSGuidance(MeasuredStepGuidance):
         simulate: bool = True,
         noise: float = 0.05,
         ode_steps: int = 5,
+        exact: bool = False,
         langevin_steps: int = 100,
-        langevin_rate: float = 1e-4,
+        langevin_rate: float = 5e-5,
+        tau: float | None = 0.007,
     ) -> None:
         if not (noise > 0 and ode_steps >= 1 and langevin_steps >= 1 and langevin_rate > 0):
             raise ValueError(
@@ -52,8 +62,15 @@ class DAPSGuidance(MeasuredStepGuidance):
                 f"noise={noise}, langevin_rate={langevin_rate}, ode_steps={ode_steps}, "
                 f"langevin_steps={langevin_steps}; set {self.key}"
             )
+        if not (tau is None or tau > 0):
+            raise ValueError(f"tau is above 0, or null for the noise's own deviation, got {tau}; set {self.key}.tau")
+        if exact and not operator.linear:
+            raise ValueError(
+                f"an exact draw is for linear operators and {type(operator).__name__} is not one; "
+                f"set {self.key}.exact=false"
+            )
         super().__init__(denoiser, operator, measurement, simulate, noise)
-        self.ode_steps = ode_steps
+        self.ode_steps, self.exact, self.tau = ode_steps, exact, tau
         self.langevin_steps, self.langevin_rate = langevin_steps, langevin_rate
 
     def predict(self, x: Tensor, t: float, cond: Cond) -> Prediction:
@@ -71,7 +88,7 @@ class DAPSGuidance(MeasuredStepGuidance):
     def step(self, visited: Visited, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         centre, spread = visited.prediction.x0, cur.noise
         y = self.y(centre)
-        if self.operator.linear:
+        if self.exact:
             x0 = centre + spread * randn_like(centre)
             residual = y - self.operator(x0)
             residual = residual + self.noise * randn_like(residual)
@@ -84,16 +101,40 @@ class DAPSGuidance(MeasuredStepGuidance):
 
     def _langevin(self, centre: Tensor, y: Tensor, spread: float, rate: float, randn_like: RandnLike) -> Tensor:
         """Unadjusted, from the centre: x - rate grad U + sqrt(2 rate) z with U of the two Gaussians."""
-        x = centre
+        x, noise = centre, self.noise if self.tau is None else self.tau
+        if self.operator.decomposed:
+            return self._at_once(centre, y, (spread, noise), rate, randn_like)
         for _ in range(self.langevin_steps):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
                 energy = (leaf - centre).square().sum() / spread**2 + (
                     y - self.operator(leaf)
-                ).square().sum() / self.noise**2
+                ).square().sum() / noise**2
                 (slope,) = torch.autograd.grad(energy / 2, leaf)
             x = x - rate * slope + math.sqrt(2 * rate) * randn_like(x)
         return x
+
+    def _at_once(
+        self, centre: Tensor, y: Tensor, deviations: tuple[float, float], rate: float, randn_like: RandnLike
+    ) -> Tensor:
+        """Where n steps lead in a direction s_i: with k = rate (1 / s^2 + s_i^2 / noise^2) and a = 1 - k, from the
+        centre c to mean c + (1 - a^n) / k rate s_i (y_i - s_i c) / noise^2, variance 2 rate (1 - a^2n) / (1 - a^2)."""
+        spread, noise = deviations
+        count = self.langevin_steps
+
+        def kept(s: Tensor) -> Tensor:
+            return 1 - rate * (spread**-2 + s**2 / noise**2)
+
+        def pull(s: Tensor) -> Tensor:
+            return rate / noise**2 * (1 - kept(s) ** count) / (1 - kept(s))
+
+        def fresh(s: Tensor) -> Tensor:
+            square = kept(s) ** 2
+            whole = torch.where(square == 1, float(count), (1 - square**count) / (1 - square))
+            return (2 * rate * whole).sqrt()
+
+        residual = self.operator.adjoint(y - self.operator(centre), tuple(centre.shape))
+        return centre + self.operator.spectral(pull, residual) + self.operator.spectral(fresh, randn_like(centre))
 
 
 def _spaced(noise: float, steps: int) -> list[float]:

@@ -8,27 +8,35 @@ import torch
 from torch import Tensor
 
 from diffusion.guidance.base import StepReplay
-from diffusion.guidance.ddrm import SMALLEST
-from diffusion.guidance.measured_step import MeasuredStepGuidance, Visited
+from diffusion.guidance.ddnm import check_eta
+from diffusion.guidance.ddrm import SMALLEST, DDRMGuidance
+from diffusion.guidance.measured_step import Visited
 from diffusion.operator.base import Operator
 from diffusion.schedule.base import Level
 from diffusion.schedule.posterior import between
 from diffusion.types import Denoiser, RandnLike
 
 
-class DDNMPlusGuidance(MeasuredStepGuidance):
-    """DDNM with noise (Wang et al. 2023, eqs. 17-19), by ancestral steps of q(x_s | x_t, x_0), with mean b x_t + a x_0
-    and standard deviation p: x_0 = D - lambda A^+ (A D - y) with lambda = min(1, p s_i / (a noise)) in a singular
-    direction s_i, and fresh noise of variance p^2 - (a lambda noise / s_i)^2, so that x_s has the schedule's noise.
-    The sampler gives the levels; the paper takes 100.
+class DDNMPlusGuidance(DDRMGuidance):
+    """DDNM with noise (Wang et al. 2023, eqs. 17-19), in coordinates of A = U S V^T. The authors' code steps as
+    :class:`diffusion.guidance.ddrm.DDRMGuidance` with eta_b = 1, but that a direction which is measured by less than
+    ``lost`` has D + eta s' z: less noise than the level's, and with it the finest detail of what is blurred.
 
-    A direction with s_i below noise times the largest singular value (noise at most 1) counts as not measured: where
-    lambda is below 1, all noise that a step adds is that of y, the same at every step, and it adds up where fresh noise
-    averages out. The smaller s_i, the more levels that are.
+    With ``eta=None`` steps are ancestral, as in the paper, of q(x_s | x_t, x_0) with mean b x_t + a x_0 and standard
+    deviation p: x_0 = D - lambda A^+ (A D - y) with lambda = min(1, p s_i / (a noise)) in a singular direction s_i, and
+    fresh noise of variance p^2 - (a lambda noise / s_i)^2, so that x_s has the schedule's noise. Then a direction with
+    s_i below noise times the largest singular value (noise at most 1) counts as not measured: where lambda is below 1,
+    all noise that a step adds is that of y, the same at every step, and it adds up where fresh noise averages out. The
+    smaller s_i, the more levels that are.
+
+    The sampler gives the levels; the paper takes 100.
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`; operators whose decomposition is cheap.
         noise: standard deviation of the measurement's noise.
+        eta: in [0, 1], or ``None``.
+        lost: singular value below which a direction that is measured counts as lost, 0.03 in the code; with 0 every
+            direction has the noise of its level.
     """
 
     key = "guidance.ddnm_plus"
@@ -40,12 +48,20 @@ class DDNMPlusGuidance(MeasuredStepGuidance):
         measurement: Tensor | str,
         simulate: bool = True,
         noise: float = 0.05,
+        eta: float | None = 0.85,
+        lost: float = 0.03,
     ) -> None:
         if not noise > 0:
             raise ValueError(f"noise is above 0, got {noise}; set {self.key}.noise, or choose guidance=ddnm")
-        super().__init__(denoiser, operator, measurement, simulate, noise)
+        if not lost >= 0:
+            raise ValueError(f"lost is 0 or above, got {lost}; set {self.key}.lost")
+        check_eta(eta, self.key)
+        super().__init__(denoiser, operator, measurement, simulate, noise, 0.0 if eta is None else eta)
+        self.ancestral, self.lost = eta is None, lost
 
     def step(self, visited: Visited, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        if not self.ancestral:
+            return super().step(visited, cur, nxt, replay, randn_like)
         x, prediction = visited
         law = between(cur, nxt)
         b, a, variance = float(law.x), float(law.x0), float(law.small)

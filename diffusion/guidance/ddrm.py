@@ -49,12 +49,13 @@ class DDRMGuidance(MeasuredStepGuidance):
                 f"set {self.key}"
             )
         super().__init__(denoiser, operator, measurement, simulate, noise)
-        self.eta, self.eta_b = eta, eta_b
+        self.eta, self.eta_b, self.lost = eta, eta_b, 0.0
 
     def step(self, visited: Visited, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         x, prediction = visited
         shape, spread = tuple(x.shape), nxt.noise
         keep = math.sqrt(1 - self.eta**2) * spread
+        least = max(SMALLEST, self.lost)
 
         def late(s: Tensor) -> Tensor:
             """s' < r_i, of what is measured"""
@@ -64,15 +65,19 @@ class DDRMGuidance(MeasuredStepGuidance):
             """of A^T (y - A D), which is s_i^2 (y_i - D)"""
             known = s.clamp_min(SMALLEST)
             weight = torch.where(late(s), keep * known / self.noise if self.noise > 0 else 0.0, self.eta_b)
-            return torch.where(s < SMALLEST, 0.0, weight / known**2)
+            return torch.where(s < least, 0.0, weight / known**2)
+
+        def kept(s: Tensor) -> Tensor:
+            lost = (s > 0) & (s < self.lost)
+            return torch.where((s < SMALLEST) & ~lost, keep, 0.0)
 
         def fresh(s: Tensor) -> Tensor:
             left = spread**2 - (self.noise * self.eta_b / s.clamp_min(SMALLEST)) ** 2
-            return torch.where((s < SMALLEST) | late(s), self.eta * spread, left.clamp_min(0).sqrt())
+            return torch.where((s < least) | late(s), self.eta * spread, left.clamp_min(0).sqrt())
 
         residual = self.operator.adjoint(self.y(x) - self.operator(prediction.x0), shape)
         made = prediction.x0 + self.operator.spectral(towards, residual)
-        made = made + self.operator.spectral(lambda s: torch.where(s < SMALLEST, keep, 0.0), prediction.eps)
+        made = made + self.operator.spectral(kept, prediction.eps)
         return nxt.alpha * (made + self.operator.spectral(fresh, randn_like(x)))
 
 

@@ -50,6 +50,11 @@ class Operator(ABC):
     def _made(self) -> dict[tuple[object, ...], Tensor]:
         return {}
 
+    @property
+    def decomposed(self) -> bool:
+        """Its singular value decomposition is known: :meth:`spectral` can be called."""
+        return type(self).spectral is not Operator.spectral
+
     def spectral(self, f: Filter, x: Tensor) -> Tensor:
         """V f(S) V^T x with A = U S V^T, for what weighs each singular direction of an image by itself.
 

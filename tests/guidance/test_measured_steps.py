@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
 from diffusion.guidance.daps import DAPSGuidance
+from diffusion.guidance.ddnm import DDNMGuidance
 from diffusion.guidance.ddnm_plus import DDNMPlusGuidance
 from diffusion.guidance.ddrm import DDRMGuidance
 from diffusion.guidance.mcg import MCGGuidance
@@ -43,7 +45,11 @@ def pair(kind, sampler, y: float, schedule=SCHEDULE, **settings) -> Tensor:
 
 
 @pytest.mark.parametrize("operator", [MaskOperator(box=[0, 0, 2, 2]), DownsampleOperator(2), BlurOperator(0.8)])
-@pytest.mark.parametrize("kind", [DDRMGuidance, DDNMPlusGuidance])
+@pytest.mark.parametrize(
+    "kind",
+    [DDRMGuidance, partial(DDNMPlusGuidance, lost=0.0), partial(DDNMPlusGuidance, eta=None)],
+    ids=["ddrm", "ddnm_plus", "ddnm_plus of the paper"],
+)
 @pytest.mark.parametrize(("start", "end"), [(0.9, 0.8), (0.3, 0.2), (0.04, 0.02)])
 def test_one_step_keeps_the_schedules_noise_whatever_was_measured(operator, kind, start: float, end: float) -> None:
     """Data that are one known image: over the noise of measurement and state, x_s ~ N(alpha x_0, sigma^2 I)."""
@@ -84,7 +90,7 @@ def test_daps_centres_on_the_odes_end_or_on_the_mean() -> None:
 
 def test_daps_keeps_the_hidden_variance_by_the_mean() -> None:
     """At every level (2 + 2 s^2 + s^4) / (2 + s^2), which tends to 1; around the ODE's end it would be 2."""
-    out = pair(DAPSGuidance, DDIMSampler(60), 1.0, noise=0.05, ode_steps=1)
+    out = pair(DAPSGuidance, DDIMSampler(60), 1.0, noise=0.05, ode_steps=1, exact=True)
     assert float(out[:, 1].var()) == pytest.approx(1, abs=0.1)
     assert float(out[:, 0].mean()) == pytest.approx(1, abs=0.02)
 
@@ -92,7 +98,8 @@ def test_daps_keeps_the_hidden_variance_by_the_mean() -> None:
 def test_daps_draws_from_the_product_of_both_gaussians() -> None:
     """x_0 given the centre and y, by dense algebra: covariance (I / s^2 + A^T A / noise^2)^-1."""
     operator, draw, noise = DownsampleOperator(2), normal(), 0.2
-    guided = DAPSGuidance(GaussianDenoiser(SCHEDULE), operator, torch.ones(1, 1, 2, dtype=torch.float64), False, noise)
+    y = torch.ones(1, 1, 2, dtype=torch.float64)
+    guided = DAPSGuidance(GaussianDenoiser(SCHEDULE), operator, y, False, noise, exact=True)
     cur, clean = SCHEDULE.level(0.4), SCHEDULE.level(0.0)
     x = torch.full((COUNT, 1, 2, 4), 0.7, dtype=torch.float64)
     centre = guided(x, cur.t).x0[0].flatten()
@@ -103,6 +110,63 @@ def test_daps_draws_from_the_product_of_both_gaussians() -> None:
     scale = float(covariance.diagonal().max())
     torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=5 * math.sqrt(scale / COUNT))
     torch.testing.assert_close(torch.cov(drawn.T), covariance, rtol=0, atol=7 * scale / math.sqrt(COUNT))
+
+
+class Undecomposed(DownsampleOperator):
+    """Means over squares, whose decomposition is not known: every step of the dynamics is taken."""
+
+    decomposed = False
+
+
+@pytest.mark.parametrize("operator", [DownsampleOperator(2), Undecomposed(2), BlurOperator(0.8)])
+def test_daps_draws_what_its_langevin_dynamics_reach(operator) -> None:
+    """Mean and covariance of x_0 after 5 steps, each taken by dense algebra."""
+    draw, tau, rate, steps = normal(), 0.3, 0.02, 5
+    y = operator(torch.ones(1, 1, 2, 4, dtype=torch.float64))
+    settings = {"ode_steps": 1, "langevin_steps": steps, "langevin_rate": rate, "tau": tau}
+    guided = DAPSGuidance(GaussianDenoiser(SCHEDULE), operator, y, False, **settings)
+    cur, clean = SCHEDULE.level(0.4), SCHEDULE.level(0.0)
+    x = torch.full((COUNT, 1, 2, 4), 0.7, dtype=torch.float64)
+    centre = guided(x, cur.t).x0[0].flatten()
+    drawn = guided.after(x, cur, clean, SimpleNamespace(taken=0, left=1), draw).flatten(1)
+    A = operator(torch.eye(8, dtype=torch.float64).reshape(8, 1, 2, 4)).flatten(1).T
+    mean, covariance = centre, torch.zeros(8, 8, dtype=torch.float64)
+    kept = torch.eye(8, dtype=torch.float64) * (1 - rate / cur.noise**2) - rate * A.T @ A / tau**2
+    for _ in range(steps):
+        mean = kept @ mean + rate * (centre / cur.noise**2 + A.T @ y.flatten() / tau**2)
+        covariance = kept @ covariance @ kept.T + 2 * rate * torch.eye(8, dtype=torch.float64)
+    scale = float(covariance.diagonal().max())
+    torch.testing.assert_close(drawn.mean(0), mean, rtol=0, atol=5 * math.sqrt(scale / COUNT))
+    torch.testing.assert_close(torch.cov(drawn.T), covariance, rtol=0, atol=7 * scale / math.sqrt(COUNT))
+
+
+def test_ddnm_plus_has_less_noise_where_a_blur_leaves_nothing() -> None:
+    """Of the code: eta^2 of the level's variance in the frequencies of which the blur leaves less than ``lost``."""
+    draw, x0, operator = normal(), torch.zeros(1, 1, 4, 4, dtype=torch.float64), BlurOperator(1.0)
+    cur, nxt, point = SCHEDULE.level(0.3), SCHEDULE.level(0.2), torch.zeros_like(x0)
+    point[..., 0, 0] = 1
+    left = torch.fft.fft2(operator(point)).abs().flatten()
+    guided = DDNMPlusGuidance(GaussianDenoiser(SCHEDULE, x0, 0.0), operator, operator(x0), False, 0.05, lost=0.1)
+    x = cur.sigma * draw(x0.expand(COUNT, -1, -1, -1))
+    guided(x, cur.t)
+    reached = guided.after(x, cur, nxt, SimpleNamespace(taken=1, left=1), draw) / nxt.sigma
+    power = torch.fft.fft2(reached, norm="ortho").abs().square().mean((0, 1)).flatten()
+    assert 0 < int((left < 0.1).sum()) < 16
+    torch.testing.assert_close(power[left < 0.1], torch.full_like(power[left < 0.1], 0.85**2), rtol=0.05, atol=0)
+
+
+def test_ddnm_keeps_the_schedules_noise() -> None:
+    """A known image measured without noise: x_s ~ N(alpha x_0, sigma^2 I), hidden or not."""
+    draw, operator = normal(), DownsampleOperator(2)
+    truth = draw(torch.empty(1, 1, 4, 4, dtype=torch.float64))
+    guided = DDNMGuidance(GaussianDenoiser(SCHEDULE, truth, 0.0), operator, operator(truth), simulate=False)
+    cur, nxt = SCHEDULE.level(0.5), SCHEDULE.level(0.4)
+    x = cur.alpha * truth + cur.sigma * draw(truth.expand(COUNT, -1, -1, -1))
+    guided(x, cur.t)
+    reached = guided.after(x, cur, nxt, SimpleNamespace(taken=1, left=1), draw).flatten(1)
+    torch.testing.assert_close(reached.mean(0), nxt.alpha * truth.flatten(), rtol=0, atol=5 * nxt.sigma / COUNT**0.5)
+    covariance = torch.cov(reached.T) / nxt.sigma**2
+    torch.testing.assert_close(covariance, torch.eye(16, dtype=torch.float64), rtol=0, atol=6 / COUNT**0.5)
 
 
 @pytest.mark.parametrize("operator", [ClipOperator(2.0), PhaseOperator(1.5)])
@@ -119,6 +183,7 @@ def test_daps_explains_what_is_not_linear(operator) -> None:
         ode_steps=3,
         langevin_steps=40,
         langevin_rate=2e-3,
+        tau=None,
     )
     free = DDIMSampler(15)(GaussianDenoiser(SCHEDULE, 0.3, 0.8), draw(truth))
     out = DDIMSampler(15)(guided, draw(truth), randn_like=draw)
@@ -137,7 +202,11 @@ def test_mcg_ends_on_the_measurement_and_leaves_independent_pixels_alone() -> No
     [
         (lambda *given: DDRMGuidance(*given, eta=1.5), r"guidance\.ddrm"),
         (lambda *given: DDNMPlusGuidance(*given, noise=0.0), r"guidance\.ddnm_plus\.noise"),
+        (lambda *given: DDNMPlusGuidance(*given, lost=-0.1), r"guidance\.ddnm_plus\.lost"),
+        (lambda *given: DDNMGuidance(*given, eta=1.5), r"eta lies in \[0, 1\], or is null .*guidance\.ddnm\.eta"),
         (lambda *given: DAPSGuidance(*given, ode_steps=0), r"guidance\.daps"),
+        (lambda *given: DAPSGuidance(*given, tau=0.0), r"guidance\.daps\.tau"),
+        (lambda d, _, y: DAPSGuidance(d, ClipOperator(2.0), y, exact=True), r"guidance\.daps\.exact=false"),
         (lambda *given: MCGGuidance(*given, scale=-1.0), r"guidance\.mcg\.scale"),
         (lambda *given: DDRMGuidance(*given)(given[2], torch.tensor([0.5])), "all samples at one time"),
     ],

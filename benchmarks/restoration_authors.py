@@ -1,0 +1,166 @@
+"""python -m benchmarks.restoration_authors run=<run> code=<folder> [data=<folder>] [images=16] [tasks=[]] [methods=[]]
+
+Posterior samplers beside their authors' own code: one trained network of pixels with its predictions clipped, the same
+held-out images, measurements with noise 0.05 and as many network calls; the fresh noise differs. ``code`` holds the
+authors' repositories, each in a folder of its own name, at the commits of ``REPOSITORIES``; theirs read opencv,
+scikit-image and torchdiffeq, where they are not installed only what is not called here is missing.
+
+For each task and method: PSNR of the images in [0, 1] (means over images, of restorations clipped to that range), the
+mean and standard error of our PSNR minus theirs over images, NMSE, and processor seconds an image.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+import diffusion
+from benchmarks.authors_code import Peer, daps, ddnm, ddrm, dps, psld, resample
+from benchmarks.restoration_peers import NOISE, TASKS, Ours, Problem, ours
+from diffusion.evaluation.restoration import UNIT, scores
+from diffusion.experiment.build.build import build_data
+from diffusion.experiment.run.saved_config import read_resolved
+from diffusion.guidance import (
+    ClipGuidance,
+    DAPSGuidance,
+    DDNMGuidance,
+    DDNMPlusGuidance,
+    DDRMGuidance,
+    DPSGuidance,
+    MCGGuidance,
+    PSLDGuidance,
+    ReSampleGuidance,
+)
+from diffusion.operator import DownsampleOperator, Operator
+from diffusion.randomness import MEASUREMENT, SAMPLING, KeyedRandomness
+from diffusion.sampler import AncestralSampler, DDIMSampler
+from diffusion.spacing import KarrasSpacing
+from diffusion.types import Cond, Denoiser
+
+REPOSITORIES = {
+    "ddrm": "github.com/bahjat-kawar/ddrm at 32b6b3c",
+    "DDNM": "github.com/wyhuai/DDNM at 00b58ea",
+    "DAPS": "github.com/zhangbingliang2019/DAPS at 098df6b",
+    "diffusion-posterior-sampling": "github.com/DPS2022/diffusion-posterior-sampling at effbde7",
+    "PSLD": "github.com/LituRout/PSLD at d734647",
+    "resample": "github.com/soominkwon/resample at 3e332b2",
+}
+
+
+@dataclass
+class Settings:
+    """Command line: run, the authors' code, the folder of the data (the run's own where ``None``), and what to run."""
+
+    run: str = "???"
+    code: str = "???"
+    data: str | None = None
+    images: int = 16
+    tasks: list[str] = field(default_factory=lambda: list(TASKS))
+    methods: list[str] = field(default_factory=lambda: list(METHODS))
+
+
+def _annealed(steps: int) -> DDIMSampler:
+    """The levels of DAPS."""
+    return DDIMSampler(steps, KarrasSpacing(noise_min=0.1, noise_max=100.0))
+
+
+def _daps(denoiser: Denoiser, problem: Problem, cond: Cond, ode_steps: int) -> Tensor:
+    """With the code's rate at x4, which singular values of 1/4 bear."""
+    rate = 1e-4 if isinstance(problem.operator, DownsampleOperator) else 5e-5
+    settings = {"noise": NOISE, "ode_steps": ode_steps, "langevin_rate": rate}
+    return ours(DAPSGuidance, _annealed, **settings)(denoiser, problem, cond)
+
+
+Theirs = Callable[[Peer], Tensor]
+
+METHODS: dict[str, tuple[int, Ours, Theirs]] = {
+    "ddrm": (20, ours(DDRMGuidance, noise=NOISE), ddrm),
+    "ddnm": (50, ours(DDNMGuidance, AncestralSampler), partial(ddnm, plus=False)),
+    "ddnm_plus": (50, ours(DDNMPlusGuidance, noise=NOISE), partial(ddnm, plus=True)),
+    "dps": (50, ours(DPSGuidance, AncestralSampler, scale=3.0), partial(dps, method="ps", scale=3.0)),
+    "mcg": (50, ours(MCGGuidance, AncestralSampler, scale=3.0), partial(dps, method="mcg", scale=3.0)),
+    "daps_ode1": (50, partial(_daps, ode_steps=1), partial(daps, ode_steps=1)),
+    "daps_ode5": (10, partial(_daps, ode_steps=5), partial(daps, ode_steps=5)),
+    "psld": (50, ours(PSLDGuidance, scale=1.0, gluing=0.1), partial(psld, omega=1.0, gamma=0.1)),
+    "resample": (50, ours(ReSampleGuidance, noise=NOISE), resample),
+}
+"""Steps, ours and theirs."""
+EXACT = ("ddnm", "mcg")
+"""Those that undo A exactly, which a blur does not allow."""
+
+
+class Counted:
+    """A denoiser that counts its calls of an image."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        self.inner, self.schedule, self.images = inner, inner.schedule, 0
+
+    def __call__(self, x: Tensor, t: Any, cond: Cond) -> Any:
+        self.images += len(x)
+        return self.inner(x, t, cond)
+
+
+def each(restored: Tensor, truth: Tensor) -> dict[str, Tensor]:
+    """PSNR and NMSE of every image, (B,)."""
+    pairs = zip((restored.float().clamp(-1, 1) + 1) / 2, (truth + 1) / 2, strict=True)
+    found = [scores(made[None], image, UNIT) for made, image in pairs]
+    return {name: torch.tensor([float(row[name]) for row in found]) for name in ("psnr", "nmse")}
+
+
+def main(arguments: Sequence[str]) -> None:
+    schema = OmegaConf.structured(Settings)
+    settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_cli(list(arguments))))
+    assert isinstance(settings, Settings)
+    config = read_resolved(Path(settings.run))
+    config.data.root = settings.data or config.data.root
+    held_out = build_data(config).split("test")
+    model: Any = diffusion.load(settings.run)
+    conds = {count: model.conditioner(held_out.batch(torch.arange(count))).drop() for count in (1, settings.images)}
+    batch = held_out.batch(torch.arange(settings.images))
+    truth, index = batch["image"], batch["index"]
+    noise = KeyedRandomness(index, seed=0, stream=SAMPLING).randn_like(truth)
+    print(
+        "| task | method | calls | PSNR, ours | theirs | difference | NMSE, ours | theirs | s an image, ours | theirs |"
+    )
+    print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for task in settings.tasks:
+        operator: Operator = TASKS[task]
+        clean = operator(truth)
+        y = clean + NOISE * KeyedRandomness(index, seed=0, stream=MEASUREMENT).randn_like(clean)
+        for name in settings.methods:
+            if task == "blur" and name in EXACT:
+                continue
+            steps, own, peer = METHODS[name]
+            problem = Problem(operator, y, noise, steps)
+            found, seconds, counts = [], [], []
+            denoisers = [Counted(ClipGuidance(model.denoiser)) for _ in range(2)]
+            runs: list[Callable[[], Tensor]] = [
+                partial(own, denoisers[0], problem, conds[len(truth)]),
+                partial(peer, Peer(denoisers[1], problem, conds, Path(settings.code))),
+            ]
+            for run, denoiser in zip(runs, denoisers, strict=True):
+                torch.manual_seed(0)
+                began = time.process_time()
+                found.append(each(run().detach(), truth))
+                seconds.append((time.process_time() - began) / len(truth))
+                counts.append(denoiser.images / len(truth))
+            apart = found[0]["psnr"] - found[1]["psnr"]
+            spread = f"{apart.mean():+.2f} ± {apart.std() / math.sqrt(len(apart)):.2f}"
+            numbers = [f"{side['psnr'].mean():.2f}" for side in found] + [spread]
+            numbers += [f"{side['nmse'].mean():.3f}" for side in found] + [f"{value:.2f}" for value in seconds]
+            count = " / ".join(f"{value:g}" for value in counts)
+            print(f"| {task} | `{name}` | {count} | {' | '.join(numbers)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
