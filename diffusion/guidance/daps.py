@@ -122,16 +122,18 @@ class DAPSGuidance(MeasuredStepGuidance):
         spread, noise = deviations
         count = self.langevin_steps
 
-        def kept(s: Tensor) -> Tensor:
-            return 1 - rate * (spread**-2 + s**2 / noise**2)
+        def falls(s: Tensor) -> Tensor:
+            """k, which float32 would lose beside 1"""
+            return rate * (spread**-2 + s.double() ** 2 / noise**2)
 
         def pull(s: Tensor) -> Tensor:
-            return rate / noise**2 * (1 - kept(s) ** count) / (1 - kept(s))
+            k = falls(s)
+            return (rate / noise**2 * (1 - (1 - k) ** count) / k).to(s.dtype)
 
         def fresh(s: Tensor) -> Tensor:
-            square = kept(s) ** 2
-            whole = torch.where(square == 1, float(count), (1 - square**count) / (1 - square))
-            return (2 * rate * whole).sqrt()
+            k = falls(s)
+            whole = torch.where(k == 2, float(count), (1 - (1 - k) ** (2 * count)) / (k * (2 - k)))
+            return (2 * rate * whole).sqrt().to(s.dtype)
 
         residual = self.operator.adjoint(y - self.operator(centre), tuple(centre.shape))
         return centre + self.operator.spectral(pull, residual) + self.operator.spectral(fresh, randn_like(centre))

@@ -14,10 +14,14 @@ def check(items: Items, columns: Any, plot: Any) -> None:
     """What :func:`write` would refuse whatever the numbers are.
 
     Raises:
-        ReportError: an unknown column or setting.
+        ReportError: an unknown column or setting; two items that would be one mark of the plot.
     """
     choose(columns, items, "columns")
-    choose(plot, items, "plot", most=2)
+    settings = choose(plot, items, "plot", most=2)
+    if len(settings) > 1:
+        from diffusion.reporting.paper_plot import check_places
+
+        check_places(items, settings)
 
 
 def write(items: Items, columns: Any, plot: Any, table: Path, figure: Path) -> tuple[list[str], list[Path]]:

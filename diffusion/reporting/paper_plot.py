@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from diffusion.errors import ReportError
@@ -30,6 +30,25 @@ WIDEST = 20
 """Letters of a name of which two stand side by side below a panel."""
 
 
+COUNTED = ("sampler", "spacing", "guidance", "evaluation", "pipeline")
+"""Groups of settings that say how many calls of the network a sample takes."""
+
+
+def check_places(items: Items, settings: Named) -> None:
+    """Before anything is measured. An item without its NFE is placed by the settings that make it.
+
+    Raises:
+        ReportError: several items of two settings in one place.
+    """
+
+    def placed(item: Item) -> Item:
+        made = [f"{key}={item.settings.get(key)}" for key in items.varied if key.partition(".")[0] in COUNTED]
+        return replace(item, settings={**item.settings, NFE: item.settings.get(NFE) or " ".join(made)})
+
+    known = replace(items, items=[placed(item) for item in items.items])
+    _check_places(_points(known, settings)[0], settings, items)
+
+
 def draw(items: Items, settings: Named, metrics: Named) -> tuple[Any, list[str]]:
     """A panel for each metric over the first setting.
 
@@ -52,7 +71,7 @@ def draw(items: Items, settings: Named, metrics: Named) -> tuple[Any, list[str]]
         if without := [point.item for point in points if name not in point.values]:
             notes.append(f"Not in the plot, without {name}: {missing(without)}.")
     if len(settings) > 1:
-        _check_places(points, settings, items)
+        _check_places([point for point in points if point.values], settings, items)
     return _figure(points, settings, panels, items), notes
 
 
@@ -90,8 +109,6 @@ def _label(key: str, value: str) -> str:
 def _check_places(points: Sequence[Point], settings: Named, items: Items) -> None:
     seen: dict[tuple[str, str], Item] = {}
     for point in points:
-        if not point.values:
-            continue
         other = seen.setdefault((point.x, point.series), point.item)
         if other is not point.item:
             pair = (other.settings, point.item.settings)

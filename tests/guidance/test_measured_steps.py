@@ -169,6 +169,15 @@ def test_ddnm_keeps_the_schedules_noise() -> None:
     torch.testing.assert_close(covariance, torch.eye(16, dtype=torch.float64), rtol=0, atol=6 / COUNT**0.5)
 
 
+def test_daps_bears_directions_of_which_nothing_is_left() -> None:
+    """In float32, at a level of little signal: steps that move a direction by 10^-9 of itself."""
+    draw, x = normal(), torch.zeros(2, 1, 16, 16)
+    guided = DAPSGuidance(GaussianDenoiser(SCHEDULE), BlurOperator(1.5), torch.zeros(1, 16, 16), False)
+    level = SCHEDULE.level(SCHEDULE.time(100.0))
+    guided(x, level.t)
+    assert guided.after(x, level, SCHEDULE.level(0.5), SimpleNamespace(taken=0, left=9), draw).isfinite().all()
+
+
 @pytest.mark.parametrize("operator", [ClipOperator(2.0), PhaseOperator(1.5)])
 def test_daps_explains_what_is_not_linear(operator) -> None:
     draw = normal()

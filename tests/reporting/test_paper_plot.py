@@ -7,7 +7,7 @@ import pytest
 
 from diffusion.errors import ReportError
 from diffusion.reporting.paper import Item, Items
-from diffusion.reporting.paper_files import write
+from diffusion.reporting.paper_files import check, write
 from diffusion.reporting.paper_plot import draw
 from diffusion.reporting.print_style import COLOURS, COLUMN, RC, TEXT, filling, looks
 from diffusion.reporting.table import Value
@@ -101,6 +101,21 @@ def test_two_cells_in_one_place_are_refused():
     cells = [("a", {"x": "1", "g": "u", "eta": "0"}, 1.0), ("b", {"x": "1", "g": "u", "eta": "1"}, 2.0)]
     with pytest.raises(ReportError, match=r"'a' and 'b' have the same x and g .* they differ in eta; plot that"):
         plotted(items(cells, ("x", "g", "eta")), "x", "g")
+
+
+def test_two_cells_in_one_place_are_refused_before_they_are_measured():
+    """Their NFE is not known yet, and is the same where sampler and steps are."""
+    cells = [
+        ("short", {"NFE": None, "sampler.steps": "2", "g": "u", "trainer.max_steps": "10"}, None),
+        ("long", {"NFE": None, "sampler.steps": "2", "g": "u", "trainer.max_steps": "90"}, None),
+    ]
+    varied = ("sampler.steps", "trainer.max_steps")
+    with pytest.raises(
+        ReportError, match=r"'short' and 'long' have the same NFE and g .* trainer.max_steps; plot that"
+    ):
+        check(items(cells, varied, ["fid_50k", "NFE"]), None, ["NFE", "g"])
+    apart = [(cells[0][0], cells[0][1], None), ("long", {**cells[1][1], "sampler.steps": "4"}, None)]
+    check(items(apart, varied, ["fid_50k", "NFE"]), None, ["NFE", "g"])
 
 
 def test_files_for_print(tmp_path):
