@@ -11,13 +11,14 @@ from diffusion.types import expand
 
 
 def minimal_residual(apply: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
-    """u (B, ...) of the Krylov space of each sample, b, M b, ..., M^(iterations - 1) b, with the least |M u - b|, by
-    generalised conjugate residuals (Eisenstat, Elman & Schultz 1983, algorithm GCR): what GMRES finds (Saad & Schultz
-    1986), as long as the symmetric part of M is definite; M is applied ``iterations`` times."""
+    """u (B, ...) of the Krylov space of each sample, b, M b, ..., M^(iterations - 1) b, with the least |M u - b|, which
+    is what GMRES finds (Saad & Schultz 1986): the next direction is M of the one before, made orthogonal in its images
+    (Young & Jea 1980, ORTHODIR), so that M may be indefinite; it is applied ``iterations`` times."""
     u, residual = torch.zeros_like(b), b
     past: list[tuple[Tensor, Tensor]] = []  # directions, and M of them, which are orthonormal
     for _ in range(iterations):
-        direction, applied = residual, apply(residual)
+        direction = past[-1][1] if past else b
+        applied = apply(direction)
         for other, image in past:
             share = _dot(applied, image)
             direction, applied = direction - share * other, applied - share * image

@@ -67,6 +67,9 @@ def test_gmres_finds_the_least_residual_of_the_krylov_space_of_a_map_that_is_not
         krylov = torch.stack([torch.linalg.matrix_power(matrix_, k) @ right for k in range(iterations)], 1)
         shares = torch.linalg.lstsq(matrix_ @ krylov, right[:, None]).solution
         torch.testing.assert_close(one, (krylov @ shares)[:, 0])
+    turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])  # M b is at right angles to b
+    turned = minimal_residual(lambda v: v @ turn.T, torch.tensor([[3.0, 4.0]]), 2)
+    torch.testing.assert_close(turned @ turn.T, torch.tensor([[3.0, 4.0]]), msg="no definite symmetric part is needed")
     assert (minimal_residual(lambda v: v, torch.ones(1, 5), 3) == 1).all(), "solved after one iteration"
     assert (minimal_residual(lambda v: v, torch.zeros(1, 5), 3) == 0).all()
 
