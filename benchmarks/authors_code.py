@@ -84,9 +84,9 @@ class Peer:
         default = torch.get_default_dtype()
         try:
             sys.path.insert(0, place)
+            sys.modules.update(absent)
             torch.set_default_dtype(torch.float64)
             with (
-                patch.dict(sys.modules, absent),
                 patch.object(Tensor, "to", to),
                 Path(os.devnull).open("w") as nowhere,
                 contextlib.redirect_stdout(nowhere),
@@ -97,8 +97,8 @@ class Peer:
             torch.set_default_dtype(default)
             sys.path.remove(place)
             for name in set(sys.modules) - known:
-                origin = getattr(sys.modules[name], "__file__", None) or ""
-                if origin.startswith(place):
+                origin = getattr(sys.modules[name], "__file__", None)
+                if name in absent or (isinstance(origin, str) and origin.startswith(place)):
                     del sys.modules[name]
 
 

@@ -41,7 +41,7 @@ from diffusion.guidance import (
     PSLDGuidance,
     ReSampleGuidance,
 )
-from diffusion.operator import DownsampleOperator, Operator
+from diffusion.operator import MaskOperator, Operator
 from diffusion.randomness import MEASUREMENT, SAMPLING, KeyedRandomness
 from diffusion.sampler import AncestralSampler, DDIMSampler
 from diffusion.spacing import KarrasSpacing
@@ -70,13 +70,16 @@ class Settings:
 
 
 def _annealed(steps: int) -> DDIMSampler:
-    """The levels of DAPS."""
-    return DDIMSampler(steps, KarrasSpacing(noise_min=0.1, noise_max=100.0))
+    """The levels of DAPS, whose code spaces one more and leaves it out."""
+    high, low = 100 ** (1 / 7), 0.1 ** (1 / 7)
+    return DDIMSampler(
+        steps, KarrasSpacing(noise_min=(high + (low - high) * (steps - 1) / steps) ** 7, noise_max=100.0)
+    )
 
 
 def _daps(denoiser: Denoiser, problem: Problem, cond: Cond, ode_steps: int) -> Tensor:
-    """With the code's rate at x4, which singular values of 1/4 bear."""
-    rate = 1e-4 if isinstance(problem.operator, DownsampleOperator) else 5e-5
+    """With the code's rates."""
+    rate = 5e-5 if isinstance(problem.operator, MaskOperator) else 1e-4
     settings = {"noise": NOISE, "ode_steps": ode_steps, "langevin_rate": rate}
     return ours(DAPSGuidance, _annealed, **settings)(denoiser, problem, cond)
 
@@ -151,8 +154,9 @@ def main(arguments: Sequence[str]) -> None:
             for run, denoiser in zip(runs, denoisers, strict=True):
                 torch.manual_seed(0)
                 began = time.process_time()
-                found.append(each(run().detach(), truth))
+                restored = run().detach()
                 seconds.append((time.process_time() - began) / len(truth))
+                found.append(each(restored, truth))
                 counts.append(denoiser.images / len(truth))
             apart = found[0]["psnr"] - found[1]["psnr"]
             spread = f"{apart.mean():+.2f} ± {apart.std() / math.sqrt(len(apart)):.2f}"

@@ -29,15 +29,16 @@ class DAPSGuidance(MeasuredStepGuidance):
 
     Args:
         operator, measurement, simulate: see :class:`MeasurementGuidance`; any operator.
-        noise: standard deviation of the measurement's noise, of exact draws.
-        ode_steps: Euler's, at levels evenly spaced in (sigma / alpha)^(1/7); 1 is E[x_0 | x].
+        noise: standard deviation of the measurement's noise; for draws that are exact or have ``tau=None``.
+        ode_steps: network calls of Euler's method, at levels evenly spaced in (sigma / alpha)^(1/7) to 0.01, where the
+            last predicts x_0 (in the code it leads there); 1 is E[x_0 | x].
         exact: draw exactly where A is linear; it is refused where A is not.
         langevin_steps: of one draw.
         langevin_rate: of these at the first level; it falls to a hundredth of it, linearly over the levels. The code
-            has 5e-5 for boxes and phases, 2e-5 for high dynamic range, and 1e-4, which singular values near 1 do not
-            bear.
-        tau: what the Langevin dynamics take for the noise; the code's 0.01, for noise of 0.05, is 0.01 / 2^(1/2) here,
-            as its energy is not halved. ``None`` is ``noise``.
+            has 1e-4 for super-resolution and blurs, 5e-5 for boxes, motion blur and phases, 2e-5 for high dynamic
+            range.
+        tau: what the Langevin dynamics take for the noise, whatever it is; the code's 0.01 is 0.01 / 2^(1/2) here, as
+            its energy is not halved. ``None`` is ``noise``. Above 2 tau^2 / s_i^2 a rate leads away.
     """
 
     key = "guidance.daps"
@@ -54,7 +55,7 @@ class DAPSGuidance(MeasuredStepGuidance):
         exact: bool = False,
         langevin_steps: int = 100,
         langevin_rate: float = 5e-5,
-        tau: float | None = 0.007,
+        tau: float | None = 0.0070711,
     ) -> None:
         if not (noise > 0 and ode_steps >= 1 and langevin_steps >= 1 and langevin_rate > 0):
             raise ValueError(
@@ -95,7 +96,9 @@ class DAPSGuidance(MeasuredStepGuidance):
             solved = self.operator.solve(residual, spread**2, self.noise**2)
             x0 = x0 + spread**2 * self.operator.adjoint(solved, tuple(x0.shape))
         else:
-            progress = replay.taken / max(1, replay.taken + replay.left)
+            progress = (replay.taken - 1) / (
+                replay.taken + replay.left + 1
+            )  # of the code: 0 at the first level, never 1
             x0 = self._langevin(centre, y, spread, self.langevin_rate * (1 - 0.99 * progress), randn_like)
         return nxt.alpha * x0 + nxt.sigma * randn_like(x0)
 

@@ -19,8 +19,9 @@ from diffusion.types import Denoiser, RandnLike
 
 class DDNMPlusGuidance(DDRMGuidance):
     """DDNM with noise (Wang et al. 2023, eqs. 17-19), in coordinates of A = U S V^T. The authors' code steps as
-    :class:`diffusion.guidance.ddrm.DDRMGuidance` with eta_b = 1, but that a direction which is measured by less than
-    ``lost`` has D + eta s' z: less noise than the level's, and with it the finest detail of what is blurred.
+    :class:`diffusion.guidance.ddrm.DDRMGuidance` with eta_b = 1, but that a direction of which next to nothing is
+    measured is not led and has D and fresh noise alone: less noise than the level's, and with it the finest detail of
+    what is blurred.
 
     With ``eta=None`` steps are ancestral, as in the paper, of q(x_s | x_t, x_0) with mean b x_t + a x_0 and standard
     deviation p: x_0 = D - lambda A^+ (A D - y) with lambda = min(1, p s_i / (a noise)) in a singular direction s_i, and
@@ -35,8 +36,8 @@ class DDNMPlusGuidance(DDRMGuidance):
         operator, measurement, simulate: see :class:`MeasurementGuidance`; operators whose decomposition is cheap.
         noise: standard deviation of the measurement's noise.
         eta: in [0, 1], or ``None``.
-        lost: singular value below which a direction that is measured counts as lost, 0.03 in the code; with 0 every
-            direction has the noise of its level.
+        lost: share of the largest singular value below which a direction that is measured counts as lost; 0.03 in the
+            code, of a blur's kernel along each axis. With 0 every direction has the noise of its level.
     """
 
     key = "guidance.ddnm_plus"

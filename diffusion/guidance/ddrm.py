@@ -55,7 +55,9 @@ class DDRMGuidance(MeasuredStepGuidance):
         x, prediction = visited
         shape, spread = tuple(x.shape), nxt.noise
         keep = math.sqrt(1 - self.eta**2) * spread
-        least = max(SMALLEST, self.lost)
+
+        def lost(s: Tensor) -> Tensor:
+            return (s > 0) & (s < self.lost * s.max())
 
         def late(s: Tensor) -> Tensor:
             """s' < r_i, of what is measured"""
@@ -65,15 +67,14 @@ class DDRMGuidance(MeasuredStepGuidance):
             """of A^T (y - A D), which is s_i^2 (y_i - D)"""
             known = s.clamp_min(SMALLEST)
             weight = torch.where(late(s), keep * known / self.noise if self.noise > 0 else 0.0, self.eta_b)
-            return torch.where(s < least, 0.0, weight / known**2)
+            return torch.where((s < SMALLEST) | lost(s), 0.0, weight / known**2)
 
         def kept(s: Tensor) -> Tensor:
-            lost = (s > 0) & (s < self.lost)
-            return torch.where((s < SMALLEST) & ~lost, keep, 0.0)
+            return torch.where((s < SMALLEST) & ~lost(s), keep, 0.0)
 
         def fresh(s: Tensor) -> Tensor:
             left = spread**2 - (self.noise * self.eta_b / s.clamp_min(SMALLEST)) ** 2
-            return torch.where((s < least) | late(s), self.eta * spread, left.clamp_min(0).sqrt())
+            return torch.where((s < SMALLEST) | late(s), self.eta * spread, left.clamp_min(0).sqrt())
 
         residual = self.operator.adjoint(self.y(x) - self.operator(prediction.x0), shape)
         made = prediction.x0 + self.operator.spectral(towards, residual)

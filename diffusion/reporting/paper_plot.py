@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,8 +31,8 @@ WIDEST = 20
 """Letters of a name of which two stand side by side below a panel."""
 
 
-COUNTED = ("sampler", "spacing", "guidance", "evaluation", "pipeline")
-"""Groups of settings that say how many calls of the network a sample takes."""
+COUNTED = ("sampler", "spacing", "guidance", "evaluation", "pipeline", "experiment", "card", "weights")
+"""Groups of settings that may say how many calls of the network a sample takes."""
 
 
 def check_places(items: Items, settings: Named) -> None:
@@ -42,7 +43,7 @@ def check_places(items: Items, settings: Named) -> None:
     """
 
     def placed(item: Item) -> Item:
-        made = [f"{key}={item.settings.get(key)}" for key in items.varied if key.partition(".")[0] in COUNTED]
+        made = [f"{key}={item.settings.get(key)}" for key in items.varied if re.split("[.@]", key)[0] in COUNTED]
         return replace(item, settings={**item.settings, NFE: item.settings.get(NFE) or " ".join(made)})
 
     known = replace(items, items=[placed(item) for item in items.items])

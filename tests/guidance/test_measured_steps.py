@@ -128,7 +128,7 @@ def test_daps_draws_what_its_langevin_dynamics_reach(operator) -> None:
     cur, clean = SCHEDULE.level(0.4), SCHEDULE.level(0.0)
     x = torch.full((COUNT, 1, 2, 4), 0.7, dtype=torch.float64)
     centre = guided(x, cur.t).x0[0].flatten()
-    drawn = guided.after(x, cur, clean, SimpleNamespace(taken=0, left=1), draw).flatten(1)
+    drawn = guided.after(x, cur, clean, SimpleNamespace(taken=1, left=1), draw).flatten(1)
     A = operator(torch.eye(8, dtype=torch.float64).reshape(8, 1, 2, 4)).flatten(1).T
     mean, covariance = centre, torch.zeros(8, 8, dtype=torch.float64)
     kept = torch.eye(8, dtype=torch.float64) * (1 - rate / cur.noise**2) - rate * A.T @ A / tau**2
@@ -155,18 +155,41 @@ def test_ddnm_plus_has_less_noise_where_a_blur_leaves_nothing() -> None:
     torch.testing.assert_close(power[left < 0.1], torch.full_like(power[left < 0.1], 0.85**2), rtol=0.05, atol=0)
 
 
-def test_ddnm_keeps_the_schedules_noise() -> None:
-    """A known image measured without noise: x_s ~ N(alpha x_0, sigma^2 I), hidden or not."""
-    draw, operator = normal(), DownsampleOperator(2)
-    truth = draw(torch.empty(1, 1, 4, 4, dtype=torch.float64))
-    guided = DDNMGuidance(GaussianDenoiser(SCHEDULE, truth, 0.0), operator, operator(truth), simulate=False)
+def test_ddnm_steps_by_what_was_put_right_and_the_networks_own_eps() -> None:
+    """From one x: mean alpha (D + A^+ (y - A D)) + sigma sqrt(1 - eta^2) eps, and deviation eta sigma."""
+    draw, operator, eta = normal(), DownsampleOperator(2), 0.6
+    y, denoiser = torch.tensor([[[1.0, -0.5], [0.2, 2.0]]], dtype=torch.float64), GaussianDenoiser(SCHEDULE, 0.3, 0.8)
+    guided = DDNMGuidance(denoiser, operator, y, simulate=False, eta=eta)
     cur, nxt = SCHEDULE.level(0.5), SCHEDULE.level(0.4)
-    x = cur.alpha * truth + cur.sigma * draw(truth.expand(COUNT, -1, -1, -1))
+    one = draw(torch.empty(1, 1, 4, 4, dtype=torch.float64))
+    predicted = denoiser(one, cur.t)
+    A = operator(torch.eye(16, dtype=torch.float64).reshape(16, 1, 4, 4)).flatten(1).T
+    right = predicted.x0.flatten() + torch.linalg.pinv(A) @ (y.flatten() - A @ predicted.x0.flatten())
+    x = one.expand(COUNT, -1, -1, -1)
     guided(x, cur.t)
     reached = guided.after(x, cur, nxt, SimpleNamespace(taken=1, left=1), draw).flatten(1)
-    torch.testing.assert_close(reached.mean(0), nxt.alpha * truth.flatten(), rtol=0, atol=5 * nxt.sigma / COUNT**0.5)
-    covariance = torch.cov(reached.T) / nxt.sigma**2
-    torch.testing.assert_close(covariance, torch.eye(16, dtype=torch.float64), rtol=0, atol=6 / COUNT**0.5)
+    mean = nxt.alpha * right + nxt.sigma * math.sqrt(1 - eta**2) * predicted.eps.flatten()
+    torch.testing.assert_close(reached.mean(0), mean, rtol=0, atol=5 * nxt.sigma / COUNT**0.5)
+    torch.testing.assert_close(
+        torch.cov(reached.T) / (eta * nxt.sigma) ** 2, torch.eye(16, dtype=torch.float64), rtol=0, atol=6 / COUNT**0.5
+    )
+    ended = DDIMSampler(10)(DDNMGuidance(denoiser, operator, y, simulate=False), x[:50], randn_like=draw)
+    torch.testing.assert_close(operator(ended), y.expand(50, -1, -1, -1))
+
+
+def test_the_rate_of_daps_falls_as_in_its_code() -> None:
+    """1 - 0.99 i / (N + 1) of it at level i of N."""
+    rates: list[float] = []
+
+    class Noted(DAPSGuidance):
+        def _langevin(self, centre, y, spread, rate, randn_like):
+            rates.append(rate)
+            return centre
+
+    guided = Noted(GaussianDenoiser(SCHEDULE), DownsampleOperator(2), torch.zeros(1, 2, 2).double(), False)
+    guided.langevin_rate, x = 1.0, torch.zeros(1, 1, 4, 4, dtype=torch.float64)
+    DDIMSampler(4)(guided, x, randn_like=normal())
+    assert rates == pytest.approx([1 - 0.99 * i / 5 for i in range(4)])
 
 
 def test_daps_bears_directions_of_which_nothing_is_left() -> None:
@@ -175,7 +198,7 @@ def test_daps_bears_directions_of_which_nothing_is_left() -> None:
     guided = DAPSGuidance(GaussianDenoiser(SCHEDULE), BlurOperator(1.5), torch.zeros(1, 16, 16), False)
     level = SCHEDULE.level(SCHEDULE.time(100.0))
     guided(x, level.t)
-    assert guided.after(x, level, SCHEDULE.level(0.5), SimpleNamespace(taken=0, left=9), draw).isfinite().all()
+    assert guided.after(x, level, SCHEDULE.level(0.5), SimpleNamespace(taken=1, left=9), draw).isfinite().all()
 
 
 @pytest.mark.parametrize("operator", [ClipOperator(2.0), PhaseOperator(1.5)])
