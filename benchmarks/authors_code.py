@@ -188,7 +188,7 @@ def dps(peer: Peer, method: str, scale: float) -> Tensor:
 
 
 def daps(peer: Peer, ode_steps: int) -> Tensor:
-    """Their levels, 100 to 0.1, and their Langevin dynamics with the settings of its tasks."""
+    """Their levels, from 100 towards 0.1, and their Langevin dynamics with the settings of its tasks."""
     problem = peer.problem
     rate = 5e-5 if isinstance(problem.operator, MaskOperator) else 1e-4
 
@@ -226,7 +226,11 @@ def _table(peer: Peer) -> SimpleNamespace:
     """A model of latent diffusion whose latents are images, with a table of 2 n levels: each second one is ours."""
     doubled = peer.cumprod.repeat_interleave(2)
     doubled[0] = 1.0
-    same = lambda x: x  # noqa: E731 - the autoencoder
+
+    def same(x: Tensor) -> Tensor:
+        """the autoencoder"""
+        return x
+
     return SimpleNamespace(
         num_timesteps=len(doubled), device="cpu", alphas_cumprod=doubled, betas=peer.betas.repeat_interleave(2),
         alphas_cumprod_prev=torch.cat([doubled.new_ones(1), doubled[:-1]]), parameterization="eps",

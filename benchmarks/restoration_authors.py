@@ -2,8 +2,8 @@
 
 Posterior samplers beside their authors' own code: one trained network of pixels with its predictions clipped, the same
 held-out images, measurements with noise 0.05 and as many network calls; the fresh noise differs. ``code`` holds the
-authors' repositories, each in a folder of its own name, at the commits of ``REPOSITORIES``; theirs read opencv,
-scikit-image and torchdiffeq, where they are not installed only what is not called here is missing.
+authors' repositories, each in a folder of its own name, at the commits of ``REPOSITORIES``. That of DAPS needs
+torchdiffeq; opencv and scikit-image, which others import, are not called.
 
 For each task and method: PSNR of the images in [0, 1] (means over images, of restorations clipped to that range), the
 mean and standard error of our PSNR minus theirs over images, NMSE, and processor seconds an image.
@@ -21,15 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from torch import Tensor
 
-import diffusion
 from benchmarks.authors_code import Peer, daps, ddnm, ddrm, dps, psld, resample
-from benchmarks.restoration_peers import NOISE, TASKS, Ours, Problem, ours
+from benchmarks.restoration_peers import NOISE, TASKS, Ours, Problem, held_out, ours, parsed
 from diffusion.evaluation.restoration import UNIT, scores
-from diffusion.experiment.build.build import build_data
-from diffusion.experiment.run.saved_config import read_resolved
 from diffusion.guidance import (
     ClipGuidance,
     DAPSGuidance,
@@ -41,8 +37,7 @@ from diffusion.guidance import (
     PSLDGuidance,
     ReSampleGuidance,
 )
-from diffusion.operator import MaskOperator, Operator
-from diffusion.randomness import MEASUREMENT, SAMPLING, KeyedRandomness
+from diffusion.operator import MaskOperator
 from diffusion.sampler import AncestralSampler, DDIMSampler
 from diffusion.spacing import KarrasSpacing
 from diffusion.types import Cond, Denoiser
@@ -121,35 +116,24 @@ def each(restored: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    schema = OmegaConf.structured(Settings)
-    settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_cli(list(arguments))))
-    assert isinstance(settings, Settings)
-    config = read_resolved(Path(settings.run))
-    config.data.root = settings.data or config.data.root
-    held_out = build_data(config).split("test")
-    model: Any = diffusion.load(settings.run)
-    conds = {count: model.conditioner(held_out.batch(torch.arange(count))).drop() for count in (1, settings.images)}
-    batch = held_out.batch(torch.arange(settings.images))
-    truth, index = batch["image"], batch["index"]
-    noise = KeyedRandomness(index, seed=0, stream=SAMPLING).randn_like(truth)
+    settings = parsed(Settings, arguments, METHODS)
+    given = held_out(settings)
+    truth = given.truth
     print(
         "| task | method | calls | PSNR, ours | theirs | difference | NMSE, ours | theirs | s an image, ours | theirs |"
     )
     print("|---|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for task in settings.tasks:
-        operator: Operator = TASKS[task]
-        clean = operator(truth)
-        y = clean + NOISE * KeyedRandomness(index, seed=0, stream=MEASUREMENT).randn_like(clean)
         for name in settings.methods:
             if task == "blur" and name in EXACT:
                 continue
             steps, own, peer = METHODS[name]
-            problem = Problem(operator, y, noise, steps)
+            problem = given.problem(task, steps)
             found, seconds, counts = [], [], []
-            denoisers = [Counted(ClipGuidance(model.denoiser)) for _ in range(2)]
+            denoisers = [Counted(ClipGuidance(given.model.denoiser)) for _ in range(2)]
             runs: list[Callable[[], Tensor]] = [
-                partial(own, denoisers[0], problem, conds[len(truth)]),
-                partial(peer, Peer(denoisers[1], problem, conds, Path(settings.code))),
+                partial(own, denoisers[0], problem, given.conds[len(truth)]),
+                partial(peer, Peer(denoisers[1], problem, given.conds, Path(settings.code))),
             ]
             for run, denoiser in zip(runs, denoisers, strict=True):
                 torch.manual_seed(0)

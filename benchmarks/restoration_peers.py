@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -185,24 +185,52 @@ def score(restored: Tensor, truth: Tensor) -> tuple[float, float]:
     return found["psnr"], found["nmse"]
 
 
-def main(arguments: Sequence[str]) -> None:
-    schema = OmegaConf.structured(Settings)
-    settings = OmegaConf.to_object(OmegaConf.merge(schema, OmegaConf.from_cli(list(arguments))))
-    assert isinstance(settings, Settings)
+@dataclass(frozen=True)
+class HeldOut:
+    """A model, the first held-out images (B, C, H, W) of its run, their numbers, and the null condition of as many
+    samples as its key."""
+
+    model: Any
+    truth: Tensor
+    index: Tensor
+    conds: dict[int, Cond]
+
+    def problem(self, task: str, steps: int) -> Problem:
+        """The same noise for every method."""
+        operator = TASKS[task]
+        clean = operator(self.truth)
+        y = clean + NOISE * KeyedRandomness(self.index, seed=0, stream=MEASUREMENT).randn_like(clean)
+        return Problem(operator, y, KeyedRandomness(self.index, seed=0, stream=SAMPLING).randn_like(self.truth), steps)
+
+
+def parsed(kind: type[Any], arguments: Sequence[str], methods: Iterable[str]) -> Any:
+    """The settings of a command line; leaves with a sentence where a task or a method is none."""
+    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), OmegaConf.from_cli(list(arguments))))
+    assert isinstance(settings, kind)
+    for name, known in (("tasks", TASKS), ("methods", list(methods))):
+        if wrong := sorted(set(getattr(settings, name)) - set(known)):
+            sys.exit(f"{name}: there is no {', '.join(wrong)}; there are {', '.join(known)}")
+    return settings
+
+
+def held_out(settings: Any) -> HeldOut:
+    """Of the run and the data that settings name."""
     config = read_resolved(Path(settings.run))
     config.data.root = settings.data or config.data.root
-    batch = build_data(config).split("test").batch(torch.arange(settings.images))
-    model: Any = diffusion.load(settings.run)
-    cond, denoiser = model.conditioner(batch).drop(), ClipGuidance(model.denoiser)
-    truth, index = batch["image"], batch["index"]
-    noise = KeyedRandomness(index, seed=0, stream=SAMPLING).randn_like(truth)
+    split, model = build_data(config).split("test"), diffusion.load(settings.run)
+    batch = split.batch(torch.arange(settings.images))
+    conds = {count: model.conditioner(split.batch(torch.arange(count))).drop() for count in {1, settings.images}}
+    return HeldOut(model, batch["image"], batch["index"], conds)
+
+
+def main(arguments: Sequence[str]) -> None:
+    settings = parsed(Settings, arguments, METHODS)
+    given = held_out(settings)
+    truth, cond, denoiser = given.truth, given.conds[settings.images], ClipGuidance(given.model.denoiser)
     print("| task | method | PSNR, ours | azula's | NMSE, ours | azula's | s an image, ours | azula's |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for task in settings.tasks:
-        operator = TASKS[task]
-        clean = operator(truth)
-        y = clean + NOISE * KeyedRandomness(index, seed=0, stream=MEASUREMENT).randn_like(clean)
-        problem = Problem(operator, y, noise, settings.steps)
+        problem = given.problem(task, settings.steps)
         for name in settings.methods:
             own, peer = METHODS[name]
             sides = []

@@ -71,7 +71,7 @@ class DAPSGuidance(MeasuredStepGuidance):
                 f"set {self.key}.exact=false"
             )
         super().__init__(denoiser, operator, measurement, simulate, noise)
-        self.ode_steps, self.exact, self.tau = ode_steps, exact, tau
+        self.ode_steps, self.exact, self.tau = ode_steps, exact, noise if tau is None else tau
         self.langevin_steps, self.langevin_rate = langevin_steps, langevin_rate
 
     def predict(self, x: Tensor, t: float, cond: Cond) -> Prediction:
@@ -96,42 +96,35 @@ class DAPSGuidance(MeasuredStepGuidance):
             solved = self.operator.solve(residual, spread**2, self.noise**2)
             x0 = x0 + spread**2 * self.operator.adjoint(solved, tuple(x0.shape))
         else:
-            progress = (replay.taken - 1) / (
-                replay.taken + replay.left + 1
-            )  # of the code: 0 at the first level, never 1
+            progress = (replay.taken - 1) / (replay.taken + replay.left + 1)  # the code's: it never comes to 1
             x0 = self._langevin(centre, y, spread, self.langevin_rate * (1 - 0.99 * progress), randn_like)
         return nxt.alpha * x0 + nxt.sigma * randn_like(x0)
 
     def _langevin(self, centre: Tensor, y: Tensor, spread: float, rate: float, randn_like: RandnLike) -> Tensor:
         """Unadjusted, from the centre: x - rate grad U + sqrt(2 rate) z with U of the two Gaussians."""
-        x, noise = centre, self.noise if self.tau is None else self.tau
         if self.operator.decomposed:
-            return self._at_once(centre, y, (spread, noise), rate, randn_like)
+            return self._at_once(centre, y, spread, rate, randn_like)
+        x = centre
         for _ in range(self.langevin_steps):
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                energy = (leaf - centre).square().sum() / spread**2 + (
-                    y - self.operator(leaf)
-                ).square().sum() / noise**2
-                (slope,) = torch.autograd.grad(energy / 2, leaf)
+                prior, data = (leaf - centre) / spread, (y - self.operator(leaf)) / self.tau
+                (slope,) = torch.autograd.grad((prior.square().sum() + data.square().sum()) / 2, leaf)
             x = x - rate * slope + math.sqrt(2 * rate) * randn_like(x)
         return x
 
-    def _at_once(
-        self, centre: Tensor, y: Tensor, deviations: tuple[float, float], rate: float, randn_like: RandnLike
-    ) -> Tensor:
-        """Where n steps lead in a direction s_i: with k = rate (1 / s^2 + s_i^2 / noise^2) and a = 1 - k, from the
-        centre c to mean c + (1 - a^n) / k rate s_i (y_i - s_i c) / noise^2, variance 2 rate (1 - a^2n) / (1 - a^2)."""
-        spread, noise = deviations
+    def _at_once(self, centre: Tensor, y: Tensor, spread: float, rate: float, randn_like: RandnLike) -> Tensor:
+        """Where n steps lead in a direction s_i: with k = rate (1 / s^2 + s_i^2 / tau^2) and a = 1 - k, from the
+        centre c to mean c + (1 - a^n) / k rate s_i (y_i - s_i c) / tau^2, variance 2 rate (1 - a^2n) / (1 - a^2)."""
         count = self.langevin_steps
 
         def falls(s: Tensor) -> Tensor:
             """k, which float32 would lose beside 1"""
-            return rate * (spread**-2 + s.double() ** 2 / noise**2)
+            return rate * (spread**-2 + s.double() ** 2 / self.tau**2)
 
         def pull(s: Tensor) -> Tensor:
             k = falls(s)
-            return (rate / noise**2 * (1 - (1 - k) ** count) / k).to(s.dtype)
+            return (rate / self.tau**2 * (1 - (1 - k) ** count) / k).to(s.dtype)
 
         def fresh(s: Tensor) -> Tensor:
             k = falls(s)

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from diffusion.guidance.base import StepReplay, with_x0
 from diffusion.guidance.measured_step import MeasuredStepGuidance, Visited
-from diffusion.guidance.measurement import MeasurementGuidance
 from diffusion.operator.base import Operator
 from diffusion.schedule.base import Level
 from diffusion.types import Cond, Denoiser, Prediction, RandnLike, combine
@@ -44,7 +43,8 @@ class DDNMGuidance(MeasuredStepGuidance):
         self.eta = eta
 
     def __call__(self, x: Tensor, t: Tensor | float, cond: Cond = Cond()) -> Prediction:  # noqa: B008 - frozen and empty
-        prediction = self.predict(x, t, cond) if self.eta is None else super().__call__(x, t, cond)
+        stepped = super().__call__ if self.eta is not None else self.predict  # what is not noted is not stepped from
+        prediction = stepped(x, t, cond)
         return with_x0(self.schedule, prediction, prediction.x0, x, t)
 
     def predict(self, x: Tensor, t: Tensor | float, cond: Cond) -> Prediction:
@@ -53,11 +53,6 @@ class DDNMGuidance(MeasuredStepGuidance):
         residual = self.y(x) - self.operator(prediction.x0)
         corrected = self.operator.adjoint(self.operator.solve(residual, 1.0, 0.0), tuple(x.shape))
         return replace(prediction, x0=prediction.x0 + corrected)
-
-    def after(self, x: Tensor, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
-        if self.eta is None:
-            return MeasurementGuidance.after(self, x, cur, nxt, replay, randn_like)
-        return super().after(x, cur, nxt, replay, randn_like)
 
     def step(self, visited: Visited, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
         assert self.eta is not None

@@ -58,10 +58,10 @@ class DDNMPlusGuidance(DDRMGuidance):
             raise ValueError(f"lost is 0 or above, got {lost}; set {self.key}.lost")
         check_eta(eta, self.key)
         super().__init__(denoiser, operator, measurement, simulate, noise, 0.0 if eta is None else eta)
-        self.ancestral, self.lost = eta is None, lost
+        self.eta, self.lost = eta, lost
 
     def step(self, visited: Visited, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
-        if not self.ancestral:
+        if self.eta is not None:
             return super().step(visited, cur, nxt, replay, randn_like)
         x, prediction = visited
         law = between(cur, nxt)

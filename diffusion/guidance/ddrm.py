@@ -32,6 +32,8 @@ class DDRMGuidance(MeasuredStepGuidance):
     """
 
     key = "guidance.ddrm"
+    lost = 0.0
+    """Share of the largest singular value below which what is measured is not used, and has fresh noise alone."""
 
     def __init__(
         self,
@@ -49,12 +51,14 @@ class DDRMGuidance(MeasuredStepGuidance):
                 f"set {self.key}"
             )
         super().__init__(denoiser, operator, measurement, simulate, noise)
-        self.eta, self.eta_b, self.lost = eta, eta_b, 0.0
+        self.eta: float | None = eta  # None is a subclass's, which steps otherwise then
+        self.eta_b = eta_b
 
     def step(self, visited: Visited, cur: Level, nxt: Level, replay: StepReplay, randn_like: RandnLike) -> Tensor:
+        assert self.eta is not None
         x, prediction = visited
-        shape, spread = tuple(x.shape), nxt.noise
-        keep = math.sqrt(1 - self.eta**2) * spread
+        shape, spread, eta = tuple(x.shape), nxt.noise, self.eta
+        keep = math.sqrt(1 - eta**2) * spread
 
         def lost(s: Tensor) -> Tensor:
             return (s > 0) & (s < self.lost * s.max())
@@ -74,7 +78,7 @@ class DDRMGuidance(MeasuredStepGuidance):
 
         def fresh(s: Tensor) -> Tensor:
             left = spread**2 - (self.noise * self.eta_b / s.clamp_min(SMALLEST)) ** 2
-            return torch.where((s < SMALLEST) | late(s), self.eta * spread, left.clamp_min(0).sqrt())
+            return torch.where((s < SMALLEST) | late(s), eta * spread, left.clamp_min(0).sqrt())
 
         residual = self.operator.adjoint(self.y(x) - self.operator(prediction.x0), shape)
         made = prediction.x0 + self.operator.spectral(towards, residual)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from diffusion.denoiser import GaussianDenoiser
+from diffusion.describe import describe
 from diffusion.guidance.daps import DAPSGuidance
 from diffusion.guidance.ddnm import DDNMGuidance
 from diffusion.guidance.ddnm_plus import DDNMPlusGuidance
@@ -153,6 +154,12 @@ def test_ddnm_plus_has_less_noise_where_a_blur_leaves_nothing() -> None:
     power = torch.fft.fft2(reached, norm="ortho").abs().square().mean((0, 1)).flatten()
     assert 0 < int((left < 0.1).sum()) < 16
     torch.testing.assert_close(power[left < 0.1], torch.full_like(power[left < 0.1], 0.85**2), rtol=0.05, atol=0)
+
+
+@pytest.mark.parametrize("kind", [DDNMGuidance, DDNMPlusGuidance])
+def test_records_tell_the_papers_steps_from_those_without_fresh_noise(kind) -> None:
+    given = (GaussianDenoiser(SCHEDULE), MaskOperator(box=[0, 0, 1, 1]), torch.zeros(1, 1, 4, 4))
+    assert [describe(kind(*given, eta=eta))["eta"] for eta in (None, 0.0, 0.85)] == [None, 0.0, 0.85]
 
 
 def test_ddnm_steps_by_what_was_put_right_and_the_networks_own_eps() -> None:
